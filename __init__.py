@@ -1,0 +1,1 @@
+"""Callboard: a Kafka-like commit log whose every part is an actor."""

@@ -1,0 +1,167 @@
+"""Settings: names, types, bounds, defaults; and the one function that turns a mapping into them.
+
+A setting is a field of a frozen struct; its bounds stand in its type. ``configure`` is the only way in: it
+refuses unknown names (telling the nearest valid one) and wrong types (telling where), in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigurationError
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+INT32_MAX = (1 << 31) - 1
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Positive = Annotated[int, Meta(ge=1)]
+Milliseconds = Annotated[int, Meta(ge=1, le=INT32_MAX)]
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of every group of settings."""
+
+
+class TopicConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
+    """What can be set for one topic.
+
+    ``flush``: "ack" (default) acknowledges ``acks=all`` and shows records to consumers only once they are on
+    disk (fdatasync); "os" leaves that to the operating system: faster, and power loss takes what it had not
+    written yet.
+    """
+
+    flush: Literal["ack", "os"] = "ack"
+    segment_bytes: Annotated[int, Meta(ge=KIB, le=INT32_MAX)] = 256 * MIB
+    segment_ms: Annotated[int, Meta(ge=100)] = 7 * 24 * 3_600_000
+    index_interval_bytes: Annotated[int, Meta(ge=0, le=INT32_MAX)] = 4 * KIB
+    max_message_bytes: Annotated[int, Meta(ge=64, le=64 * MIB)] = 1 * MIB  # of one batch as stored
+    min_insync_replicas: Annotated[int, Meta(ge=0, le=32)] = 0  # 0: max(1, replication factor - 1)
+
+
+class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
+    """What one cluster or broker takes on; beyond it requests are refused, never half done."""
+
+    topics: Positive = 10_000
+    partitions: Positive = 100_000
+    partitions_per_topic: Positive = 10_000
+    request_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 64 * MIB  # of one frame, as the socket enforces it
+    request_frames: Positive = 4_096
+    requests_waiting: Positive = 20_000  # of one broker, parked fetches not counted
+    reply_bytes_waiting_per_peer: Positive = 128 * MIB
+    connections: Positive = 10_000
+
+
+class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
+    """How brokers behave; the same for all of a cluster."""
+
+    heartbeat_ms: Milliseconds = 250
+    session_timeout_ms: Milliseconds = 1_500
+    lease_ttl_ms: Milliseconds = 1_500
+    stall_ms: Milliseconds = 5_000  # no turn of the event loop for so long: stacks are dumped, the process exits
+    flush_threads: Annotated[int, Meta(ge=1, le=64)] = 2
+    checkpoint_ms: Milliseconds = 5_000
+    producer_expiry_ms: Milliseconds = 24 * 3_600_000
+    default_partitions: Positive = 1
+    auto_create_topics: bool = False
+
+
+class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
+    """What ``callboard up`` takes, from its options and from ``--config FILE.toml``."""
+
+    brokers: Annotated[int, Meta(ge=1, le=64)] = 3
+    data_dir: str = "callboard-data"
+    host: str = "127.0.0.1"
+    port: Port = 9_192  # broker i listens on port + i - 1; 0: any free ports
+    insecure: bool = False  # allow a bind that is not loopback, without encryption
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    topic: TopicConfig = msgspec.field(default_factory=TopicConfig)
+    broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
+    limits: Limits = msgspec.field(default_factory=Limits)
+
+
+class ProcessOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the host supervisor hands to a process it starts. Picklable."""
+
+    name: str  # "metadata", "broker-1"
+    cluster: ClusterConfig
+    incarnation: str  # new at each start
+    run_dir: str  # for ipc sockets: short, private
+    broker_id: int = -1
+    port: int = 0
+    host_name: str = "host"
+    metadata_endpoint: str = ""  # of the metadata process; for itself: where to bind
+    restarts: int = 0
+
+
+def configure(kind: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Return ``kind`` made of ``values``; what is not given keeps its default.
+
+    Args:
+        where: what a person would call the place, e.g. ``"topic orders"``; begins the message of an error.
+
+    Raises:
+        ConfigurationError: an unknown name (the nearest valid one is told) or a value of the wrong type or size.
+    """
+    _refuse_unknown_names(kind, values, where)
+    try:
+        return msgspec.convert(dict(values), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{where}: {_in_words(str(error), values)}") from None
+
+
+def defaults_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return every setting of ``kind`` with its default, for tables and documents."""
+    return {name: getattr(kind(), name) for name in kind.__struct_fields__}
+
+
+def load_toml(path: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is not TOML; the message tells the line.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a TOML file: {error}") from None
+
+
+def nearest(name: str, valid: Mapping[str, Any] | tuple[str, ...] | list[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest valid name, or ``""`` when none is near."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _refuse_unknown_names(kind: type[msgspec.Struct], values: Mapping[str, Any], where: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigurationError(f"{where}: there is no setting {name!r}{nearest(name, fields)}")
+        inner = fields[name]
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, Mapping):
+            _refuse_unknown_names(inner, value, f"{where}: {name}")
+
+
+def _in_words(message: str, values: Mapping[str, Any]) -> str:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.port``` into ``port: expected int, got str ('x')``."""
+    text, _, path = message.partition(" - at ")
+    place = path.strip("`").removeprefix("$.").removeprefix("$")
+    text = text.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
+    found: Any = values
+    for step in place.split("."):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    given = f" (given: {found!r})" if found is not None else ""
+    return f"{place}: {text}{given}" if place else text

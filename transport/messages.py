@@ -1,0 +1,645 @@
+"""Every message there is, request by request. What docs/protocol.md explains is declared here.
+
+Rules of this file:
+
+1. A message is frozen, keyword-only and tagged (``"t"``). Adding a field with a default is compatible;
+   anything else is a new API version.
+2. A request carries ``id`` (correlation, unique per connection), ``v`` (API version) and ``deadline_ms`` (on
+   the *receiver's* monotonic clock, learnt from its ``HelloReply``; 0: none). The connection stamps them.
+3. Record bytes never stand in a header: entries say how many payload ``frames`` are theirs, in order.
+4. A request about a partition names it by topic *id* and says which leader epoch the sender believes in.
+5. ``error`` is an ``ErrorCode``; 0 is success. ``detail`` is one line for a person.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+API_VERSION = 1
+API_VERSION_MIN = 1
+
+EARLIEST_TIMESTAMP = -2  # ListOffsets: the log start offset
+LATEST_TIMESTAMP = -1  # ListOffsets: the high watermark
+MAX_TIMESTAMP = -3  # ListOffsets: the record with the greatest timestamp
+
+ACKS_NONE, ACKS_LEADER, ACKS_ALL = 0, 1, -1
+
+CONSUMER_REPLICA_ID = -1
+UNKNOWN_OFFSET = -1
+UNKNOWN_EPOCH = -1
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True, omit_defaults=True):
+    """Anything that travels. ``id`` ties a reply to its request."""
+
+    id: int = 0
+
+
+class Request(Message, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    v: int = API_VERSION
+    deadline_ms: int = 0
+
+
+class Reply(Message, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    error: int = 0
+    detail: str = ""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something inside a message."""
+
+
+class ErrorReply(Reply, frozen=True, kw_only=True, tag="error", omit_defaults=True):
+    """The answer to a request that could not be handled as a whole."""
+
+
+# -- connection ------------------------------------------------------------------------------------
+
+
+class Hello(Request, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
+    """The first request on every connection."""
+
+    client_id: str = ""
+    software: str = ""
+    version_min: int = API_VERSION_MIN
+    version_max: int = API_VERSION
+
+
+class HelloReply(Reply, frozen=True, kw_only=True, tag="hello.reply", omit_defaults=True):
+    """Who answers. ``clock_ms`` is its monotonic clock now: deadlines are given on it."""
+
+    role: str = ""  # "broker", "metadata" or "host"
+    name: str = ""  # "broker-1"
+    cluster_id: str = ""
+    broker_id: int = -1
+    incarnation: str = ""
+    software: str = ""
+    version_min: int = API_VERSION_MIN
+    version_max: int = API_VERSION
+    clock_ms: int = 0
+    request_bytes_max: int = 0
+
+
+# -- metadata --------------------------------------------------------------------------------------
+
+
+class MetadataRequest(Request, frozen=True, kw_only=True, tag="metadata", omit_defaults=True):
+    """Ask any broker who leads what. ``topics=None``: all of them."""
+
+    topics: list[str] | None = None
+    allow_auto_create: bool = False
+    include_internal: bool = False
+
+
+class BrokerMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``endpoints``: every way to reach it, e.g. ``tcp://127.0.0.1:9192``, ``ipc:///…``; ``machine`` tells who may use ipc."""
+
+    id: int
+    endpoints: list[str]
+    machine: str = ""
+    host: str = ""
+    incarnation: str = ""
+
+
+class PartitionMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
+    partition: int
+    leader: int = -1  # -1: none just now
+    leader_epoch: int = -1
+    partition_epoch: int = 0
+    replicas: list[int] = []
+    isr: list[int] = []
+    offline_replicas: list[int] = []
+
+
+class TopicMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    topic_id: str = ""
+    error: int = 0
+    detail: str = ""
+    is_internal: bool = False
+    partitions: list[PartitionMetadata] = []
+    configs: dict[str, Any] = {}  # only what differs from the defaults
+
+
+class MetadataReply(Reply, frozen=True, kw_only=True, tag="metadata.reply", omit_defaults=True):
+    """``version`` grows with every change: a client never replaces newer metadata by older."""
+
+    cluster_id: str = ""
+    version: int = 0
+    controller_id: int = -1
+    brokers: list[BrokerMetadata] = []
+    topics: list[TopicMetadata] = []
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+class ProduceEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One batch for one partition, in ``frames`` payload frames (>= 2).
+
+    The first is the 21 bytes that its checksum does not cover, the others are the rest of the batch: so a
+    leader checks and patches it without copying a byte.
+    """
+
+    topic_id: str
+    partition: int
+    leader_epoch: int = UNKNOWN_EPOCH
+    frames: int = 2
+
+
+class ProduceRequest(Request, frozen=True, kw_only=True, tag="produce", omit_defaults=True):
+    """``acks``: 0 no reply at all, 1 in the leader's page cache, -1 below the high watermark.
+
+    ``timeout_ms`` bounds the wait for the high watermark (then REQUEST_TIMED_OUT, outcome unknown).
+    """
+
+    acks: int = ACKS_ALL
+    timeout_ms: int = 30_000
+    entries: list[ProduceEntry] = []
+
+
+class ProduceEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    topic_id: str
+    partition: int
+    error: int = 0
+    detail: str = ""
+    base_offset: int = UNKNOWN_OFFSET
+    log_start_offset: int = UNKNOWN_OFFSET
+    leader: int = -1  # with NOT_LEADER…: who leads, if known
+    leader_epoch: int = UNKNOWN_EPOCH
+
+
+class ProduceReply(Reply, frozen=True, kw_only=True, tag="produce.reply", omit_defaults=True):
+    entries: list[ProduceEntryReply] = []
+
+
+class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers."""
+
+    topic_id: str
+    partition: int
+    leader_epoch: int = UNKNOWN_EPOCH
+    fetch_offset: int
+    last_fetched_epoch: int = UNKNOWN_EPOCH
+    durable_offset: int = UNKNOWN_OFFSET
+    max_bytes: int = 1_048_576
+
+
+class FetchRequest(Request, frozen=True, kw_only=True, tag="fetch", omit_defaults=True):
+    """Answered when ``min_bytes`` are there, ``max_wait_ms`` have passed, or an entry has an error."""
+
+    replica_id: int = CONSUMER_REPLICA_ID
+    replica_incarnation: str = ""
+    max_wait_ms: int = 500
+    min_bytes: int = 1
+    max_bytes: int = 52_428_800
+    entries: list[FetchEntry] = []
+
+
+class FetchEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``frames`` payload frames hold whole batches; the first may begin below the fetch offset."""
+
+    topic_id: str
+    partition: int
+    error: int = 0
+    detail: str = ""
+    high_watermark: int = UNKNOWN_OFFSET
+    log_start_offset: int = UNKNOWN_OFFSET
+    leader: int = -1
+    leader_epoch: int = UNKNOWN_EPOCH
+    diverging_epoch: int = UNKNOWN_EPOCH  # to a follower: truncate to the end of this epoch …
+    diverging_end_offset: int = UNKNOWN_OFFSET  # … which is here
+    frames: int = 0
+
+
+class FetchReply(Reply, frozen=True, kw_only=True, tag="fetch.reply", omit_defaults=True):
+    entries: list[FetchEntryReply] = []
+
+
+class ListOffsetsEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    topic_id: str
+    partition: int
+    leader_epoch: int = UNKNOWN_EPOCH
+    timestamp_ms: int = LATEST_TIMESTAMP
+
+
+class ListOffsetsRequest(Request, frozen=True, kw_only=True, tag="list_offsets", omit_defaults=True):
+    entries: list[ListOffsetsEntry] = []
+
+
+class ListOffsetsEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``offset`` is -1 when no record is at or after the timestamp."""
+
+    topic_id: str
+    partition: int
+    error: int = 0
+    detail: str = ""
+    offset: int = UNKNOWN_OFFSET
+    timestamp_ms: int = -1
+    leader_epoch: int = UNKNOWN_EPOCH
+
+
+class ListOffsetsReply(Reply, frozen=True, kw_only=True, tag="list_offsets.reply", omit_defaults=True):
+    entries: list[ListOffsetsEntryReply] = []
+
+
+class InitProducerIdRequest(Request, frozen=True, kw_only=True, tag="init_producer_id", omit_defaults=True):
+    """Ask any broker for a producer id that nobody else has ever had."""
+
+
+class InitProducerIdReply(Reply, frozen=True, kw_only=True, tag="init_producer_id.reply", omit_defaults=True):
+    producer_id: int = -1
+    producer_epoch: int = -1
+
+
+# -- administration: answered by the controller, else NOT_CONTROLLER --------------------------------
+
+
+class NewTopic(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``assignments``: replicas by partition; given, it replaces the counts. -1: the cluster's default."""
+
+    name: str
+    num_partitions: int = -1
+    replication_factor: int = -1
+    assignments: dict[int, list[int]] = {}
+    configs: dict[str, Any] = {}
+
+
+class TopicResult(Part, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    topic_id: str = ""
+    error: int = 0
+    detail: str = ""
+    num_partitions: int = -1
+    replication_factor: int = -1
+
+
+class CreateTopicsRequest(Request, frozen=True, kw_only=True, tag="create_topics", omit_defaults=True):
+    topics: list[NewTopic] = []
+    validate_only: bool = False
+
+
+class DeleteTopicsRequest(Request, frozen=True, kw_only=True, tag="delete_topics", omit_defaults=True):
+    names: list[str] = []
+
+
+class NewPartitions(Part, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    count: int  # the new total
+    assignments: list[list[int]] = []  # of the added ones
+
+
+class CreatePartitionsRequest(Request, frozen=True, kw_only=True, tag="create_partitions", omit_defaults=True):
+    topics: list[NewPartitions] = []
+    validate_only: bool = False
+
+
+class TopicConfigChange(Part, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    set: dict[str, Any] = {}
+    delete: list[str] = []  # back to the default
+
+
+class AlterTopicsRequest(Request, frozen=True, kw_only=True, tag="alter_topics", omit_defaults=True):
+    topics: list[TopicConfigChange] = []
+    validate_only: bool = False
+
+
+class TopicsReply(Reply, frozen=True, kw_only=True, tag="topics.reply", omit_defaults=True):
+    """One result a topic, in the request's order."""
+
+    version: int = 0  # metadata version that holds the change
+    topics: list[TopicResult] = []
+
+
+# -- looking inside, and breaking things on purpose: answered by every process -----------------------
+
+
+class DescribeReplicasRequest(Request, frozen=True, kw_only=True, tag="describe_replicas", omit_defaults=True):
+    """Ask one broker for the state of the replicas it hosts. Empty: all."""
+
+    topic_ids: list[str] = []
+
+
+class ReplicaDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    topic_id: str
+    partition: int
+    role: str = ""  # "leader", "follower", "recovering", "offline"
+    leader_epoch: int = UNKNOWN_EPOCH
+    log_start_offset: int = UNKNOWN_OFFSET
+    log_end_offset: int = UNKNOWN_OFFSET
+    high_watermark: int = UNKNOWN_OFFSET
+    durable_offset: int = UNKNOWN_OFFSET
+    size_bytes: int = 0
+    segments: int = 0
+    producers: int = 0
+
+
+class DescribeReplicasReply(Reply, frozen=True, kw_only=True, tag="describe_replicas.reply", omit_defaults=True):
+    replicas: list[ReplicaDescription] = []
+
+
+class DescribeTreeRequest(Request, frozen=True, kw_only=True, tag="describe_tree", omit_defaults=True):
+    """Ask a process for its supervision tree. The host's answer holds those of its processes."""
+
+
+class ActorDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the tree. ``address`` is unique in the cluster: ``host/broker-1/partitions/orders-0``."""
+
+    address: str
+    kind: str = ""  # the actor's class, or "process"
+    role: str = ""  # "leader", "active", …
+    pid: int = 0
+    state: str = ""  # "starting", "running", "restarting", "stopping", "stopped", "given up"
+    restart: str = ""  # "permanent", "transient", "temporary"
+    strategy: str = ""  # of a supervisor
+    restarts: int = 0
+    mailbox: int = 0
+    handled: int = 0
+    last_failure: str = ""
+    last_failure_ms: int = 0  # wall clock
+    uptime_ms: int = 0
+    children: list[ActorDescription] = []
+
+
+class DescribeTreeReply(Reply, frozen=True, kw_only=True, tag="describe_tree.reply", omit_defaults=True):
+    tree: ActorDescription | None = None
+
+
+class KillRequest(Request, frozen=True, kw_only=True, tag="kill", omit_defaults=True):
+    """Fail one actor or process on purpose. ``how`` for an actor: "raise", "exit" (SystemExit); for a process: "kill", "term"."""
+
+    address: str
+    how: str = ""
+
+
+class KillReply(Reply, frozen=True, kw_only=True, tag="kill.reply", omit_defaults=True):
+    address: str = ""
+    what: str = ""
+
+
+class DescribeClusterRequest(Request, frozen=True, kw_only=True, tag="describe_cluster", omit_defaults=True):
+    """Ask any broker for everybody: brokers, hosts, controller."""
+
+
+class HostMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    endpoints: list[str] = []
+    machine: str = ""
+
+
+class ClientDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One connection to a broker, as the broker sees it."""
+
+    client_id: str
+    software: str = ""
+    broker_id: int = -1
+    connected_ms: int = 0  # for how long
+    requests: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dropped: int = 0
+
+
+class DescribeClusterReply(Reply, frozen=True, kw_only=True, tag="describe_cluster.reply", omit_defaults=True):
+    cluster_id: str = ""
+    version: int = 0
+    controller_id: int = -1
+    controller_epoch: int = -1
+    brokers: list[BrokerMetadata] = []
+    hosts: list[HostMetadata] = []
+    clients: list[ClientDescription] = []  # of the broker that answers
+    counters: dict[str, int] = {}  # likewise: refused, garbage, dropped, …
+
+
+class DescribeProcessesRequest(Request, frozen=True, kw_only=True, tag="describe_processes", omit_defaults=True):
+    """Ask a host for its processes."""
+
+
+class ProcessDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    pid: int
+    endpoints: list[str] = []
+    state: str = ""
+    restarts: int = 0
+    uptime_ms: int = 0
+    cpu_percent: float = 0.0  # of one core, since the last time somebody asked
+    memory_bytes: int = 0  # resident
+    disk_bytes: int = 0  # below its data directory
+    disk_free_bytes: int = 0
+    threads: int = 0
+    open_files: int = 0
+
+
+class DescribeProcessesReply(Reply, frozen=True, kw_only=True, tag="describe_processes.reply", omit_defaults=True):
+    host: str = ""
+    processes: list[ProcessDescription] = []
+
+
+# -- between brokers -------------------------------------------------------------------------------
+
+
+class ReelectRequest(Request, frozen=True, kw_only=True, tag="reelect", omit_defaults=True):
+    """A broker to the controller: my replica restarted or is past its limit; its epoch must not go on."""
+
+    broker_id: int
+    incarnation: str
+    topic_id: str
+    partition: int
+    leader_epoch: int
+    is_offline: bool = False
+    reason: str = ""
+
+
+class ReelectReply(Reply, frozen=True, kw_only=True, tag="reelect.reply", omit_defaults=True):
+    leader_epoch: int = UNKNOWN_EPOCH
+
+
+# -- the metadata store ----------------------------------------------------------------------------
+
+
+class Document(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One document: ``version`` is the store's version at its last change; ``value`` None: deleted."""
+
+    key: str
+    version: int
+    value: dict[str, Any] | None = None
+
+
+class Put(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """Write a document (``value`` None: delete it) if its version is still ``if_version`` (0: it does not exist)."""
+
+    key: str
+    value: dict[str, Any] | None
+    if_version: int
+
+
+class StoreCommitRequest(Request, frozen=True, kw_only=True, tag="store.commit", omit_defaults=True):
+    """All puts or none: refused when the controller epoch or a version is not what is said here."""
+
+    controller_epoch: int
+    puts: list[Put] = []
+
+
+class StoreCommitReply(Reply, frozen=True, kw_only=True, tag="store.commit.reply", omit_defaults=True):
+    """STALE_CONTROLLER_EPOCH or STORE_CONFLICT: nothing was written."""
+
+    version: int = 0
+
+
+class StoreLoadRequest(Request, frozen=True, kw_only=True, tag="store.load", omit_defaults=True):
+    """Ask for everything."""
+
+
+class StoreSnapshotReply(Reply, frozen=True, kw_only=True, tag="store.snapshot", omit_defaults=True):
+    store_incarnation: str = ""
+    cluster_id: str = ""
+    version: int = 0
+    documents: list[Document] = []
+
+
+class StoreWatchRequest(Request, frozen=True, kw_only=True, tag="store.watch", omit_defaults=True):
+    """Parked until the store's version is above ``after_version``; then the changes since.
+
+    From another ``store_incarnation``, or too long ago: a whole snapshot instead.
+    """
+
+    store_incarnation: str = ""
+    after_version: int = 0
+    max_wait_ms: int = 30_000
+
+
+class StoreDeltaReply(Reply, frozen=True, kw_only=True, tag="store.delta", omit_defaults=True):
+    version: int = 0
+    documents: list[Document] = []
+
+
+class OpenSessionRequest(Request, frozen=True, kw_only=True, tag="session.open", omit_defaults=True):
+    """Say that a broker (or host) lives, under this incarnation; ends its earlier one.
+
+    ``document`` is what others see of it: endpoints, host, machine.
+    """
+
+    name: str  # "broker-1", "host-a"
+    incarnation: str
+    timeout_ms: int = 1_500
+    document: dict[str, Any] = {}
+
+
+class HeartbeatRequest(Request, frozen=True, kw_only=True, tag="session.heartbeat", omit_defaults=True):
+    """Keep a session. STALE_BROKER_EPOCH: it has ended."""
+
+    name: str
+    incarnation: str
+
+
+class EndSessionRequest(Request, frozen=True, kw_only=True, tag="session.end", omit_defaults=True):
+    """End a session at once, and the controller lease if it held it: by itself at stop, or by its host at its death."""
+
+    name: str
+    incarnation: str = ""  # "": whichever it is
+    reason: str = ""
+
+
+class SessionReply(Reply, frozen=True, kw_only=True, tag="session.reply", omit_defaults=True):
+    version: int = 0
+    store_incarnation: str = ""
+    cluster_id: str = ""
+
+
+class CampaignRequest(Request, frozen=True, kw_only=True, tag="lease.campaign", omit_defaults=True):
+    """Ask for the controller lease. Granted when nobody holds it: with a controller epoch above all before."""
+
+    name: str
+    incarnation: str
+    ttl_ms: int = 1_500
+
+
+class RenewRequest(Request, frozen=True, kw_only=True, tag="lease.renew", omit_defaults=True):
+    controller_epoch: int
+    name: str
+
+
+class ResignRequest(Request, frozen=True, kw_only=True, tag="lease.resign", omit_defaults=True):
+    controller_epoch: int
+    name: str
+
+
+class LeaseReply(Reply, frozen=True, kw_only=True, tag="lease.reply", omit_defaults=True):
+    """``holder`` and ``controller_epoch`` as they are now, whoever asked. STALE_CONTROLLER_EPOCH: it is not yours."""
+
+    holder: str = ""
+    controller_epoch: int = -1
+
+
+class AllocateProducerIdsRequest(Request, frozen=True, kw_only=True, tag="store.producer_ids", omit_defaults=True):
+    """Ask for a block of producer ids that nobody has or had."""
+
+    count: int = 1_000
+
+
+class AllocateProducerIdsReply(Reply, frozen=True, kw_only=True, tag="store.producer_ids.reply", omit_defaults=True):
+    """Yours are ``first <= id < first + count``."""
+
+    first: int = -1
+    count: int = 0
+
+
+ClientRequest = (
+    Hello
+    | MetadataRequest
+    | ProduceRequest
+    | FetchRequest
+    | ListOffsetsRequest
+    | InitProducerIdRequest
+    | CreateTopicsRequest
+    | DeleteTopicsRequest
+    | CreatePartitionsRequest
+    | AlterTopicsRequest
+    | DescribeReplicasRequest
+    | DescribeTreeRequest
+    | KillRequest
+    | DescribeClusterRequest
+    | DescribeProcessesRequest
+)
+PeerRequest = Hello | FetchRequest | ReelectRequest | DescribeTreeRequest | KillRequest
+StoreRequest = (
+    Hello
+    | StoreCommitRequest
+    | StoreLoadRequest
+    | StoreWatchRequest
+    | OpenSessionRequest
+    | HeartbeatRequest
+    | EndSessionRequest
+    | CampaignRequest
+    | RenewRequest
+    | ResignRequest
+    | AllocateProducerIdsRequest
+    | DescribeTreeRequest
+    | KillRequest
+)
+HostRequest = Hello | DescribeTreeRequest | KillRequest | DescribeProcessesRequest
+AnyReply = (
+    ErrorReply
+    | HelloReply
+    | MetadataReply
+    | ProduceReply
+    | FetchReply
+    | ListOffsetsReply
+    | InitProducerIdReply
+    | TopicsReply
+    | DescribeReplicasReply
+    | DescribeTreeReply
+    | KillReply
+    | DescribeClusterReply
+    | DescribeProcessesReply
+    | ReelectReply
+    | StoreCommitReply
+    | StoreSnapshotReply
+    | StoreDeltaReply
+    | SessionReply
+    | LeaseReply
+    | AllocateProducerIdsReply
+)
