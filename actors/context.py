@@ -1,0 +1,118 @@
+"""The seams of one process: everything an actor may touch that is not another actor.
+
+In production the context holds the real loop, clock, sockets and files; in ``testing`` deterministic ones. So
+no file in ``actors/`` calls ``time``, ``random``, ``socket``, ``uuid`` or ``os`` for itself, and a whole
+cluster can be run again from one seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..errors import IllegalStateError, InvariantViolated
+from ..transport.loop import Clock, Loop
+
+if TYPE_CHECKING:
+    from ..storage.files import Files
+    from ..transport.seam import Transport
+    from .runtime import LoopRef
+
+T = TypeVar("T")
+
+OnDone = Callable[[Any, BaseException | None], None]
+
+
+class Pool(Protocol):
+    """Runs what blocks (fdatasync, scans) off the loop. Jobs share nothing with the actor that waits for them."""
+
+    def submit(self, job: Callable[[], Any], on_done: OnDone) -> None:
+        """Run ``job()`` elsewhere, then ``on_done(result, None)`` or ``on_done(None, error)`` **on the loop**."""
+
+
+class Directory:
+    """The live actors of one context by address: what Pykka's registry is for, without being process-global.
+
+    Pykka's own registry is not used: another library's ``ActorRegistry.stop_all()`` would end a cluster that
+    runs in the same process, and its removal is linear in the number of actors.
+    """
+
+    def __init__(self) -> None:
+        self.thread_id = 0  # the loop's thread; 0 until the loop has run an actor
+        self._refs: dict[str, LoopRef] = {}
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __iter__(self) -> Iterator[LoopRef]:
+        return iter(list(self._refs.values()))
+
+    def find(self, address: str) -> LoopRef | None:
+        return self._refs.get(address)
+
+    def refs(self) -> list[LoopRef]:
+        """Return all live actors, the oldest first."""
+        return list(self._refs.values())
+
+    def registered(self, ref: LoopRef) -> None:
+        """Enter a new actor.
+
+        Raises:
+            InvariantViolated: the address is in use. Supervisors start a successor only after the end of the first.
+        """
+        if ref.address in self._refs:
+            raise InvariantViolated(f"two actors under the address {ref.address!r}")
+        self._refs[ref.address] = ref
+
+    def gone(self, ref: LoopRef) -> None:
+        if self._refs.get(ref.address) is ref:
+            del self._refs[ref.address]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The seams of one process, real or simulated. One thread: the loop's."""
+
+    name: str  # of the process: "broker-1"
+    loop: Loop
+    clock: Clock
+    random: random.Random
+    new_id: Callable[[], str]  # 32 hex digits, never given twice
+    transport: Transport
+    files: Files
+    pool: Pool
+    directory: Directory = field(default_factory=Directory)
+
+
+class ThreadPool:
+    """The production pool: a few threads. What it finishes after ``close`` is dropped."""
+
+    def __init__(self, loop: Loop, threads: int, name: str = "pool") -> None:
+        self._loop = loop
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._is_closed = False
+
+    def submit(self, job: Callable[[], Any], on_done: OnDone) -> None:
+        if self._is_closed:
+            raise IllegalStateError("the pool is closed")
+        self._executor.submit(self._run, job, on_done)
+
+    def close(self) -> None:
+        """Wait for the jobs that run, drop those that wait. Call it off the hot path: it blocks."""
+        self._is_closed = True
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, job: Callable[[], Any], on_done: OnDone) -> None:
+        result, error = None, None
+        try:
+            result = job()
+        except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the actor that waits, not to the pool
+            error = raised
+        try:
+            self._loop.call_soon_threadsafe(on_done, result, error)
+        except RuntimeError:  # the loop is closed: so is the actor that would have been told
+            if not self._is_closed:
+                raise

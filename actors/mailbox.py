@@ -1,0 +1,76 @@
+"""An actor's mailbox: a queue that the loop drains.
+
+Rules of this file:
+
+1. ``is_scheduled`` is true exactly while a drain is on its way. The drain clears it and *then* looks at the
+   queue again: the other way round, a message from another thread that arrives in between is never seen.
+2. Off the loop's thread only ``call_soon_threadsafe`` wakes the loop; on it, ``call_soon`` does and is cheaper.
+3. The mailbox is bound to its loop when the actor starts, because Pykka's inbox factory knows no actor.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from pykka import ActorDeadError
+
+from .context import Context, Directory
+
+
+class Mailbox:
+    """Unbounded, first in first out. ``queue`` holds messages as told, and Pykka's envelopes when asked."""
+
+    __slots__ = ("_call_soon", "_call_soon_threadsafe", "_directory", "_drain", "is_closed", "is_scheduled", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[Any] = deque()
+        self.is_closed = False
+        self.is_scheduled = True  # until bound, nobody can drain it
+        self._directory: Directory | None = None
+        self._drain: Callable[[], None] = _nothing
+
+    def bind(self, context: Context, drain: Callable[[], None]) -> None:
+        """Have ``drain`` called on the context's loop whenever there is something in the queue."""
+        self._directory = context.directory
+        self._call_soon = context.loop.call_soon
+        self._call_soon_threadsafe = context.loop.call_soon_threadsafe
+        self._drain = drain
+
+    def schedule(self) -> None:
+        """Ask for a drain. From any thread; one too many does no harm."""
+        self.is_scheduled = True
+        if self._directory is None:
+            return
+        if get_ident() == self._directory.thread_id:
+            self._call_soon(self._drain)
+            return
+        try:
+            self._call_soon_threadsafe(self._drain)
+        except RuntimeError as error:  # asyncio's way of saying that the loop is closed
+            self.close()
+            raise ActorDeadError(f"the loop is closed: {error}") from None
+
+    def close(self) -> None:
+        """Take nothing in any more, and let go of the actor."""
+        self.is_closed = True
+        self._drain = _nothing
+
+    # -- what Pykka's inbox protocol asks for
+
+    def put(self, envelope: Any) -> None:
+        self.queue.append(envelope)
+        if not self.is_scheduled:
+            self.schedule()
+
+    def get(self) -> Any:
+        return self.queue.popleft()
+
+    def empty(self) -> bool:
+        return not self.queue
+
+
+def _nothing() -> None:
+    """What a drain does that was on its way when the actor ended."""
