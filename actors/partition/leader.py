@@ -1,0 +1,291 @@
+"""The rules of a partition's leader: what it accepts, when it acknowledges, who may read what.
+
+Pure: events in, effects out; no clock, no file, no socket. The rules, in order of appearance:
+
+1. A request of another leader epoch is refused, older and newer differently (KIP-320; B6).
+2. Too few replicas in sync for ``acks=all``: refused *before* anything is appended (B7).
+3. A batch is appended once: a duplicate is answered with its first offset, a gap is refused (B14, B18).
+   A duplicate waits for the high watermark like the original did.
+4. ``acks=0`` is never answered, ``1`` once the batch is in the page cache, ``all`` once the high watermark has
+   passed it.
+5. A consumer reads below the high watermark only (P5). A fetch with nothing to read is parked; it is answered
+   by the move of the watermark that gives it something.
+6. The end of the log is told to consumers only when the high watermark has reached the start of this epoch:
+   it must not go back from one leader to the next (R7, B11).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from ...errors import ErrorCode, InvariantViolated
+from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey
+from ...storage.batch import BatchHeader
+from ...storage.producers import Duplicate, ProducerStates, Refused
+from ...transport.messages import (
+    ACKS_ALL,
+    ACKS_NONE,
+    EARLIEST_TIMESTAMP,
+    LATEST_TIMESTAMP,
+    FetchEntryReply,
+    ListOffsetsEntryReply,
+    ProduceEntryReply,
+)
+from .events import Answer, Append, Effect, Fetch, ListOffset, Produce, Read, Ticket, epoch_error
+from .progress import Position, high_watermark
+
+
+class Leader:
+    """A leader in one epoch. Another epoch is another ``Leader``."""
+
+    def __init__(
+        self,
+        key: PartitionKey,
+        *,
+        broker_id: BrokerId,
+        epoch: LeaderEpoch,
+        isr: Iterable[int],
+        min_insync_replicas: int,
+        flush: str,
+        max_message_bytes: int,
+        producers: ProducerStates,
+        log_start_offset: Offset,
+        log_end_offset: Offset,
+        durable_offset: Offset,
+    ) -> None:
+        self.key = key
+        self.broker_id = broker_id
+        self.epoch = epoch
+        self.isr = frozenset(BrokerId(broker) for broker in isr)  # holds broker_id, always; moved by the controller
+        self.min_insync_replicas = min_insync_replicas
+        self.flush = flush
+        self.max_message_bytes = max_message_bytes
+        self.producers = producers  # the log's own: what is appended is known there
+        self.log_start_offset = log_start_offset
+        self.log_end_offset = log_end_offset  # >= every offset given out; moved by on_produce
+        self.durable_offset = durable_offset  # <= log_end_offset; moved by on_flushed
+        self.high_watermark = durable_offset  # <= log_end_offset, never lowered; moved by _advance alone
+        self.epoch_start_offset = log_end_offset  # where this epoch's first record will stand
+        self._appended_offset = log_end_offset  # <= log_end_offset; moved by on_appended; read by flush="os"
+        self._acks_leader: list[tuple[Produce, Offset]] = []  # staged, to be answered by on_appended
+        self._acks_all: list[tuple[Offset, int, Produce, Offset]] = []  # heap: (end offset, tie, produce, base offset)
+        self._parked: dict[Ticket, Fetch] = {}
+        self._tie = 0
+        if broker_id not in self.isr:
+            raise InvariantViolated(f"{key}: leader {broker_id} is not in its own ISR {sorted(self.isr)}")
+        self._advance()
+
+    # -- producing -----------------------------------------------------------------------------------
+
+    def on_produce(self, produce: Produce, header: BatchHeader) -> list[Effect]:
+        """Accept or refuse one batch whose checksum and shape have been checked.
+
+        The caller has appended every batch that this accepted before from the same producer: the
+        sequence rules look at what the log knows.
+        """
+        if error := epoch_error(produce.leader_epoch, self.epoch):
+            return self._refuse(produce, error, f"request is of epoch {produce.leader_epoch}, leader of {self.epoch}")
+        if header.length > self.max_message_bytes:
+            detail = f"batch of {header.length} bytes, max_message_bytes is {self.max_message_bytes}"
+            return self._refuse(produce, ErrorCode.MESSAGE_SIZE_TOO_LARGE, detail)
+        if produce.acks == ACKS_ALL and len(self.isr) < self.min_insync_replicas:
+            detail = f"{len(self.isr)} in sync, min_insync_replicas is {self.min_insync_replicas}"
+            return self._refuse(produce, ErrorCode.NOT_ENOUGH_REPLICAS, detail)
+        verdict = self.producers.check(header)
+        if isinstance(verdict, Refused):
+            return self._refuse(produce, verdict.code, verdict.detail)
+        if isinstance(verdict, Duplicate):
+            return self._acknowledge_duplicate(produce, verdict)
+        base_offset = self.log_end_offset
+        self.log_end_offset = Offset(base_offset + header.count)
+        if produce.acks == ACKS_ALL:
+            self._await_high_watermark(produce, base_offset, self.log_end_offset)
+        elif produce.acks != ACKS_NONE:
+            self._acks_leader.append((produce, base_offset))
+        return [Append(produce.frames, header, base_offset)]
+
+    def on_appended(self, log_end_offset: Offset) -> list[Effect]:
+        """All batches accepted so far are in the page cache."""
+        if log_end_offset != self.log_end_offset:
+            raise InvariantViolated(
+                f"{self.key}: the log ends at {log_end_offset}, its leader at {self.log_end_offset}"
+            )
+        self._appended_offset = log_end_offset
+        acknowledged, self._acks_leader = self._acks_leader, []
+        answers: list[Effect] = [self._acknowledged(produce, base_offset) for produce, base_offset in acknowledged]
+        return answers + self._advance()
+
+    def on_flushed(self, durable_offset: Offset) -> list[Effect]:
+        """Everything below ``durable_offset`` survives power loss."""
+        if durable_offset > self.log_end_offset:
+            raise InvariantViolated(f"{self.key}: durable to {durable_offset}, log ends at {self.log_end_offset}")
+        self.durable_offset = max(self.durable_offset, durable_offset)
+        return self._advance()
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def on_fetch(self, fetch: Fetch) -> list[Effect]:
+        if error := epoch_error(fetch.leader_epoch, self.epoch):
+            detail = f"request is of epoch {fetch.leader_epoch}, leader of {self.epoch}"
+            return [Answer(fetch.ticket, self._fetch_reply(error, detail))]
+        if not self.log_start_offset <= fetch.fetch_offset <= self.log_end_offset:
+            detail = f"offset {fetch.fetch_offset} is not within {self.log_start_offset}..{self.log_end_offset}"
+            return [Answer(fetch.ticket, self._fetch_reply(ErrorCode.OFFSET_OUT_OF_RANGE, detail))]
+        if fetch.fetch_offset >= self.high_watermark:  # "not yet" is no error: wait for the watermark (B12)
+            self._parked[fetch.ticket] = fetch
+            return []
+        return [Read(fetch, self.high_watermark)]
+
+    def on_read(self, fetch: Fetch, frames: list[bytes], size: int) -> list[Effect]:
+        """The log gave ``size`` bytes. Too few for ``min_bytes``: what there is goes out, and the fetch stays parked."""
+        if size < fetch.min_bytes:
+            self._parked[fetch.ticket] = fetch
+        return [Answer(fetch.ticket, self._fetch_reply(frames=len(frames)), frames)]
+
+    def on_unpark(self, ticket: Ticket) -> None:
+        self._parked.pop(ticket, None)
+
+    def on_list_offset(self, request: ListOffset) -> list[Effect] | None:
+        """Answer earliest and latest; None: a timestamp, which the log must look up."""
+        if error := epoch_error(request.leader_epoch, self.epoch):
+            return [self.offset_answer(request, error=error)]
+        if request.timestamp_ms == EARLIEST_TIMESTAMP:
+            return [self.offset_answer(request, self.log_start_offset)]
+        if self.high_watermark < self.epoch_start_offset:
+            return [self.offset_answer(request, error=ErrorCode.LEADER_NOT_AVAILABLE)]
+        if request.timestamp_ms == LATEST_TIMESTAMP:
+            return [self.offset_answer(request, self.high_watermark)]
+        return None
+
+    def offset_answer(
+        self, request: ListOffset, offset: int = -1, timestamp_ms: int = -1, error: int = ErrorCode.NONE
+    ) -> Answer:
+        reply = ListOffsetsEntryReply(
+            topic_id=self.key.topic_id,
+            partition=self.key.partition,
+            error=error,
+            offset=offset,
+            timestamp_ms=timestamp_ms,
+            leader_epoch=self.epoch,
+        )
+        return Answer(request.ticket, reply)
+
+    # -- the controller's word -----------------------------------------------------------------------
+
+    def on_isr(self, isr: Iterable[int], min_insync_replicas: int) -> list[Effect]:
+        """The controller has committed another in-sync set in this epoch."""
+        self.isr = frozenset(BrokerId(broker) for broker in isr)
+        self.min_insync_replicas = min_insync_replicas
+        return self._advance()
+
+    def on_config(self, flush: str, max_message_bytes: int) -> list[Effect]:
+        self.flush = flush
+        self.max_message_bytes = max_message_bytes
+        return self._advance()
+
+    def on_deposed(self, leader: int, epoch: int) -> list[Effect]:
+        """Another epoch has begun: everybody who waits here must ask there. Staged writes are *not* acknowledged.
+
+        An ``acks=all`` produce that waited may have been written and may yet be committed by the next leader:
+        the client retries, and its sequence numbers tell.
+        """
+        waiting = [produce for _, _, produce, _ in self._acks_all] + [produce for produce, _ in self._acks_leader]
+        parked = list(self._parked.values())
+        self._acks_all, self._acks_leader, self._parked = [], [], {}
+        not_leader = ErrorCode.NOT_LEADER_FOR_PARTITION
+        refused: list[Effect] = [
+            Answer(produce.ticket, refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch))
+            for produce in waiting
+        ]
+        for fetch in parked:
+            reply = refusal_of_fetch(self.key, not_leader, leader=leader, leader_epoch=epoch)
+            refused.append(Answer(fetch.ticket, reply))
+        return refused
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _advance(self) -> list[Effect]:
+        """Move the high watermark as far as the in-sync set allows; answer whoever waited for that."""
+        positions = {self.broker_id: Position(self._appended_offset, self.durable_offset)}
+        if not self.isr <= positions.keys():
+            return []  # a member has not been heard in this epoch: hold back, never guess (R3)
+        reached = high_watermark(positions, self.isr, flush=self.flush)
+        if reached <= self.high_watermark:
+            return []
+        self.high_watermark = reached
+        effects: list[Effect] = []
+        while self._acks_all and self._acks_all[0][0] <= reached:
+            _, _, produce, base_offset = heapq.heappop(self._acks_all)
+            effects.append(self._acknowledged(produce, base_offset))
+        ready = [fetch for fetch in self._parked.values() if fetch.fetch_offset < reached]
+        for fetch in ready:
+            del self._parked[fetch.ticket]
+            effects.append(Read(fetch, reached))
+        return effects
+
+    def _acknowledge_duplicate(self, produce: Produce, original: Duplicate) -> list[Effect]:
+        if produce.acks == ACKS_NONE:
+            return []
+        end_offset = Offset(original.last_offset + 1)
+        if produce.acks == ACKS_ALL and end_offset > self.high_watermark:
+            self._await_high_watermark(produce, Offset(original.base_offset), end_offset)
+            return []
+        return [self._acknowledged(produce, Offset(original.base_offset))]
+
+    def _await_high_watermark(self, produce: Produce, base_offset: Offset, end_offset: Offset) -> None:
+        self._tie += 1
+        heapq.heappush(self._acks_all, (end_offset, self._tie, produce, base_offset))
+
+    def _acknowledged(self, produce: Produce, base_offset: Offset) -> Answer:
+        reply = ProduceEntryReply(
+            topic_id=self.key.topic_id,
+            partition=self.key.partition,
+            base_offset=base_offset,
+            log_start_offset=self.log_start_offset,
+            leader_epoch=self.epoch,
+        )
+        return Answer(produce.ticket, reply)
+
+    def _refuse(self, produce: Produce, error: ErrorCode, detail: str) -> list[Effect]:
+        reply = refusal_of_produce(self.key, error, detail, leader=self.broker_id, leader_epoch=self.epoch)
+        return [Answer(produce.ticket, reply)]
+
+    def _fetch_reply(self, error: int = ErrorCode.NONE, detail: str = "", frames: int = 0) -> FetchEntryReply:
+        return FetchEntryReply(
+            topic_id=self.key.topic_id,
+            partition=self.key.partition,
+            error=error,
+            detail=detail,
+            high_watermark=self.high_watermark,
+            log_start_offset=self.log_start_offset,
+            leader=self.broker_id,
+            leader_epoch=self.epoch,
+            frames=frames,
+        )
+
+
+def refusal_of_produce(
+    key: PartitionKey, error: int, detail: str = "", *, leader: int = -1, leader_epoch: int = -1
+) -> ProduceEntryReply:
+    return ProduceEntryReply(
+        topic_id=key.topic_id,
+        partition=key.partition,
+        error=error,
+        detail=detail,
+        leader=leader,
+        leader_epoch=leader_epoch,
+    )
+
+
+def refusal_of_fetch(
+    key: PartitionKey, error: int, detail: str = "", *, leader: int = -1, leader_epoch: int = -1
+) -> FetchEntryReply:
+    return FetchEntryReply(
+        topic_id=key.topic_id,
+        partition=key.partition,
+        error=error,
+        detail=detail,
+        leader=leader,
+        leader_epoch=leader_epoch,
+    )

@@ -1,0 +1,406 @@
+"""The actor of one replica: owns the log's files, performs what the rules decide.
+
+Life: open and recover the log (off the loop) → wait for the controller's word → lead (or, later, follow) →
+close. A role change is always *stop, then start in the new role and epoch*.
+
+Rules of this file:
+
+1. A mailbox turn is one write: batches accepted in it are appended together in ``on_drained``, their flush
+   covers them all (group commit). Only a second batch of the same producer forces an earlier write: the
+   sequence rules look at what the log knows.
+2. At most one fdatasync runs; what was appended meanwhile is in the next one.
+3. An actor that failed does not lead on in its old epoch, even if it reopens the same log: it asks the
+   controller for another (``led_epochs`` remembers what this process has led).
+4. Any failure of the log fails the actor. What waited is answered by the router (outcome unknown).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from ...config import TopicConfig
+from ...errors import CorruptRecordError, ErrorCode
+from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
+from ...storage.batch import check_batch, restamp
+from ...storage.log import Log
+from ...transport.messages import MAX_TIMESTAMP, ListOffsetsEntryReply, ReplicaDescription
+from ..log import event
+from ..runtime import Context, LoopActor, LoopRef
+from .events import (
+    Answer,
+    Answers,
+    Append,
+    Assign,
+    Checkpointed,
+    DescribeReplica,
+    Discard,
+    Discarded,
+    Effect,
+    Fetch,
+    Flushed,
+    Hosted,
+    ListOffset,
+    Opened,
+    Produce,
+    Read,
+    ReplicaGone,
+    Tick,
+    Unpark,
+)
+from .leader import Leader, refusal_of_fetch, refusal_of_produce
+
+logger = logging.getLogger(__name__)
+
+DISCARD_RETRY_MS = 50
+
+
+class NewEpochNeeded(msgspec.Struct, frozen=True):
+    """To the broker: this replica's actor was restarted; ask the controller for a new leader epoch."""
+
+    key: PartitionKey
+    leader_epoch: int
+
+
+class Replica(LoopActor):
+    """One partition on one broker."""
+
+    handlers: ClassVar[Mapping[type, str]] = {
+        Produce: "on_produce",
+        Fetch: "on_fetch",
+        Unpark: "on_unpark",
+        Flushed: "on_flushed",
+        Assign: "on_assign",
+        Opened: "on_opened",
+        ListOffset: "on_list_offset",
+        DescribeReplica: "on_describe_replica",
+        Tick: "on_tick",
+        Checkpointed: "on_checkpointed",
+        Discard: "on_discard",
+        Discarded: "on_discarded",
+    }
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        parent: LoopRef | None,
+        *,
+        key: PartitionKey,
+        name: TopicPartition,
+        broker_id: BrokerId,
+        directory: str,
+        assignment: Assign,
+        led_epochs: dict[PartitionKey, LeaderEpoch],
+        checkpoint_ms: int,
+        producer_expiry_ms: int,
+        broker_address: str,
+    ) -> None:
+        super().__init__(context, address, parent)
+        self._key = key
+        self._name = name
+        self._broker_id = broker_id
+        self._directory = directory
+        self._assignment = assignment
+        self._led_epochs = led_epochs  # of this process, all partitions; this actor writes its own key only
+        self._checkpoint_ms = checkpoint_ms
+        self._producer_expiry_ms = producer_expiry_ms
+        self._broker_address = broker_address
+        self._log: Log | None = None  # None until recovered
+        self._leader: Leader | None = None  # None unless leading
+        self._staged: list[Append] = []  # accepted in this turn, not written yet
+        self._staged_producers: set[int] = set()
+        self._answers: list[Answer] = []  # of this turn
+        self._is_flushing = False
+        self._is_checkpointing = False
+        self.role = "recovering"
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        self._tell_router(Hosted(self._key, self.actor_ref))
+        files, directory, config = self.context.files, self._directory, self._assignment.config
+        now_ms, expiry_ms = self.context.clock.wall_ms(), self._producer_expiry_ms
+        self.in_pool(
+            lambda: Log.open(files, directory, config, now_ms=now_ms, producer_expiry_ms=expiry_ms),
+            lambda log, error: Opened(log, error),
+        )
+
+    def on_opened(self, opened: Opened) -> None:
+        if opened.error is not None:
+            raise opened.error
+        log: Log = opened.log
+        self._log = log
+        event(
+            logger,
+            "log.opened",
+            partition=self._name,
+            log_start_offset=log.log_start_offset,
+            log_end_offset=log.log_end_offset,
+            clean=log.recovery.was_clean,
+            scanned_bytes=log.recovery.scanned_bytes,
+            cut_bytes=log.recovery.cut_bytes,
+        )
+        self.set_timer(self._tick_ms(), Tick())
+        self._take_role()
+
+    def on_stop(self) -> None:
+        if self._leader is not None:
+            self._depose(self._assignment)
+        if self._log is not None:
+            self._log.close(self.context.clock.wall_ms())
+
+    def on_failure(self, *failure: Any) -> None:
+        self._tell_router(ReplicaGone(self._key))
+        if self._log is not None:
+            self._log.close(self.context.clock.wall_ms(), clean=False)
+
+    def on_discard(self, _: Discard) -> None:
+        """The topic was deleted: nobody is acknowledged any more, the files go, then the actor ends."""
+        if self._log is None:
+            self.set_timer(DISCARD_RETRY_MS, Discard())  # still being opened in the pool: its files are in use
+            return
+        self._staged, self._staged_producers = [], set()
+        self._depose(self._assignment)
+        self._log.close(self.context.clock.wall_ms(), clean=False)
+        self._log = None
+        self.role = "being removed"
+        key, files, directory = self._key, self.context.files, self._directory
+        self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
+
+    def on_discarded(self, discarded: Discarded) -> None:
+        self._tell_broker(discarded)
+        self.finish()
+
+    # -- the controller's word -----------------------------------------------------------------------
+
+    def on_assign(self, assignment: Assign) -> None:
+        if assignment.leader_epoch < self._assignment.leader_epoch:
+            return  # an old order, late
+        self._assignment = assignment
+        if self._log is not None:
+            self._log.reconfigure(assignment.config)
+            self._take_role()
+
+    def _take_role(self) -> None:
+        assignment, log = self._assignment, self._log
+        if log is None:
+            return
+        leader = self._leader
+        if leader is not None and assignment.is_leader and assignment.leader_epoch == leader.epoch:
+            config = assignment.config
+            self._perform(leader.on_isr(assignment.isr, assignment.min_insync_replicas))
+            self._perform(leader.on_config(config.flush, config.max_message_bytes))
+            return
+        if leader is not None:
+            self._write()
+            self._depose(assignment)
+        if not assignment.is_leader:
+            self.role = "replica"
+        elif assignment.leader_epoch <= self._led_epochs.get(self._key, -1):
+            self.role = "awaiting epoch"
+            self._tell_broker(NewEpochNeeded(self._key, assignment.leader_epoch))
+        else:
+            self._lead(assignment, log)
+
+    def _lead(self, assignment: Assign, log: Log) -> None:
+        self._led_epochs[self._key] = assignment.leader_epoch
+        log.epochs.assign(assignment.leader_epoch, log.log_end_offset)
+        self._leader = Leader(
+            self._key,
+            broker_id=self._broker_id,
+            epoch=assignment.leader_epoch,
+            isr=assignment.isr,
+            min_insync_replicas=assignment.min_insync_replicas,
+            flush=assignment.config.flush,
+            max_message_bytes=assignment.config.max_message_bytes,
+            producers=log.producers,
+            log_start_offset=Offset(log.log_start_offset),
+            log_end_offset=Offset(log.log_end_offset),
+            durable_offset=Offset(log.durable_offset),
+        )
+        self.role = "leader"
+        event(logger, "leader.elected", partition=self._name, epoch=assignment.leader_epoch, log_end=log.log_end_offset)
+
+    def _depose(self, assignment: Assign) -> None:
+        if self._leader is not None:
+            self._perform(self._leader.on_deposed(assignment.leader, assignment.leader_epoch))
+            self._leader = None
+        self._send_answers()
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    def on_produce(self, produce: Produce) -> None:
+        leader = self._leader
+        if leader is None:
+            error, known = self._not_leading(), self._assignment
+            refusal = refusal_of_produce(self._key, error, leader=known.leader, leader_epoch=known.leader_epoch)
+            self._answers.append(Answer(produce.ticket, refusal))
+            return
+        try:
+            header = check_batch(produce.frames)
+        except CorruptRecordError as error:
+            refusal = refusal_of_produce(self._key, error.errno, error.detail)
+            self._answers.append(Answer(produce.ticket, refusal))
+            return
+        if header.producer_id in self._staged_producers:
+            self._write()
+        self._perform(leader.on_produce(produce, header))
+
+    def on_fetch(self, fetch: Fetch) -> None:
+        if self._leader is None:
+            error, known = self._not_leading(), self._assignment
+            refusal = refusal_of_fetch(self._key, error, leader=known.leader, leader_epoch=known.leader_epoch)
+            self._answers.append(Answer(fetch.ticket, refusal))
+            return
+        self._perform(self._leader.on_fetch(fetch))
+
+    def on_unpark(self, unpark: Unpark) -> None:
+        if self._leader is not None:
+            self._leader.on_unpark(unpark.ticket)
+
+    def on_list_offset(self, request: ListOffset) -> None:
+        leader, log = self._leader, self._log
+        if leader is None or log is None:
+            reply = ListOffsetsEntryReply(
+                topic_id=self._key.topic_id, partition=self._key.partition, error=self._not_leading()
+            )
+            self._answers.append(Answer(request.ticket, reply))
+            return
+        effects = leader.on_list_offset(request)
+        if effects is None:
+            if request.timestamp_ms == MAX_TIMESTAMP:
+                found = log.offset_of_max_timestamp()
+            else:
+                found = log.offset_for_timestamp(request.timestamp_ms)
+            is_visible = found is not None and found[0] < leader.high_watermark
+            effects = [leader.offset_answer(request, *(found if found and is_visible else (-1, -1)))]
+        self._perform(effects)
+
+    def on_describe_replica(self, request: DescribeReplica) -> None:
+        log, leader = self._log, self._leader
+        if log is None:
+            reply = ReplicaDescription(topic_id=self._key.topic_id, partition=self._key.partition, role=self.role)
+        else:
+            reply = ReplicaDescription(
+                topic_id=self._key.topic_id,
+                partition=self._key.partition,
+                role=self.role,
+                leader_epoch=self._assignment.leader_epoch,
+                log_start_offset=log.log_start_offset,
+                log_end_offset=log.log_end_offset,
+                high_watermark=leader.high_watermark if leader else -1,
+                durable_offset=log.durable_offset,
+                size_bytes=log.size_bytes,
+                segments=log.segment_count,
+                producers=len(log.producers),
+            )
+        self._answers.append(Answer(request.ticket, reply))
+
+    # -- the end of a turn: one write, one flush, one message to the router ------------------------------
+
+    def on_drained(self) -> None:
+        self._write()
+        self._flush()
+        self._send_answers()
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Answer):
+                self._answers.append(effect)
+            elif isinstance(effect, Append):
+                self._staged.append(effect)
+                self._staged_producers.add(effect.header.producer_id)
+            else:
+                self._read(effect)
+
+    def _write(self) -> None:
+        if not self._staged or self._leader is None or self._log is None:
+            return
+        staged, self._staged, self._staged_producers = self._staged, [], set()
+        epoch = self._leader.epoch
+        batches = [[restamp(append.frames[0], append.base_offset, epoch), *append.frames[1:]] for append in staged]
+        headers = [append.header.at(append.base_offset, epoch) for append in staged]
+        self._log.append(batches, headers, self.context.clock.wall_ms())
+        self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))
+
+    def _read(self, read: Read) -> None:
+        if self._leader is None or self._log is None:
+            return
+        fetch = read.fetch
+        try:
+            frames = self._log.read(fetch.fetch_offset, fetch.max_bytes, read.up_to_offset)
+        except CorruptRecordError as error:
+            event(logger, "log.corrupt", logging.ERROR, partition=self._name, detail=error.detail)
+            self._answers.append(Answer(fetch.ticket, refusal_of_fetch(self._key, error.errno, error.detail)))
+            return
+        self._perform(self._leader.on_read(fetch, frames, sum(map(len, frames))))
+
+    def _flush(self) -> None:
+        if self._is_flushing or self._log is None:
+            return
+        job = self._log.begin_flush()
+        if job is not None:
+            self._is_flushing = True
+            self.in_pool(job, lambda _, error: Flushed(job, error))
+
+    def on_flushed(self, flushed: Flushed) -> None:
+        self._is_flushing = False
+        if self._log is None:
+            return
+        self._log.end_flush(flushed.job, flushed.error)
+        if self._leader is not None:
+            self._perform(self._leader.on_flushed(Offset(self._log.durable_offset)))
+
+    def _send_answers(self) -> None:
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._tell_router(Answers(answers))
+
+    # -- housekeeping --------------------------------------------------------------------------------
+
+    def on_tick(self, _: Tick) -> None:
+        log = self._log
+        if log is None:
+            return
+        now_ms = self.context.clock.wall_ms()
+        log.roll_if_due(now_ms)
+        if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
+            self._is_checkpointing = True
+            self.in_pool(job, lambda _, error: Checkpointed(error))
+        self.set_timer(self._tick_ms(), Tick())
+
+    def on_checkpointed(self, done: Checkpointed) -> None:
+        self._is_checkpointing = False
+        if done.error is not None:
+            raise done.error
+
+    def _tick_ms(self) -> int:
+        """Spread over the partitions, so that a thousand of them do not wake up together."""
+        return int(self._checkpoint_ms * self.context.random.uniform(0.8, 1.2))
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _not_leading(self) -> ErrorCode:
+        """Leading here but not ready yet is "wait"; leading elsewhere is "ask there"."""
+        if self._assignment.is_leader or self._assignment.leader == -1:
+            return ErrorCode.LEADER_NOT_AVAILABLE
+        return ErrorCode.NOT_LEADER_FOR_PARTITION
+
+    def _tell_router(self, message: Any) -> None:
+        router = self.context.directory.find(f"{self._broker_address}/router")
+        if router is not None:
+            router.post(message)
+
+    def _tell_broker(self, message: Any) -> None:
+        broker = self.context.directory.find(f"{self._broker_address}/hosting")
+        if broker is not None:
+            broker.post(message)
+
+
+def min_insync(config: TopicConfig, replication_factor: int) -> int:
+    """Return the topic's min_insync_replicas; unset (0) it is one less than its replicas, but at least 1."""
+    return config.min_insync_replicas or max(1, replication_factor - 1)
