@@ -15,6 +15,8 @@
     ├── BrokerResponseError             a broker refused; one subclass a code, ``.errno`` as in Kafka
     │   └── …                           see ``ErrorCode``
     ├── StorageError                    a log directory failed; the actor that owns it fails with it
+    │   ├── StorageFull                 the disk is full: nothing was written, the log lives on
+    │   └── StorageCorruption           bytes that were once on disk are damaged or gone: which file, where
     └── InvariantViolated               a rule found its own state impossible: a bug, never handled
 
 Every error answers two questions: ``retriable`` (may the same request succeed later, unchanged?) and
@@ -45,6 +47,19 @@ class StorageError(CallboardError):
     """A file operation failed in a way that the log cannot undo; its directory is not used again until restart."""
 
 
+class StorageFull(StorageError):
+    """The disk is full. Nothing was written, the log is as it was and can still be read; retry when there is room."""
+
+
+class StorageCorruption(StorageError):
+    """Bytes that were once on disk are damaged or gone. Nothing was cut away: ``path`` and ``position`` say where."""
+
+    def __init__(self, message: str, path: str = "", position: int = -1) -> None:
+        super().__init__(message)
+        self.path = path
+        self.position = position
+
+
 # -- found by the client ---------------------------------------------------------------------------
 
 
@@ -65,11 +80,15 @@ class IllegalArgumentError(ClientError, ValueError):
 
 
 class SerializationError(ClientError):
-    """A serializer or deserializer failed. ``data`` is what it was given; the cause is chained."""
+    """A serializer or deserializer failed. ``data`` is what it was given; the cause is chained.
 
-    def __init__(self, message: str, data: object = None) -> None:
+    ``offset`` is that of the record that could not be read; -1 when it has none yet.
+    """
+
+    def __init__(self, message: str, data: object = None, *, offset: int = -1) -> None:
         super().__init__(message)
         self.data = data
+        self.offset = offset
 
 
 class BufferExhaustedError(ClientError):
@@ -152,6 +171,7 @@ class ErrorCode(IntEnum):
     TOPIC_ALREADY_EXISTS = 36
     INVALID_PARTITIONS = 37
     INVALID_REPLICATION_FACTOR = 38
+    INVALID_REPLICA_ASSIGNMENT = 39
     INVALID_CONFIGURATION = 40
     NOT_CONTROLLER = 41
     INVALID_REQUEST = 42
@@ -344,6 +364,10 @@ class InvalidPartitionsError(_Caller):
 
 class InvalidReplicationFactorError(_Caller):
     errno, advice = ErrorCode.INVALID_REPLICATION_FACTOR, "use 1 up to the number of brokers"
+
+
+class InvalidReplicaAssignmentError(_Caller):
+    errno, advice = ErrorCode.INVALID_REPLICA_ASSIGNMENT, "name distinct brokers that exist, equally many a partition"
 
 
 class InvalidConfigurationError(_Caller):
