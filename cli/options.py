@@ -1,0 +1,63 @@
+"""Options that several commands share, and the values that they parse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_BOOTSTRAP_SERVERS = "127.0.0.1:9192"
+BOOTSTRAP_VARIABLE = "CALLBOARD_BOOTSTRAP_SERVERS"
+MILLISECONDS = click.IntRange(min=1)
+
+bootstrap_option: Callable[[F], F] = click.option(
+    "--bootstrap-servers",
+    "-b",
+    envvar=BOOTSTRAP_VARIABLE,
+    default=DEFAULT_BOOTSTRAP_SERVERS,
+    show_default=True,
+    show_envvar=True,
+    metavar="HOST:PORT,…",
+    help="Brokers to ask first; one that answers is enough.",
+)
+json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+timeout_option: Callable[[F], F] = click.option(
+    "--timeout-ms",
+    type=MILLISECONDS,
+    default=10_000,
+    show_default=True,
+    help="Give up when the cluster has not answered for so long.",
+)
+
+
+def settings_from(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return the settings in ``NAME=VALUE`` texts; numbers, true, false and null are told from words as in JSON.
+
+    Which names there are, and their bounds, is not known here: the controller refuses what it does not know.
+
+    Raises:
+        click.UsageError: a text has no ``=`` or no name, or a name comes twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise click.UsageError(f"a setting is written NAME=VALUE, not {pair!r}")
+        if name in settings:
+            raise click.UsageError(f"the setting {name!r} is given twice")
+        settings[name] = _value(value.strip())
+    return settings
+
+
+def _value(text: str) -> Any:
+    import orjson
+
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if value is None or isinstance(value, bool | int | float) else text
