@@ -1,0 +1,331 @@
+"""The ZeroMQ transport: a ROUTER a server, a DEALER a connection, all on one loop and in one context.
+
+What arrives at a server goes through ``Gate`` (what is sound), what leaves through ``Outbox`` (what a peer does
+not read). A peer that is gone is known by its descriptor, which the monitor names when the connection ends:
+it is forgotten only after the socket has been read empty, because its last requests may still be there.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import zmq
+
+from ..config import Limits
+from . import codec, monitor, sockets
+from .addresses import parse_address
+from .admission import Admission
+from .binding import Bound, bind_all
+from .dealer import DealerWire
+from .gate import Gate
+from .loop import Clock, Loop, Timer
+from .messages import Reply
+from .monitor import Monitor
+from .multipart import sender_of
+from .outbox import Outbox, Sent
+from .peers import PeerConnection
+from .pump import Pump
+from .seam import ConnectOptions, Inbound, OnRequests, OnState, PeerInfo, ServerIdentity
+from .software import SOFTWARE
+
+REQUESTS_A_ROUND = 256
+BYTES_A_ROUND = 16 << 20
+RETRY_MS = 20  # while replies wait for a slow peer: belt to the braces of its wakeups
+CLOSE_WAIT_MS = 500  # for libzmq to release a listening port; it takes about 1
+
+_DONTWAIT = zmq.DONTWAIT.value
+_Context = zmq.Context[zmq.Socket[bytes]]
+
+
+class RouterServer:
+    """A ``Server``. Made by ``ZmqTransport.serve``."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        socket: zmq.Socket[bytes],
+        gate: Gate,
+        limits: Limits,
+        on_requests: OnRequests,
+        on_closed: Any,
+    ) -> None:
+        self._loop, self._clock = loop, clock
+        self._socket = socket
+        self._recv = socket.recv
+        self._try_send = sender_of(socket)
+        self._gate = gate
+        self._limits = limits
+        self._on_requests = on_requests
+        self._on_closed = on_closed
+        self._outbox = Outbox(
+            self._send_to,
+            limits.reply_bytes_waiting_per_peer,
+            on_sent=gate.sent,
+            on_dropped=gate.dropped,
+            on_gone=self._on_peer_gone,
+        )
+        self._peer_by_descriptor: dict[int, bytes] = {}
+        self._descriptors: set[int] = set()  # of open connections, greeted or not
+        self._leaving: list[bytes] = []
+        self._retry_timer: Timer | None = None
+        self._bound: tuple[Bound, ...] = ()
+        self._is_open = True
+        self._monitor = Monitor(loop, socket, self._on_event)
+        self._pump = Pump(loop, socket, self._receive, self._on_idle)
+
+    def bind(self, binds: Sequence[str], *, is_loopback_only: bool) -> None:
+        self._bound = bind_all(self._socket, binds, is_loopback_only=is_loopback_only)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(bound.endpoint for bound in self._bound)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {**self._gate.counters, "peers": len(self._gate.peers), "connections": len(self._descriptors)}
+
+    @property
+    def connections(self) -> int:
+        """Open connections, those that have not said hello included."""
+        return len(self._descriptors)
+
+    def peers(self) -> list[PeerInfo]:
+        return [
+            msgspec.structs.replace(info, waiting_bytes=self._outbox.waiting_bytes(peer))
+            for peer, info in self._gate.peers.items()
+        ]
+
+    def reply(self, peer: bytes, message: Reply, payload: Sequence[bytes] = ()) -> None:
+        if not message.id or not self._is_open:
+            return
+        self._send(peer, message, payload)
+
+    def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        self._pump.close()
+        self._monitor.stop_watching()
+        for bound in self._bound:
+            bound.unbind(self._socket)
+        self._monitor.wait_for(monitor.CLOSED, len(self._bound), CLOSE_WAIT_MS)
+        self._monitor.close()
+        self._socket.close(linger=0)
+        for bound in self._bound:
+            bound.remove_file()
+        self._on_closed(self)
+
+    # -- in ------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        recv, admit = self._recv, self._gate.admit
+        now_ms = self._clock.monotonic_ms()
+        inbound: list[Inbound] = []
+        total = 0
+        try:
+            for _ in range(REQUESTS_A_ROUND):
+                frame = recv(_DONTWAIT, False)
+                peer = frame.bytes
+                if not frame.more:
+                    continue
+                frame = recv(_DONTWAIT, False)
+                address = "" if peer in self._gate.peers else self._meet(peer, frame)
+                header = frame.bytes
+                size = len(header)
+                payload: list[bytes] = []
+                excess = 0
+                while frame.more:
+                    frame = recv(_DONTWAIT, False)
+                    if len(payload) < self._limits.request_frames and size <= self._limits.request_bytes:
+                        payload.append(frame.bytes)
+                        size += len(payload[-1])
+                    else:  # read on, keep nothing
+                        excess += 1
+                        size += len(frame)
+                total += size
+                if excess and len(payload) >= self._limits.request_frames:
+                    verdict: Inbound | Reply | None = self._gate.too_many_frames(len(payload) + excess + 1, header)
+                else:
+                    verdict = admit(peer, header, payload, size, now_ms, address)
+                if type(verdict) is Inbound:
+                    inbound.append(verdict)
+                elif verdict is not None:
+                    self._send(peer, verdict, ())  # type: ignore[arg-type]
+                if total > BYTES_A_ROUND:
+                    break
+        except zmq.Again:
+            pass
+        if inbound:
+            self._on_requests(inbound)
+
+    def _meet(self, peer: bytes, frame: zmq.Frame) -> str:
+        """Learn which connection an unknown peer has, while the monitor's news are complete."""
+        self._monitor.drain()  # a descriptor is used again: the end of the one before must be known first
+        try:
+            self._peer_by_descriptor[int(frame.get("__fd"))] = peer
+            return str(frame.get("Peer-Address"))
+        except (zmq.ZMQError, ValueError):
+            return ""
+
+    # -- out -----------------------------------------------------------------------------------------
+
+    def _send(self, peer: bytes, message: Reply, payload: Sequence[bytes]) -> None:
+        header = codec.encode(message)
+        size = len(header) + sum(map(len, payload)) if payload else len(header)
+        self._outbox.send(peer, (peer, header, *payload), size)
+        self._pump.touched()
+        if not self._outbox.is_empty:
+            self._retry_later()
+
+    def _send_to(self, frames: Sequence[bytes]) -> Sent:
+        try:
+            return Sent.YES if self._try_send(frames) else Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.ENOTSOCK, zmq.ETERM):
+                return Sent.GONE
+            raise
+
+    def _on_idle(self) -> bool:
+        """Nothing more to read: so those who have left have no request left here; and slow peers may have room."""
+        if self._leaving:
+            leaving, self._leaving = self._leaving, []
+            for peer in leaving:
+                self._forget(peer)
+        if self._outbox.is_empty:
+            return False
+        has_sent = self._outbox.retry()
+        if not self._outbox.is_empty:
+            self._retry_later()
+        return has_sent
+
+    def _retry_later(self) -> None:
+        if self._retry_timer is None:
+            self._retry_timer = self._loop.call_later(RETRY_MS / 1_000, self._on_retry_timer)
+
+    def _on_retry_timer(self) -> None:
+        self._retry_timer = None
+        self._pump.touched()
+
+    # -- peers come and go ---------------------------------------------------------------------------
+
+    def _on_event(self, event: int, value: int) -> None:
+        if event == monitor.ACCEPTED:
+            self._descriptors.add(value)
+        elif event == monitor.DISCONNECTED:
+            self._descriptors.discard(value)
+            peer = self._peer_by_descriptor.pop(value, None)
+            if peer is not None:
+                self._leaving.append(peer)
+                self._pump.touched()
+
+    def _on_peer_gone(self, peer: bytes) -> None:
+        self._gate.counters["lost_replies"] += 1
+        self._forget(peer)
+
+    def _forget(self, peer: bytes) -> None:
+        self._gate.gone(peer)
+        self._outbox.gone(peer)
+
+
+class ZmqTransport:
+    """A ``Transport`` on ZeroMQ. One a process and loop; a forked child must make its own (``is_forked``)."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        *,
+        options: sockets.SocketOptions = sockets.DEFAULTS,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._loop, self._clock = loop, clock
+        self._options = options
+        self._rng = rng or random.Random()
+        self._pid = os.getpid()
+        self._context: _Context = zmq.Context()
+        self._admission: Admission | None = None
+        self._servers: list[RouterServer] = []
+        self._connections: set[PeerConnection] = set()
+        self._connections_max = 0
+        self._is_open = True
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is not the one that made it: then nothing here may be used, nor closed."""
+        return os.getpid() != self._pid
+
+    def serve(
+        self,
+        binds: Sequence[str],
+        union: Any,
+        on_requests: OnRequests,
+        *,
+        identity: ServerIdentity,
+        limits: Limits | None = None,
+        insecure: bool = False,
+    ) -> RouterServer:
+        limits = limits or Limits()
+        if self._admission is None:
+            self._admission = Admission(self._loop, self._context, self._may_admit)
+        self._connections_max = max(self._connections_max, limits.connections)
+        options = msgspec.structs.replace(self._options, maxmsgsize=limits.request_bytes)
+        server = RouterServer(
+            self._loop,
+            self._clock,
+            sockets.router(self._context, options),
+            Gate(union, identity, limits, SOFTWARE),
+            limits,
+            on_requests,
+            self._servers.remove,
+        )
+        self._servers.append(server)
+        try:
+            server.bind(binds, is_loopback_only=not insecure)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def connect(
+        self, endpoint: str, *, client_id: str, on_state: OnState, options: ConnectOptions | None = None
+    ) -> PeerConnection:
+        connection = PeerConnection(
+            parse_address(endpoint).endpoint,
+            client_id=client_id,
+            software=SOFTWARE,
+            on_state=on_state,
+            options=options or ConnectOptions(),
+            open_wire=partial(DealerWire, self._loop, self._context, self._options),
+            loop=self._loop,
+            clock=self._clock,
+            rng=self._rng,
+            on_closed=self._connections.discard,
+        )
+        self._connections.add(connection)
+        return connection
+
+    def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self.is_forked:
+            return  # the sockets are the parent's
+        for connection in list(self._connections):
+            connection.close()
+        for server in list(self._servers):
+            server.close()
+        if self._admission is not None:
+            self._admission.close()
+        self._context.destroy(linger=0)
+
+    def _may_admit(self, domain: bytes) -> bool:
+        open_now = sum(server.connections for server in self._servers)
+        return domain == sockets.ZAP_DOMAIN and open_now <= self._connections_max

@@ -1,0 +1,88 @@
+"""What a socket's I/O thread says of its connections: up, down, refused. Within milliseconds of the fact."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import zmq
+
+from .loop import Loop
+from .pump import Pump
+
+CONNECTED = zmq.EVENT_CONNECTED.value
+ACCEPTED = zmq.EVENT_ACCEPTED.value
+CLOSED = zmq.EVENT_CLOSED.value
+DISCONNECTED = zmq.EVENT_DISCONNECTED.value
+HANDSHAKE_SUCCEEDED = zmq.EVENT_HANDSHAKE_SUCCEEDED.value
+FAILED_NO_DETAIL = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL.value
+FAILED_PROTOCOL = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL.value
+FAILED_AUTH = zmq.EVENT_HANDSHAKE_FAILED_AUTH.value
+HANDSHAKE_FAILED = frozenset({FAILED_NO_DETAIL, FAILED_PROTOCOL, FAILED_AUTH})
+
+_WANTED = (
+    CONNECTED
+    | ACCEPTED
+    | CLOSED
+    | DISCONNECTED
+    | HANDSHAKE_SUCCEEDED
+    | FAILED_NO_DETAIL
+    | FAILED_PROTOCOL
+    | FAILED_AUTH
+)
+_EVENT = struct.Struct("=Hi")
+_DONTWAIT = zmq.DONTWAIT.value
+
+OnEvent = Callable[[int, int], None]  # event, value (a descriptor, an errno, a status)
+
+
+class Monitor:
+    """Tells ``on_event`` what happens to a socket's connections, in order."""
+
+    BATCH_MAX = 256
+
+    def __init__(self, loop: Loop, socket: zmq.Socket[bytes], on_event: OnEvent) -> None:
+        self._watched = socket
+        self._on_event = on_event
+        self._socket = socket.get_monitor_socket(_WANTED)
+        self._is_open = True
+        self._pump = Pump(loop, self._socket, self.drain, lambda: False)
+
+    def drain(self) -> None:
+        """Tell what is known by now. Also called by who must know everything that came before a message."""
+        for _ in range(self.BATCH_MAX):
+            if not self._is_open:
+                return
+            event = self._next()
+            if event is None:
+                return
+            self._on_event(*event)
+            self._pump.touched()
+
+    def wait_for(self, event: int, count: int, timeout_ms: int) -> bool:
+        """Block until ``event`` has come ``count`` times; others are dropped. Only for closing."""
+        while count > 0:
+            if not self._socket.poll(timeout_ms):
+                return False
+            found = self._next()
+            if found is not None and found[0] == event:
+                count -= 1
+        return True
+
+    def stop_watching(self) -> None:
+        """Leave the loop; ``wait_for`` still works."""
+        self._is_open = False
+        self._pump.close()
+
+    def close(self) -> None:
+        self.stop_watching()
+        self._watched.disable_monitor()
+        self._socket.close(linger=0)
+
+    def _next(self) -> tuple[int, int] | None:
+        try:
+            frames = self._socket.recv_multipart(_DONTWAIT)
+        except zmq.Again:
+            return None
+        event, value = _EVENT.unpack_from(frames[0])
+        return event, value
