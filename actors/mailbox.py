@@ -13,11 +13,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pykka import ActorDeadError
 
+from ..transport.loop import Timer
 from .context import Context, Directory
+
+if TYPE_CHECKING:
+    from .runtime import LoopActor
 
 
 class Mailbox:
@@ -74,3 +78,39 @@ class Mailbox:
 
 def _nothing() -> None:
     """What a drain does that was on its way when the actor ended."""
+
+
+class ActorTimer:
+    """A message that comes later. It stands in the mailbox as itself, so that even there it can be cancelled."""
+
+    __slots__ = ("_actor", "handle", "is_cancelled", "message")
+
+    def __init__(self, actor: LoopActor, message: Any) -> None:
+        self._actor: LoopActor | None = actor
+        self.message = message
+        self.handle: Timer | None = None
+        self.is_cancelled = False
+
+    def ring(self) -> None:
+        if self._actor is not None:
+            self._actor.tell_self(self)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self._actor = None  # a loop keeps cancelled timers until they are due; not the actor with it
+        if self.handle is not None:
+            self.handle.cancel()
+
+
+class PoolDone:
+    """A pool job's end. Its message is made in the mailbox's turn: so what ``then`` raises fails its actor."""
+
+    __slots__ = ("_error", "_result", "_then")
+
+    def __init__(
+        self, then: Callable[[Any, BaseException | None], Any], result: Any, error: BaseException | None
+    ) -> None:
+        self._then, self._result, self._error = then, result, error
+
+    def message(self) -> Any:
+        return self._then(self._result, self._error)

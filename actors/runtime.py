@@ -51,7 +51,8 @@ from .lifecycle import (
     is_chaos,
 )
 from .log import error_text, event, where
-from .mailbox import Mailbox
+from .mailbox import ActorTimer, Mailbox, PoolDone
+from .refs import LoopRef, refuse_all
 
 __all__ = [
     "BATCH_MAX",
@@ -80,86 +81,6 @@ logger = logging.getLogger("callboard.actors")
 
 Handler = Callable[[Any, Any], Any]
 Starter = Callable[[Context, str, "LoopRef | None"], "LoopRef"]
-
-
-class LoopRef(pykka.ActorRef[Any]):
-    """What others hold of a ``LoopActor``. Safe to use from any thread."""
-
-    def __init__(self, actor: LoopActor) -> None:
-        super().__init__(actor)
-        self.address = actor.address
-        self._mailbox = actor.mailbox
-        self._queue = actor.mailbox.queue
-        self._directory = actor.context.directory
-
-    def __str__(self) -> str:
-        return f"{self.actor_class.__name__} {self.address}"
-
-    @property
-    def actor(self) -> LoopActor | None:
-        """The actor itself, for looking inside from its own loop (the tree); None once it is gone."""
-        actor: LoopActor | None = self._actor_weakref()
-        return actor
-
-    @property
-    def mailbox_length(self) -> int:
-        return len(self._queue)
-
-    def is_alive(self) -> bool:
-        return not self._mailbox.is_closed
-
-    def tell(self, message: Any) -> None:
-        """Put a message into the actor's mailbox; returns at once.
-
-        Raises:
-            ActorDeadError: the actor has ended. ``post`` says so without raising.
-        """
-        mailbox = self._mailbox
-        if mailbox.is_closed:
-            raise ActorDeadError(f"{self} has ended")
-        self._queue.append(message)
-        if not mailbox.is_scheduled:
-            mailbox.schedule()
-
-    def post(self, message: Any) -> bool:
-        """Tell, and say whether the actor was there to be told. Never raises."""
-        try:
-            self.tell(message)
-        except ActorDeadError:
-            return False
-        return True
-
-    def ask(self, message: Any, *, block: bool = False, timeout: float | None = None) -> Any:
-        """Return a future of the actor's answer: ``await`` it on the loop, ``.get()`` it on other threads.
-
-        Unlike Pykka's, it does not block unless told to. For start-up, the command line and tests; a handler
-        lets the answer come as a message.
-
-        Raises:
-            BlockingAskError: ``block=True`` on the loop's own thread; nothing was sent.
-        """
-        if block and get_ident() == self._directory.thread_id:
-            raise BlockingAskError(f"a blocking ask of {self} on the thread of its own loop would wait for ever")
-        future = LoopFuture(self._directory)
-        if self.post(Envelope(message, reply_to=future)):
-            if self._mailbox.is_closed:  # it ended in between, perhaps after its mailbox had been emptied
-                _refuse_all(self._mailbox, self)
-        else:
-            _refuse(Envelope(message, reply_to=future), self)
-        return future.get(timeout=timeout) if block else future
-
-    def stop(self, *, block: bool = False, timeout: float | None = None) -> Any:
-        """Ask the actor to stop after what is in its mailbox; a future (or, blocking, a bool): was it alive?
-
-        The future is set when the actor has ended: a supervisor ends after its children.
-        """
-        return self.ask(_ActorStop(), block=block, timeout=timeout)
-
-    def kill(self, error: BaseException) -> None:
-        """End the actor as a failure, now, without asking it. On its loop only."""
-        actor = self.actor
-        if actor is not None:
-            actor.fail("stop", error)
 
 
 class LoopActor(pykka.Actor):
@@ -276,7 +197,7 @@ class LoopActor(pykka.Actor):
 
         ``then`` runs on the loop. Void once the actor has ended; the job itself runs on.
         """
-        self.context.pool.submit(job, lambda result, error: self.tell_self(_PoolDone(then, result, error)))
+        self.context.pool.submit(job, lambda result, error: self.tell_self(PoolDone(then, result, error)))
 
     def finish(self) -> None:
         """End normally, now: the rest of the mailbox is refused."""
@@ -360,7 +281,7 @@ class LoopActor(pykka.Actor):
         elif kind is ActorTimer:
             if not entry.is_cancelled:
                 self._actor_dispatch(entry.message)
-        elif kind is _PoolDone:
+        elif kind is PoolDone:
             self._actor_dispatch(entry.message())
         else:
             self._actor_dispatch(entry)
@@ -396,7 +317,7 @@ class LoopActor(pykka.Actor):
         raise InvariantViolated(f"{self._actor_ref} has no handler for {kind.__name__}")
 
     def _actor_inherited_handler(self, kind: type) -> Handler | None:
-        for base in kind.__mro__[1:-1]:
+        for base in kind.__mro__[1:]:
             handler = self._actor_handlers.get(base)
             if handler is not None:
                 self._actor_handlers[kind] = handler
@@ -404,10 +325,15 @@ class LoopActor(pykka.Actor):
         return None
 
     def _actor_stop_requested(self) -> None:
-        if self.state in ("starting", "running"):
+        if self.state not in ("starting", "running"):
+            return  # asked before
+        try:
             self.on_drained()
-            self.state = "stopping"
-            self.on_stop_request()
+        except BaseException as error:  # noqa: BLE001 - rule 3; here, because the phase is not "stop"
+            self.fail("drain", error)
+            return
+        self.state = "stopping"
+        self.on_stop_request()
 
     # -- the end ------------------------------------------------------------------------------------
 
@@ -418,7 +344,9 @@ class LoopActor(pykka.Actor):
 
     def _actor_failed(self, phase: Phase, error: BaseException) -> None:
         self.state = "failed"
-        level = logging.WARNING if is_chaos(error) else logging.ERROR
+        level = logging.ERROR
+        if is_chaos(error) or isinstance(error, ActorKilled):  # somebody wanted it, and has logged why
+            level = logging.WARNING
         trace = error.__traceback__
         event(logger, "actor.failed", level, actor=self.address, phase=phase, error=error, where=where(trace))
         try:
@@ -429,7 +357,7 @@ class LoopActor(pykka.Actor):
 
     def _actor_depart(self, news: ChildStopped | ChildFailed) -> None:
         self.context.directory.gone(self._actor_ref)
-        _refuse_all(self.mailbox, self._actor_ref)
+        refuse_all(self.mailbox, self._actor_ref)
         for reply_to in self._actor_stop_replies:
             reply_to.set(True)
         if self.parent is not None:
@@ -444,42 +372,6 @@ class LoopActor(pykka.Actor):
         """Clean up after a failure in any phase; ``on_stop`` is not called then."""
 
 
-class ActorTimer:
-    """A message that comes later. It stands in the mailbox as itself, so that even there it can be cancelled."""
-
-    __slots__ = ("_actor", "handle", "is_cancelled", "message")
-
-    def __init__(self, actor: LoopActor, message: Any) -> None:
-        self._actor: LoopActor | None = actor
-        self.message = message
-        self.handle: Timer | None = None
-        self.is_cancelled = False
-
-    def ring(self) -> None:
-        if self._actor is not None:
-            self._actor.tell_self(self)
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        self._actor = None  # a loop keeps cancelled timers until they are due; not the actor with it
-        if self.handle is not None:
-            self.handle.cancel()
-
-
-class _PoolDone:
-    """A pool job's end. Its message is made in the mailbox's turn: so what ``then`` raises fails its actor."""
-
-    __slots__ = ("_error", "_result", "_then")
-
-    def __init__(
-        self, then: Callable[[Any, BaseException | None], Any], result: Any, error: BaseException | None
-    ) -> None:
-        self._then, self._result, self._error = then, result, error
-
-    def message(self) -> Any:
-        return self._then(self._result, self._error)
-
-
 LoopActor._actor_handlers = {kind: getattr(LoopActor, name) for kind, name in LoopActor.handlers.items()}
 
 
@@ -488,22 +380,3 @@ def _phase_of(entry: Any) -> Phase:
         return "timer"
     message = entry.message if type(entry) is Envelope else entry
     return "stop" if isinstance(message, _ActorStop) else "message"
-
-
-def _refuse_all(mailbox: Mailbox, ref: LoopRef) -> None:
-    while True:
-        try:
-            entry = mailbox.queue.popleft()
-        except IndexError:
-            return
-        if type(entry) is Envelope:
-            _refuse(entry, ref)
-
-
-def _refuse(envelope: Envelope[Any], ref: LoopRef) -> None:
-    reply_to: Any = envelope.reply_to
-    if isinstance(envelope.message, _ActorStop):
-        reply_to.set(False)
-    else:
-        error = ActorDeadError(f"{ref} ended before it handled the message")
-        reply_to.set_exception((ActorDeadError, error, None))
