@@ -1,0 +1,171 @@
+"""The settings of producers, consumers and admin clients: kafka-python's names where one exists.
+
+Times are milliseconds and sizes are bytes, as the names say. ``from_keywords`` is the only way in; it refuses
+unknown names (with the nearest valid one) and wrong types in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta
+
+from ..config import INT32_MAX, KIB, MIB, Milliseconds, Positive, Settings, configure
+from ..errors import ConfigurationError
+
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+BackoffMilliseconds = Annotated[int, Meta(ge=1, le=600_000)]
+AnyMilliseconds = Annotated[int, Meta(ge=0, le=INT32_MAX)]
+
+IDEMPOTENT_IN_FLIGHT_MAX = 5  # a leader remembers the last five batches of a producer (replication.md B14)
+FETCH_PARK_MS = 30_000  # how long an idle consumer's fetch waits at the broker, see ``ConsumerConfig``
+
+
+class ClientConfig(Settings, frozen=True, kw_only=True):
+    """What producers, consumers and admin clients have in common.
+
+    ``bootstrap_servers``: ``"host:port"``, several with commas or as a list; also ``tcp://…`` and ``ipc:///…``.
+    ``bootstrap_timeout_ms``: how long a call waits for the first contact with any broker before it raises
+    ``ConnectionFailedError``, which lists every endpoint tried; connecting goes on in the background.
+    """
+
+    bootstrap_servers: str | list[str] = "localhost:9192"
+    client_id: str = ""  # seen in the tree, logs and metrics of the brokers; "": made up
+    request_timeout_ms: Milliseconds = 30_000
+    bootstrap_timeout_ms: Milliseconds = 10_000
+    metadata_max_age_ms: Milliseconds = 300_000
+    retry_backoff_ms: BackoffMilliseconds = 50  # doubled with each failure in a row, with jitter …
+    retry_backoff_max_ms: BackoffMilliseconds = 1_000  # … up to this
+    unknown_topic_timeout_ms: AnyMilliseconds = 2_000  # a topic may just have been created: believe "unknown" after this
+    close_timeout_ms: AnyMilliseconds = 5_000  # the bound of close() when the call gives none
+
+
+class ProducerConfig(ClientConfig, frozen=True, kw_only=True):
+    """What ``Producer(**settings)`` takes.
+
+    ``batch_size`` is larger than Kafka's 16 KiB: with ``linger_ms=0`` a batch leaves as soon as the connection
+    can take it, so the size only bounds how much is grouped while it cannot, and larger groups are what makes
+    a Python client fast. Leave it below the topic's ``max_message_bytes``.
+
+    ``enable_idempotence=None``: on, unless ``acks=0`` (where nobody would hear of a refusal). Without it, one batch
+    of a partition is under way at a time, so that a retry cannot reorder.
+
+    ``on_full``: when ``buffer_memory`` is used up ``send`` waits up to ``max_block_ms`` ("block") or raises
+    ``BufferExhaustedError`` at once ("raise"). Nothing else in ``send`` ever blocks.
+
+    ``retries=None``: until ``delivery_timeout_ms`` has passed since ``send``.
+    """
+
+    acks: Literal[0, 1, -1, "0", "1", "-1", "all"] = "all"
+    enable_idempotence: bool | None = None
+    compression_type: Compression | None = None
+    batch_size: Annotated[int, Meta(ge=0, le=64 * MIB)] = 1_000_000
+    linger_ms: AnyMilliseconds = 0
+    buffer_memory: Annotated[int, Meta(ge=KIB)] = 64 * MIB
+    on_full: Literal["block", "raise"] = "block"
+    max_block_ms: AnyMilliseconds = 60_000
+    max_request_size: Annotated[int, Meta(ge=1, le=64 * MIB)] = 1 * MIB  # of one record, before compression
+    timeout_ms: Milliseconds = 30_000  # how long a broker may wait for the in-sync replicas (then RequestTimedOutError)
+    delivery_timeout_ms: Milliseconds = 120_000
+    retries: Annotated[int, Meta(ge=0)] | float | None = None
+    max_in_flight_requests_per_connection: Annotated[int, Meta(ge=1, le=1_000)] = 5
+    partitioner: Any = "crc32"  # "crc32", "murmur2", "round_robin", or an object/callable of your own
+    key_serializer: Any = None
+    value_serializer: Any = None
+
+    @property
+    def acks_code(self) -> int:
+        """``acks`` as it stands in a request: 0, 1, or -1 for all."""
+        return -1 if self.acks == "all" else int(self.acks)
+
+    @property
+    def is_idempotent(self) -> bool:
+        return self.acks_code != 0 if self.enable_idempotence is None else self.enable_idempotence
+
+    @property
+    def compression(self) -> Compression:
+        return self.compression_type or "none"
+
+    @property
+    def retries_max(self) -> float:
+        return float("inf") if self.retries is None else float(self.retries)
+
+    def check(self) -> None:
+        if self.enable_idempotence and self.acks_code == 0:
+            raise ConfigurationError("producer: enable_idempotence=True needs acks=1 or acks='all'")
+        if self.is_idempotent and self.max_in_flight_requests_per_connection > IDEMPOTENT_IN_FLIGHT_MAX:
+            raise ConfigurationError(
+                "producer: max_in_flight_requests_per_connection above 5 needs enable_idempotence=False; "
+                "a broker remembers the last 5 batches of a producer"
+            )
+        if self.batch_size > self.buffer_memory:
+            raise ConfigurationError("producer: batch_size must not be above buffer_memory")
+        if self.delivery_timeout_ms < self.linger_ms:
+            raise ConfigurationError("producer: delivery_timeout_ms must not be below linger_ms")
+
+
+class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
+    """What ``Consumer(*topics, **settings)`` takes.
+
+    ``fetch_max_wait_ms`` bounds how long a broker waits for ``fetch_min_bytes``. With ``fetch_min_bytes=1`` there is
+    nothing to wait for but the first record, so an idle fetch is left at the broker for 30 s: an idle consumer
+    does not wake up twice a second for nothing.
+
+    ``fetch_max_bytes`` also bounds what is prefetched and not yet polled, over all partitions.
+
+    ``default_poll_ms``: what ``poll()`` waits when it is not told. ``raise_after_ms``: how long no broker may be reachable
+    before ``poll`` raises ``ConnectionFailedError`` (None: never; ``health()`` tells).
+
+    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` with topic, partition, offset
+    and raw data; the position stays, ``seek`` past it to go on) or "skip" (logged).
+    """
+
+    group_id: str | None = None
+    auto_offset_reset: Literal["latest", "earliest", "none"] = "latest"
+    key_deserializer: Any = None
+    value_deserializer: Any = None
+    fetch_min_bytes: Annotated[int, Meta(ge=1, le=INT32_MAX)] = 1
+    fetch_max_wait_ms: AnyMilliseconds = 500
+    fetch_max_bytes: Annotated[int, Meta(ge=KIB, le=INT32_MAX)] = 50 * MIB
+    max_partition_fetch_bytes: Annotated[int, Meta(ge=64, le=INT32_MAX)] = 1 * MIB
+    max_poll_records: Positive = 500
+    check_crcs: bool = True
+    consumer_timeout_ms: AnyMilliseconds | float | None = None  # iteration ends after so long without a record
+    default_poll_ms: AnyMilliseconds = 1_000
+    raise_after_ms: Milliseconds | None = 30_000
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    exclude_internal_topics: bool = True
+
+    def check(self) -> None:
+        if self.group_id is not None:
+            raise ConfigurationError(
+                "consumer: group_id: consumer groups come with a later version of Callboard; until then leave it out: "
+                "subscribe() reads all partitions of the topics, assign() the ones you name"
+            )
+
+    @property
+    def park_ms(self) -> int:
+        """How long a fetch with nothing to read may wait at the broker."""
+        return FETCH_PARK_MS if self.fetch_min_bytes == 1 else self.fetch_max_wait_ms
+
+
+class AdminConfig(ClientConfig, frozen=True, kw_only=True):
+    """What ``AdminClient(**settings)`` takes."""
+
+    def check(self) -> None:
+        """There is nothing that contradicts."""
+
+
+C = TypeVar("C", ProducerConfig, ConsumerConfig, AdminConfig)
+
+
+def from_keywords(kind: type[C], settings: Mapping[str, Any], where: str) -> C:
+    """Return checked settings.
+
+    Raises:
+        ConfigurationError: an unknown name, a wrong type, a value out of bounds, or two that contradict.
+    """
+    config = configure(kind, settings, where)
+    config.check()
+    return config
