@@ -56,6 +56,7 @@ def bind_all(socket: zmq.Socket[bytes], binds: Sequence[str], *, is_loopback_onl
 
 
 def _bind(socket: zmq.Socket[bytes], address: Address, *, is_loopback_only: bool) -> Bound:
+    address = _resolved(address)
     if is_loopback_only and not address.is_loopback:
         raise ConfigurationError(
             f"{address.endpoint} can be reached from other machines and nothing is encrypted: "
@@ -63,14 +64,26 @@ def _bind(socket: zmq.Socket[bytes], address: Address, *, is_loopback_only: bool
         )
     if address.scheme == "ipc":
         return _bind_ipc(socket, address)
-    if address.host == "localhost":
-        address = address._replace(host="127.0.0.1")
     socket.setsockopt(zmq.IPV6, int(":" in address.host))
     try:
         socket.bind(address.endpoint.removesuffix(":0") + ":*" if address.port == 0 else address.endpoint)
     except zmq.ZMQError as error:
         raise ConfigurationError(f"{address.endpoint} {_why(error)}") from None
     return Bound(socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
+
+
+def _resolved(address: Address) -> Address:
+    """libzmq takes addresses and names of interfaces; people write names of hosts. Blocks; only at start."""
+    if address.is_numeric:
+        return address
+    if address.host == "localhost":
+        return address._replace(host="127.0.0.1")
+    try:
+        found = sockets_of_the_os.getaddrinfo(address.host, None, type=sockets_of_the_os.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigurationError(f"{address.endpoint}: {address.host!r} is no address of this machine: {why}") from None
+    return address._replace(host=str(min(found, key=lambda info: info[0] != sockets_of_the_os.AF_INET)[4][0]))
 
 
 def _bind_ipc(socket: zmq.Socket[bytes], address: Address) -> Bound:

@@ -17,6 +17,7 @@ import msgspec
 import zmq
 
 from ..config import Limits
+from ..errors import ForkedClientError, IllegalStateError
 from . import codec, monitor, sockets
 from .addresses import parse_address
 from .admission import Admission
@@ -158,7 +159,7 @@ class RouterServer:
                 if type(verdict) is Inbound:
                     inbound.append(verdict)
                 elif verdict is not None:
-                    self._send(peer, verdict, ())  # type: ignore[arg-type]
+                    self._send(peer, verdict, (), may_wait=peer in self._gate.peers)  # type: ignore[arg-type]
                 if total > BYTES_A_ROUND:
                     break
         except zmq.Again:
@@ -177,10 +178,10 @@ class RouterServer:
 
     # -- out -----------------------------------------------------------------------------------------
 
-    def _send(self, peer: bytes, message: Reply, payload: Sequence[bytes]) -> None:
+    def _send(self, peer: bytes, message: Reply, payload: Sequence[bytes], *, may_wait: bool = True) -> None:
         header = codec.encode(message)
         size = len(header) + sum(map(len, payload)) if payload else len(header)
-        self._outbox.send(peer, (peer, header, *payload), size)
+        self._outbox.send(peer, (peer, header, *payload), size, may_wait=may_wait)
         self._pump.touched()
         if not self._outbox.is_empty:
             self._retry_later()
@@ -218,13 +219,17 @@ class RouterServer:
 
     def _on_event(self, event: int, value: int) -> None:
         if event == monitor.ACCEPTED:
+            self._on_connection_ended(value)  # should its end have escaped us
             self._descriptors.add(value)
         elif event == monitor.DISCONNECTED:
-            self._descriptors.discard(value)
-            peer = self._peer_by_descriptor.pop(value, None)
-            if peer is not None:
-                self._leaving.append(peer)
-                self._pump.touched()
+            self._on_connection_ended(value)
+
+    def _on_connection_ended(self, descriptor: int) -> None:
+        self._descriptors.discard(descriptor)
+        peer = self._peer_by_descriptor.pop(descriptor, None)
+        if peer is not None:
+            self._leaving.append(peer)
+            self._pump.touched()
 
     def _on_peer_gone(self, peer: bytes) -> None:
         self._gate.counters["lost_replies"] += 1
@@ -272,6 +277,7 @@ class ZmqTransport:
         limits: Limits | None = None,
         insecure: bool = False,
     ) -> RouterServer:
+        self._refuse_use()
         limits = limits or Limits()
         if self._admission is None:
             self._admission = Admission(self._loop, self._context, self._may_admit)
@@ -297,6 +303,7 @@ class ZmqTransport:
     def connect(
         self, endpoint: str, *, client_id: str, on_state: OnState, options: ConnectOptions | None = None
     ) -> PeerConnection:
+        self._refuse_use()
         connection = PeerConnection(
             parse_address(endpoint).endpoint,
             client_id=client_id,
@@ -325,6 +332,12 @@ class ZmqTransport:
         if self._admission is not None:
             self._admission.close()
         self._context.destroy(linger=0)
+
+    def _refuse_use(self) -> None:
+        if self.is_forked:
+            raise ForkedClientError(f"made by process {self._pid}, which forked this one; make a new one here")
+        if not self._is_open:
+            raise IllegalStateError("the transport is closed")
 
     def _may_admit(self, domain: bytes) -> bool:
         open_now = sum(server.connections for server in self._servers)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import zmq
 
+from . import sockets
 from .loop import Loop
 from .pump import Pump
 
@@ -20,16 +21,7 @@ FAILED_PROTOCOL = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL.value
 FAILED_AUTH = zmq.EVENT_HANDSHAKE_FAILED_AUTH.value
 HANDSHAKE_FAILED = frozenset({FAILED_NO_DETAIL, FAILED_PROTOCOL, FAILED_AUTH})
 
-_WANTED = (
-    CONNECTED
-    | ACCEPTED
-    | CLOSED
-    | DISCONNECTED
-    | HANDSHAKE_SUCCEEDED
-    | FAILED_NO_DETAIL
-    | FAILED_PROTOCOL
-    | FAILED_AUTH
-)
+_WANTED = CONNECTED | ACCEPTED | CLOSED | DISCONNECTED | HANDSHAKE_SUCCEEDED | sum(HANDSHAKE_FAILED)
 _EVENT = struct.Struct("=Hi")
 _DONTWAIT = zmq.DONTWAIT.value
 
@@ -44,7 +36,7 @@ class Monitor:
     def __init__(self, loop: Loop, socket: zmq.Socket[bytes], on_event: OnEvent) -> None:
         self._watched = socket
         self._on_event = on_event
-        self._socket = socket.get_monitor_socket(_WANTED)
+        self._socket = sockets.monitor_of(socket, _WANTED)
         self._is_open = True
         self._pump = Pump(loop, self._socket, self.drain, lambda: False)
 

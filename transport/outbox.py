@@ -57,8 +57,11 @@ class Outbox:
         queue = self._queues.get(peer)
         return queue.waiting_bytes if queue else 0
 
-    def send(self, peer: bytes, frames: Frames, size: int) -> None:
-        """Send ``frames`` (the first is the peer; ``size`` bytes in all), or keep them for later, or drop them."""
+    def send(self, peer: bytes, frames: Frames, size: int, *, may_wait: bool = True) -> None:
+        """Send ``frames`` (the first is the peer; ``size`` bytes in all), or keep them for later, or drop them.
+
+        A reply above the bound is kept if it is the only one: else a peer could never be told something big.
+        """
         queue = self._queues.get(peer)
         if queue is None:
             sent = self._try_send(frames)
@@ -68,10 +71,11 @@ class Outbox:
             if sent is Sent.GONE:
                 self._on_gone(peer)
                 return
-            queue = self._queues[peer] = _Queue()
-        if queue.frames and queue.waiting_bytes + size > self._bytes_max:
+            queue = _Queue()
+        if not may_wait or (queue.frames and queue.waiting_bytes + size > self._bytes_max):
             self._on_dropped(peer)
             return
+        self._queues[peer] = queue
         queue.frames.append((frames, size))
         queue.waiting_bytes += size
 

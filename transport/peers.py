@@ -163,7 +163,7 @@ class PeerConnection:
         self._fail_calls(ConnectionLostError(f"{self.endpoint}: closed before the reply came"))
         waiting, self._waiting = self._waiting, deque()
         for item in waiting:
-            item.on_reply(ConnectionFailedError(f"{self.endpoint}: closed before it was connected"), [])
+            self._fail_soon(item.on_reply, ConnectionFailedError(f"{self.endpoint}: closed before it was connected"))
         self._on_closed(self)
 
     def _send_request(
@@ -272,7 +272,7 @@ class PeerConnection:
             if item.expires_ms > now_ms:
                 self._send_request(item.message, item.on_reply, item.payload, item.expires_ms, item.timeout_ms)
             else:
-                item.on_reply(self._never_sent(item.timeout_ms), [])
+                self._fail_soon(item.on_reply, self._never_sent(item.timeout_ms))
 
     def _on_attempt_timeout(self) -> None:
         self._phase_timer = None
@@ -318,9 +318,9 @@ class PeerConnection:
         if earliest:
             self._arm(min(earliest))
         for item in late:
-            item.on_reply(self._never_sent(item.timeout_ms), [])
+            self._fail_soon(item.on_reply, self._never_sent(item.timeout_ms))
         for on_reply, timeout_ms in expired:
-            on_reply(CallboardTimeoutError(f"{self.endpoint}: no reply within {timeout_ms:,} ms"), [])
+            self._fail_soon(on_reply, CallboardTimeoutError(f"{self.endpoint}: no reply within {timeout_ms:,} ms"))
 
     # -- failing -------------------------------------------------------------------------------------
 
@@ -330,9 +330,10 @@ class PeerConnection:
 
     def _fail_calls(self, error: CallboardError) -> None:
         for on_reply in self._calls.take_all():
-            on_reply(error, [])
+            self._fail_soon(on_reply, error)
 
     def _fail_soon(self, on_reply: OnReply, error: CallboardError) -> None:
+        """Each in a callback of its own: one that raises must not cost the next one its answer."""
         self._loop.call_soon(on_reply, error, [])
 
 

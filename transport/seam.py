@@ -166,7 +166,7 @@ class Connection(Protocol):
         """Send a request that gets no reply (``acks=0``). False: not sent, now is not a good time."""
 
     def close(self) -> None:
-        """End it. Requests under way fail with ``ConnectionLostError`` before this returns."""
+        """End it. Requests under way fail with ``ConnectionLostError``, in the loop's next turn."""
 
 
 class Transport(Protocol):

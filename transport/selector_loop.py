@@ -103,17 +103,15 @@ class SelectorLoop:
         return handle
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
-        handle = Handle(callback, args)
-        try:
-            self._selector.register(fd, selectors.EVENT_READ, handle)
-        except KeyError:
-            self._selector.modify(fd, selectors.EVENT_READ, handle)
+        self.remove_reader(fd)
+        self._selector.register(fd, selectors.EVENT_READ, Handle(callback, args))
 
     def remove_reader(self, fd: int) -> bool:
         try:
-            self._selector.unregister(fd)
+            key = self._selector.unregister(fd)
         except (KeyError, ValueError):
             return False
+        key.data.cancel()  # it may be among those that run in this very turn
         return True
 
     # -- life ----------------------------------------------------------------------------------------
@@ -141,8 +139,8 @@ class SelectorLoop:
     def stop(self) -> None:
         """Make ``run`` return after its present turn. From any thread, also before ``run``."""
         self._is_stopping = True
-        self._is_asleep = False
-        if not self._is_closed:
+        if self._is_asleep:
+            self._is_asleep = False
             self._wake()
 
     def close(self) -> None:

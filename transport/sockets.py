@@ -6,7 +6,7 @@ half-open connection, closing that waits for ever. Nothing else in the package c
 
 A domain for ZAP is enforced on every bound socket: with ``ZAP_ENFORCE_DOMAIN`` a socket whose handler is
 missing or dead refuses every connection, where ZeroMQ's default would let everybody in. The handler is
-``admission.py``.
+``admission.py``. (A DEALER has no domain: it would ask its own process whether the server may be talked to.)
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ ZAP_DOMAIN = b"callboard"
 class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Limits and time limits of sockets. Sizes in bytes, times in ms.
 
-    ``sndhwm`` bounds in messages what libzmq keeps for one peer; what does not fit waits in our own queue, which
-    is bounded in bytes. So it is small: a peer that does not read must not pile up a thousand big fetches.
+    The HWMs bound in *messages* what libzmq keeps for one peer, on top of the kernel's buffers. A ROUTER's are
+    small, because its messages can be big: a peer that does not read must not pile up a thousand fetches (what
+    does not fit waits in our own queue, which is bounded in bytes), nor one that floods a thousand batches.
     """
 
     maxmsgsize: int = Limits().request_bytes
     reply_bytes: int = 256 * MIB  # of one frame of a reply
     router_sndhwm: int = 100
-    router_rcvhwm: int = 1_000
+    router_rcvhwm: int = 250
     dealer_sndhwm: int = 1_000
     dealer_rcvhwm: int = 1_000
     heartbeat_ivl: int = 1_000
@@ -79,6 +80,21 @@ def zap_handler(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
     return socket
+
+
+def monitor_of(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """Return the socket on which libzmq tells what happens to the connections of another one.
+
+    Without a bound: libzmq drops news that do not fit, and a connection whose end was dropped would stay in our
+    books for ever. They are small, and there are a few for each connection.
+    """
+    endpoint = f"inproc://monitor/{socket.getsockopt(zmq.FD)!r}"  # its own mailbox: unique in the context while it lives
+    listener: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
+    listener.setsockopt(zmq.LINGER, 0)
+    listener.setsockopt(zmq.RCVHWM, 0)
+    socket.monitor(endpoint, events)
+    listener.connect(endpoint)
+    return listener
 
 
 def _common(socket: zmq.Socket[bytes], options: SocketOptions) -> None:
