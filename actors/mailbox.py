@@ -48,11 +48,11 @@ class Mailbox:
         self.is_scheduled = True
         if self._directory is None:
             return
-        if get_ident() == self._directory.thread_id:
-            self._call_soon(self._drain)
-            return
         try:
-            self._call_soon_threadsafe(self._drain)
+            if get_ident() == self._directory.thread_id:
+                self._call_soon(self._drain)
+            else:
+                self._call_soon_threadsafe(self._drain)
         except RuntimeError as error:  # asyncio's way of saying that the loop is closed
             self.close()
             raise ActorDeadError(f"the loop is closed: {error}") from None
