@@ -53,7 +53,7 @@ class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
     partitions_per_topic: Positive = 10_000
     request_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 64 * MIB  # of one frame, as the socket enforces it
     request_frames: Positive = 4_096
-    requests_waiting: Positive = 20_000  # of one broker, parked fetches not counted
+    requests_waiting: Positive = 20_000  # of one broker; parked fetches are counted apart, to the same number
     reply_bytes_waiting_per_peer: Positive = 128 * MIB
     connections: Positive = 10_000
 
@@ -69,6 +69,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     checkpoint_ms: Milliseconds = 5_000
     producer_expiry_ms: Milliseconds = 24 * 3_600_000
     default_partitions: Positive = 1
+    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # less where there are fewer brokers
     auto_create_topics: bool = False
 
 

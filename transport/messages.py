@@ -526,6 +526,7 @@ class OpenSessionRequest(Request, frozen=True, kw_only=True, tag="session.open",
     incarnation: str
     timeout_ms: int = 1_500
     document: dict[str, Any] = {}
+    if_vacant: bool = False  # refused when another incarnation has one: a life that lost its session displaces nobody
 
 
 class HeartbeatRequest(Request, frozen=True, kw_only=True, tag="session.heartbeat", omit_defaults=True):

@@ -1,0 +1,39 @@
+"""The supervision tree of the metadata process: one server over one file."""
+
+from __future__ import annotations
+
+from ...config import ProcessOptions
+from ...storage.metadata_store import DocumentStore, SqliteStore
+from ..context import Context
+from ..inspect import Inspection
+from ..restarts import Strategy
+from ..specs import ChildSpec, SupervisorSpec
+from ..supervisor import supervisor
+from .server import MetadataServer
+
+FILE_NAME = "metadata.db"
+
+
+def metadata_branch(options: ProcessOptions, context: Context) -> ChildSpec:
+    """Return the tree: a server whose failure opens the store anew; past its limit the process ends."""
+    config = options.cluster
+    directory = f"{config.data_dir}/{options.name}"
+
+    def open_store() -> DocumentStore:
+        context.files.make_dir(directory)
+        return SqliteStore(f"{directory}/{FILE_NAME}")
+
+    server = ChildSpec(
+        name="server",
+        start=MetadataServer.starter(
+            open_store=open_store,
+            binds=[bind.strip() for bind in options.metadata_endpoint.split(",")],
+            incarnation=options.incarnation,
+            settings=config.broker,
+            limits=config.limits,
+            insecure=config.insecure,
+            inspection=Inspection(context.directory, options.name),
+        ),
+    )
+    tree = SupervisorSpec(strategy=Strategy.ONE_FOR_ALL, intensity=3, period_ms=5_000, children=(server,))
+    return supervisor(options.name, tree)

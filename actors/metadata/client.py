@@ -1,0 +1,549 @@
+"""A broker's line to the metadata process: its session, its picture of the cluster, its commits.
+
+One actor a broker. It keeps the connection, opens the session and keeps it with heartbeats, watches, and
+publishes each picture to whoever subscribed. Rules of this file:
+
+1. **Away is not over.** While the metadata process cannot be reached the last picture stays published and
+   everybody serves on with it. Back again, the same incarnation opens its session again by itself.
+2. **Over is over.** When the store says that the session has ended (STALE_BROKER_EPOCH), what this life was
+   entrusted with is being given to others. ``SessionLost`` is published, and a session of a *new* incarnation is
+   opened: by that, everything that was led under the old one must be elected anew. If the name has a newer life
+   already, that one is not displaced.
+3. **A picture never goes back** in version, a gap brings a whole snapshot (B29).
+4. **Every question gets one answer**: the store's word, a refusal, or ``Unknown``: it may have happened. Nothing
+   is decided from a picture; the store compares (B28).
+5. Producer ids come in blocks; what a broker had not handed out when it ended is never used.
+
+Callbacks and subscribers run on the loop; a callable subscriber must not raise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...config import BrokerSettings
+from ...errors import BrokerResponseError, CallboardError, ErrorCode
+from ...transport import messages as m
+from ...transport.loop import Timer
+from ...transport.seam import Connection, ConnectionState
+from ..controller.image import ClusterImage
+from ..log import event
+from ..runtime import Context, LoopActor, LoopRef
+
+logger = logging.getLogger(__name__)
+
+Subscriber = LoopRef | Callable[[Any], Any]
+
+WATCH_WAIT_MS = 30_000
+WATCH_TIMEOUT_MS = WATCH_WAIT_MS + 5_000
+ASK_TIMEOUT_MS = 5_000  # commits, sessions, lease: after that the outcome is unknown
+RETRY_MS = 100  # of a watch that was refused
+OPEN_RETRY_MS = 500  # of a session that was refused for now (its name is alive on another machine, …)
+PRODUCER_IDS_BLOCK = 1_000
+PRODUCER_IDS_LOW = 100  # ask for the next block while so many are left
+PRODUCER_IDS_WAITING_MAX = 10_000
+
+
+# -- told to subscribers ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataChanged:
+    """The picture now. ``keys``: the documents that changed since the last one; None: look at everything."""
+
+    image: ClusterImage
+    keys: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The session of this incarnation is stored: from now on the broker can be chosen for something."""
+
+    name: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The store has ended this incarnation's session, or will not open it."""
+
+    name: str
+    incarnation: str
+    error: int
+    detail: str
+
+
+# -- the answers to what it is asked ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """On disk, as ``version``."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The lease is the asker's, or still is."""
+
+    controller_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It did not happen. ``holder``, ``controller_epoch``: of a lease question, as they are now."""
+
+    error: int
+    detail: str = ""
+    holder: str = ""
+    controller_epoch: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No answer: it may have happened."""
+
+    detail: str
+
+
+CommitOutcome = Committed | Refused | Unknown
+LeaseOutcome = Granted | Refused | Unknown
+
+
+# -- what it can be asked -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Tell ``subscriber`` of every change from now on; at once of the present picture, if there is one.
+
+    ``with_sessions``: of SessionOpened and SessionLost too.
+    """
+
+    subscriber: Subscriber
+    with_sessions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write documents, in the name of the controller of that epoch."""
+
+    puts: Sequence[m.Put]
+    controller_epoch: int
+    reply: Callable[[CommitOutcome], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Ask for the controller lease, in the name of this session."""
+
+    reply: Callable[[LeaseOutcome], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    controller_epoch: int
+    reply: Callable[[LeaseOutcome], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resign:
+    controller_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewProducerId:
+    """Hand out a producer id: ``reply`` gets an InitProducerIdReply, with an error when there is none to be had."""
+
+    reply: Callable[[m.InitProducerIdReply], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Have a session of this incarnation, saying this of itself (None: as before).
+
+    An incarnation that was lost stays lost: then only the document counts.
+    """
+
+    incarnation: str
+    document: Mapping[str, Any] | None = None
+
+
+# -- told to itself -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _StateChanged:
+    state: ConnectionState
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """``attempt``: of the session it was asked in; an answer from before a Reopen is void."""
+
+    handler: Callable[[Any], None]
+    answer: m.Reply | CallboardError
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class _HeartbeatDue:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenDue:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchDue:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockDue:
+    pass
+
+
+class MetadataClient(LoopActor):
+    """See the top of the file."""
+
+    handlers: ClassVar[Mapping[type, str]] = {
+        Subscribe: "on_subscribe",
+        Commit: "on_commit",
+        Campaign: "on_campaign",
+        Renew: "on_renew",
+        Resign: "on_resign",
+        NewProducerId: "on_new_producer_id",
+        Reopen: "on_reopen",
+        _StateChanged: "on_state_changed",
+        _Answered: "on_answered",
+        _HeartbeatDue: "on_heartbeat_due",
+        _OpenDue: "on_open_due",
+        _WatchDue: "on_watch_due",
+        _BlockDue: "on_block_due",
+    }
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        parent: LoopRef | None = None,
+        *,
+        endpoint: str,
+        session_name: str,
+        incarnation: str,
+        document: Mapping[str, Any] | None,
+        settings: BrokerSettings,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> None:
+        """Keep a session called ``session_name``.
+
+        Args:
+            document: what others see of it: kind, broker_id, endpoints, peer_endpoints, machine, host. None:
+                only the picture is kept; the session is opened when ``Reopen`` brings it.
+            subscribers: told everything; others come and go by ``Subscribe``.
+        """
+        super().__init__(context, address, parent)
+        self.image = ClusterImage.empty()  # version only grows within a store
+        self._endpoint = endpoint
+        self._name, self._incarnation, self._document = session_name, incarnation, document
+        self._settings = settings
+        self._subscriptions = [Subscribe(one, with_sessions=True) for one in subscribers]
+        self._connection: Connection | None = None
+        self._attempt = 0  # grows with each loss of the connection and each Reopen
+        self._is_open = False  # the store has said so, on this connection
+        self._lost: list[str] = []  # incarnations of this process whose sessions have ended
+        self._heartbeat_timer: Timer | None = None
+        self._is_watching = False
+        self._next_producer_id = self._end_producer_id = 0  # handed out below, ours below
+        self._next_block: tuple[int, int] | None = None
+        self._is_asking_for_block = False
+        self._waiting_for_ids: deque[Callable[[m.InitProducerIdReply], Any]] = deque()
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        self._connection = self.context.transport.connect(
+            self._endpoint, client_id=self._name, on_state=lambda state: self.tell_self(_StateChanged(state))
+        )
+
+    def on_stop(self) -> None:
+        if self._connection is not None:
+            if self._is_open:
+                farewell = m.EndSessionRequest(name=self._name, incarnation=self._incarnation, reason="stopped")
+                self._connection.send(farewell)
+            self._connection.close()
+        self._refuse_ids(ErrorCode.BROKER_NOT_AVAILABLE, "the broker is stopping")
+
+    def on_failure(self, *_: Any) -> None:
+        # No farewell: whoever is started in its place keeps the session.
+        if self._connection is not None:
+            self._connection.close()
+        self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "the metadata client is being restarted")
+
+    # -- the session -----------------------------------------------------------------------------------
+
+    def on_state_changed(self, changed: _StateChanged) -> None:
+        state = changed.state
+        if state.is_ready:
+            event(logger, "metadata.connected", endpoint=state.endpoint)
+            self._begin_again()
+            return
+        if self._is_open:
+            event(logger, "metadata.away", logging.WARNING, endpoint=state.endpoint, detail=state.detail)
+        self._attempt += 1
+        self._is_open = self._is_watching = self._is_asking_for_block = False
+        self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "the metadata process is away")
+
+    def on_reopen(self, reopen: Reopen) -> None:
+        if reopen.incarnation not in self._lost:
+            self._incarnation = reopen.incarnation
+        if reopen.document is not None:
+            self._document = reopen.document
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._attempt += 1
+        self._is_open = self._is_watching = self._is_asking_for_block = False
+        self.on_open_due(_OpenDue())
+        self._watch()
+        if self._waiting_for_ids:
+            self._ask_for_block()
+
+    def on_open_due(self, _: _OpenDue) -> None:
+        if self._is_open or self._document is None or self._connection is None or not self._connection.is_ready:
+            return
+        request = m.OpenSessionRequest(
+            name=self._name,
+            incarnation=self._incarnation,
+            timeout_ms=self._settings.session_timeout_ms,
+            document=dict(self._document),
+            if_vacant=bool(self._lost),
+        )
+        self._ask(request, self._on_opened)
+
+    def _on_opened(self, answer: m.Reply | CallboardError) -> None:
+        if isinstance(answer, m.SessionReply) and not answer.error:
+            self._is_open = True
+            event(logger, "session.opened", name=self._name, incarnation=self._incarnation)
+            self._publish(SessionOpened(self._name, self._incarnation))
+            self._schedule_heartbeat()
+        elif isinstance(answer, m.Reply) and answer.error in _SESSION_IS_OVER:
+            self._lose(answer)
+        else:
+            event(logger, "session.refused", logging.WARNING, name=self._name, detail=_said(answer))
+            self.set_timer(OPEN_RETRY_MS, _OpenDue())
+
+    def _schedule_heartbeat(self) -> None:
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
+        self._heartbeat_timer = self.set_timer(self._settings.heartbeat_ms, _HeartbeatDue())
+
+    def on_heartbeat_due(self, _: _HeartbeatDue) -> None:
+        if not self._is_open:
+            return
+        # Not waited for: a slow answer must not slow the next heartbeat down.
+        self._ask(m.HeartbeatRequest(name=self._name, incarnation=self._incarnation), self._on_heartbeat_answered)
+        self._schedule_heartbeat()
+
+    def _on_heartbeat_answered(self, answer: m.Reply | CallboardError) -> None:
+        if isinstance(answer, m.Reply) and answer.error in _SESSION_IS_OVER and self._is_open:
+            self._lose(answer)
+
+    def _lose(self, answer: m.Reply) -> None:
+        self._is_open = False
+        event(
+            logger, "session.lost", logging.WARNING, name=self._name, incarnation=self._incarnation, error=answer.error
+        )
+        self._lost.append(self._incarnation)
+        self._publish(SessionLost(self._name, self._incarnation, answer.error, answer.detail))
+        self._incarnation = self.context.new_id()
+        self._begin_again()
+
+    # -- the picture -----------------------------------------------------------------------------------
+
+    def on_watch_due(self, _: _WatchDue) -> None:
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._is_watching or self._connection is None or not self._connection.is_ready:
+            return
+        self._is_watching = True
+        request = m.StoreWatchRequest(
+            store_incarnation=self.image.store_incarnation, after_version=self.image.version, max_wait_ms=WATCH_WAIT_MS
+        )
+        self._ask(request, self._on_watched, timeout_ms=WATCH_TIMEOUT_MS)
+
+    def _on_watched(self, answer: m.Reply | CallboardError) -> None:
+        self._is_watching = False
+        if isinstance(answer, m.StoreDeltaReply) and not answer.error:
+            if answer.version > self.image.version:
+                self._show(
+                    self.image.with_changes(answer.version, answer.documents),
+                    frozenset(document.key for document in answer.documents),
+                )
+            self._watch()
+        elif isinstance(answer, m.StoreSnapshotReply) and not answer.error:
+            image = ClusterImage.of(answer.version, answer.documents, answer.store_incarnation)
+            if image.version >= self.image.version:
+                self._show(image, None)
+                self._watch()
+            else:  # another store, or an old copy of it: to go back would undo what was promised
+                event(logger, "metadata.went_back", logging.ERROR, ours=self.image.version, theirs=image.version)
+                self.set_timer(WATCH_WAIT_MS, _WatchDue())
+        else:
+            self.set_timer(RETRY_MS, _WatchDue())
+
+    def _show(self, image: ClusterImage, keys: frozenset[str] | None) -> None:
+        self.image = image
+        self._publish(MetadataChanged(image, keys))
+
+    def on_subscribe(self, subscribe: Subscribe) -> None:
+        if subscribe not in self._subscriptions:
+            self._subscriptions.append(subscribe)
+        if self.image.version:
+            _tell(subscribe.subscriber, MetadataChanged(self.image, None))
+        if self._is_open and subscribe.with_sessions:
+            _tell(subscribe.subscriber, SessionOpened(self._name, self._incarnation))
+
+    def _publish(self, news: MetadataChanged | SessionOpened | SessionLost) -> None:
+        is_picture = isinstance(news, MetadataChanged)
+        self._subscriptions = [
+            one
+            for one in self._subscriptions
+            if (not is_picture and not one.with_sessions) or _tell(one.subscriber, news)
+        ]
+
+    # -- commits and the lease ---------------------------------------------------------------------------
+
+    def on_commit(self, commit: Commit) -> None:
+        request = m.StoreCommitRequest(controller_epoch=commit.controller_epoch, puts=list(commit.puts))
+        self._ask_for(request, lambda answer: commit.reply(_commit_outcome(answer)))
+
+    def on_campaign(self, campaign: Campaign) -> None:
+        ttl_ms = self._settings.lease_ttl_ms
+        request = m.CampaignRequest(name=self._name, incarnation=self._incarnation, ttl_ms=ttl_ms)
+        self._ask_for(request, lambda answer: campaign.reply(_lease_outcome(answer)))
+
+    def on_renew(self, renew: Renew) -> None:
+        request = m.RenewRequest(name=self._name, controller_epoch=renew.controller_epoch)
+        self._ask_for(request, lambda answer: renew.reply(_lease_outcome(answer)))
+
+    def on_resign(self, resign: Resign) -> None:
+        request = m.ResignRequest(name=self._name, controller_epoch=resign.controller_epoch)
+        self._ask_for(request, lambda _: None)
+
+    # -- producer ids ------------------------------------------------------------------------------------
+
+    def on_new_producer_id(self, wanted: NewProducerId) -> None:
+        if len(self._waiting_for_ids) >= PRODUCER_IDS_WAITING_MAX:
+            wanted.reply(m.InitProducerIdReply(error=ErrorCode.OVERLOADED, detail="too many wait for producer ids"))
+            return
+        self._waiting_for_ids.append(wanted.reply)
+        self._hand_out_ids()
+        if self._waiting_for_ids and (self._connection is None or not self._connection.is_ready):
+            self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "no producer ids are left and the metadata process is away")
+
+    def _hand_out_ids(self) -> None:
+        while self._waiting_for_ids:
+            if self._next_producer_id == self._end_producer_id:
+                if self._next_block is None:
+                    break
+                self._next_producer_id, self._end_producer_id = self._next_block
+                self._next_block = None
+            reply = self._waiting_for_ids.popleft()
+            producer_id, self._next_producer_id = self._next_producer_id, self._next_producer_id + 1
+            reply(m.InitProducerIdReply(producer_id=producer_id, producer_epoch=0))
+        if self._next_block is None and self._end_producer_id - self._next_producer_id < PRODUCER_IDS_LOW:
+            self._ask_for_block()
+
+    def on_block_due(self, _: _BlockDue) -> None:
+        if self._waiting_for_ids:
+            self._ask_for_block()
+
+    def _ask_for_block(self) -> None:
+        if self._is_asking_for_block or self._connection is None or not self._connection.is_ready:
+            return
+        self._is_asking_for_block = True
+        self._ask(m.AllocateProducerIdsRequest(count=PRODUCER_IDS_BLOCK), self._on_block)
+
+    def _on_block(self, answer: m.Reply | CallboardError) -> None:
+        self._is_asking_for_block = False
+        if isinstance(answer, m.AllocateProducerIdsReply) and not answer.error:
+            self._next_block = (answer.first, answer.first + answer.count)
+            self._hand_out_ids()
+        else:
+            self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, f"no producer ids: {_said(answer)}")
+
+    def _refuse_ids(self, error: ErrorCode, detail: str) -> None:
+        waiting, self._waiting_for_ids = self._waiting_for_ids, deque()
+        for reply in waiting:
+            reply(m.InitProducerIdReply(error=error, detail=detail))
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def on_answered(self, answered: _Answered) -> None:
+        if answered.attempt == self._attempt:
+            answered.handler(answered.answer)
+
+    def _ask(self, request: m.Request, handler: Callable[[Any], None], *, timeout_ms: int = ASK_TIMEOUT_MS) -> None:
+        """Ask something of this session's: void when the connection is lost, or the session reopened, meanwhile."""
+        if self._connection is None:
+            return
+        attempt = self._attempt
+        self._connection.request(
+            request, lambda answer, _: self.tell_self(_Answered(handler, answer, attempt)), timeout_ms=timeout_ms
+        )
+
+    def _ask_for(self, request: m.Request, reply: Callable[[m.Reply | CallboardError], Any]) -> None:
+        """Ask something in somebody's name: answered once, whatever happens to the connection."""
+        if self._connection is None or not self._connection.is_ready:
+            reply(m.ErrorReply(error=ErrorCode.BROKER_NOT_AVAILABLE, detail="the metadata process is away"))
+            return
+        self._connection.request(request, lambda answer, _: reply(answer), timeout_ms=ASK_TIMEOUT_MS)
+
+
+_SESSION_IS_OVER = frozenset({ErrorCode.STALE_BROKER_EPOCH})
+
+
+def _tell(subscriber: LoopRef | Callable[[Any], Any], news: Any) -> bool:
+    """Tell a subscriber. False: it is an actor that has ended."""
+    if isinstance(subscriber, LoopRef):
+        return subscriber.post(news)
+    subscriber(news)
+    return True
+
+
+def _commit_outcome(answer: m.Reply | CallboardError) -> CommitOutcome:
+    if isinstance(answer, m.StoreCommitReply) and not answer.error:
+        return Committed(answer.version)
+    return _not_done(answer)
+
+
+def _lease_outcome(answer: m.Reply | CallboardError) -> LeaseOutcome:
+    if isinstance(answer, m.LeaseReply):
+        if not answer.error:
+            return Granted(answer.controller_epoch)
+        return Refused(answer.error, answer.detail, answer.holder, answer.controller_epoch)
+    return _not_done(answer)
+
+
+def _not_done(answer: m.Reply | CallboardError) -> Refused | Unknown:
+    if isinstance(answer, BrokerResponseError):  # the connection itself refused: a frame too large
+        return Refused(answer.errno, _said(answer))
+    if isinstance(answer, CallboardError):
+        return Unknown(_said(answer)) if answer.outcome_unknown else Refused(ErrorCode.STORE_UNAVAILABLE, _said(answer))
+    if answer.error in (ErrorCode.REQUEST_TIMED_OUT, ErrorCode.STORE_UNAVAILABLE, ErrorCode.INTERNAL):
+        return Unknown(_said(answer))
+    return Refused(answer.error, answer.detail)
+
+
+def _said(answer: m.Reply | CallboardError) -> str:
+    return str(answer) if isinstance(answer, CallboardError) else f"{answer.detail or 'refused'} [code {answer.error}]"

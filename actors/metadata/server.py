@@ -1,0 +1,621 @@
+"""The metadata process: one owner of the store, served to every broker.
+
+    requests ── rules (sessions, lease) ──┐
+        │                                 ├── operations ── store, one group at a time, off the loop
+        └── commits, producer ids ────────┘                        │
+    replies, parked watches  ◄───────── outcomes, the change log ◄─┘
+
+Rules of this file:
+
+1. **Durable first.** Nothing that was decided is told to anybody before it is on disk: replies and watches are
+   served when their group is. Heartbeats and renewals decide nothing and are answered from memory at once, so
+   a storm of commits cannot end a session.
+2. **One group at a time, in order.** Operations wait in one queue. The rules decide who lives and who holds the
+   lease when a request is *handled*; the queue keeps that order, so the store compares each commit with the
+   lease as it was decided before it (B26).
+3. **A refusal is a reply; a failed disk ends the actor.** Its successor opens the store anew, and everybody who
+   waited learns only that the outcome is unknown.
+4. **Bounded**: the queue (commits and campaigns are refused over it, ends of sessions never), puts a commit,
+   sessions, watches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+import orjson
+
+from ...config import BrokerSettings, Limits
+from ...errors import ErrorCode, InvariantViolated
+from ...storage.metadata_store import (
+    ANY_VERSION,
+    AllocateProducerIds,
+    Committed,
+    Conflict,
+    DocumentStore,
+    Operation,
+    Outcome,
+    ProducerIds,
+    StaleEpoch,
+    StoredDocument,
+    Transaction,
+    Unstorable,
+    Write,
+)
+from ...transport import messages as m
+from ...transport.loop import Timer
+from ...transport.seam import Inbound, Server, ServerIdentity
+from ..log import event
+from ..runtime import Context, LoopActor, LoopRef
+from .changes import ChangeLog, Watch, Watches
+from .documents import (
+    CLUSTER_KEY,
+    CONTROLLED_KINDS,
+    LEASE_KEY,
+    ClusterDocument,
+    LeaseDocument,
+    RegistrationDocument,
+    SessionDocument,
+    kind_of,
+    read,
+    registration_key,
+    rest_of,
+    session_key,
+    written,
+)
+from .lease import Lease
+from .sessions import Opened, Refused, Session, Sessions
+
+logger = logging.getLogger(__name__)
+
+GROUP_MAX = 512  # operations that share one fsync
+WAITING_MAX = 20_000  # operations
+PUTS_MAX = 200_000  # of one commit
+SESSION_BYTES_MAX = 64 * 1024  # of what a session says of itself
+WATCH_WAIT_MS_MAX = 120_000
+PRODUCER_IDS_MAX = 1_000_000  # of one block
+TICK_MS_MAX = 250  # between two looks at the deadlines
+SLEPT_MS_MIN = 100  # a look that late means that this process was not running
+
+
+class Inspection(Protocol):
+    """Looks inside this process (``actors.inspect`` has the real one)."""
+
+    def describe(self) -> m.DescribeTreeReply: ...
+
+    def kill(self, request: m.KillRequest) -> m.KillReply: ...
+
+
+class Requests(msgspec.Struct, frozen=True, gc=False):
+    """All that one wakeup of the socket brought."""
+
+    inbound: list[Inbound]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    store: DocumentStore
+    documents: list[StoredDocument]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    operation: Operation
+    then: Callable[[Outcome], None]
+
+
+class MetadataServer(LoopActor):
+    """See the top of the file. Counts as started when it serves."""
+
+    starts_later = True
+    handlers: ClassVar[Mapping[type, str]] = {
+        Requests: "on_requests",
+        _Opened: "on_opened",
+        _Written: "on_written",
+        _Tick: "on_tick",
+    }
+
+    def __init__(
+        self,
+        context: Context,
+        address: str,
+        parent: LoopRef | None = None,
+        *,
+        open_store: Callable[[], DocumentStore],
+        binds: Sequence[str],
+        incarnation: str,
+        cluster_id: str = "",
+        settings: BrokerSettings | None = None,
+        limits: Limits | None = None,
+        insecure: bool = False,
+        inspection: Inspection | None = None,
+        on_serving: Callable[[Server], Any] | None = None,
+    ) -> None:
+        """Serve the store at ``binds``.
+
+        Args:
+            open_store: called in the pool, e.g. ``lambda: SqliteStore(path)``.
+            incarnation: of this process, for the hello.
+            cluster_id: what a new store is made for, and an old one must have; empty: chosen, whichever.
+        """
+        super().__init__(context, address, parent)
+        self._open_store, self._binds, self._incarnation = open_store, tuple(binds), incarnation
+        self._cluster_id = cluster_id
+        self._settings, self._limits = settings or BrokerSettings(), limits or Limits()
+        self._insecure, self._inspection, self._on_serving = insecure, inspection, on_serving
+        self._store: DocumentStore | None = None
+        self._store_incarnation = context.new_id()  # of this actor's life: a watch of an earlier one is a gap
+        self._server: Server | None = None
+        self._documents: dict[str, StoredDocument] = {}  # as on disk
+        self._changes = ChangeLog(0)
+        self._watches = Watches()
+        self._sessions = Sessions()
+        self._lease = Lease()
+        self._waiting: deque[_Waiting] = deque()
+        self._writing: list[_Waiting] = []  # the group at the store now, until its outcomes are handled
+        self._is_store_busy = False  # a job is out
+        self._timer: Timer | None = None
+        self._timer_due_ms = 0
+        self._dispatch: dict[type, Callable[[Inbound, Any], None]] = {
+            m.HeartbeatRequest: self._heartbeat,
+            m.RenewRequest: self._renew,
+            m.StoreCommitRequest: self._commit,
+            m.StoreWatchRequest: self._watch,
+            m.StoreLoadRequest: self._load,
+            m.OpenSessionRequest: self._open_session,
+            m.EndSessionRequest: self._end_session,
+            m.CampaignRequest: self._campaign,
+            m.ResignRequest: self._resign,
+            m.AllocateProducerIdsRequest: self._allocate_producer_ids,
+            m.DescribeTreeRequest: self._describe_tree,
+            m.KillRequest: self._kill,
+        }
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        def job() -> _Opened:
+            store = self._open_store()
+            try:
+                return _Opened(store, store.load())
+            except BaseException:
+                store.close()
+                raise
+
+        # Submitted here and not by in_pool: a store that comes too late for this actor must be closed, or its
+        # lock on the file would keep the successor out.
+        self.context.pool.submit(job, self._deliver_opened)
+
+    def _deliver_opened(self, opened: _Opened | None, error: BaseException | None) -> None:
+        if error is not None:
+            self.fail("start", error)
+        elif opened is not None and not self.actor_ref.post(opened):
+            opened.store.close()
+
+    def on_opened(self, opened: _Opened) -> None:
+        self._store = opened.store
+        self._documents = {document.key: document for document in opened.documents}
+        self._changes = ChangeLog(opened.store.version)
+        self._restore()
+        if CLUSTER_KEY in self._documents:
+            self._serve()
+        else:
+            cluster = ClusterDocument(
+                cluster_id=self._cluster_id or self.context.new_id(), created_ms=self.context.clock.wall_ms()
+            )
+            self._write(_set((CLUSTER_KEY, written(cluster))), lambda _: self._serve())
+
+    def _restore(self) -> None:
+        """Begin where the store ended: whoever was alive has its time to be heard of."""
+        now_ms = self.context.clock.monotonic_ms()
+        for key, document in self._documents.items():
+            value = document.value or {}
+            if kind_of(key) == "session":
+                session = read(SessionDocument, value)
+                self._sessions.restore(rest_of(key), session.incarnation, session.timeout_ms, session.machine, now_ms)
+        for key, document in self._documents.items():
+            if kind_of(key) == "broker":
+                registration = read(RegistrationDocument, document.value or {})
+                if not self._sessions.is_open(registration.name, registration.incarnation):
+                    self._sessions.restore_ended(registration.name, registration.incarnation)
+        if LEASE_KEY in self._documents:
+            lease = read(LeaseDocument, self._documents[LEASE_KEY].value or {})
+            ttl_ms = self._settings.lease_ttl_ms
+            self._lease.restore(lease.holder, lease.incarnation, lease.controller_epoch, ttl_ms, now_ms)
+
+    def _serve(self) -> None:
+        cluster_id = read(ClusterDocument, self._documents[CLUSTER_KEY].value or {}).cluster_id
+        if self._cluster_id and self._cluster_id != cluster_id:
+            raise InvariantViolated(f"the metadata store is of cluster {cluster_id}, not {self._cluster_id}")
+        self._cluster_id = cluster_id
+        self._server = self.context.transport.serve(
+            self._binds,
+            m.StoreRequest,
+            lambda inbound: self.tell_self(Requests(inbound)),
+            identity=ServerIdentity(
+                role="metadata", name=self.context.name, cluster_id=cluster_id, incarnation=self._incarnation
+            ),
+            limits=self._limits,
+            insecure=self._insecure,
+        )
+        event(
+            logger,
+            "metadata.serving",
+            endpoints=self._server.endpoints,
+            version=self._changes.version,
+            documents=len(self._documents),
+            sessions=len(self._sessions),
+        )
+        self._set_timer()
+        self.started()
+        if self._on_serving is not None:
+            self._on_serving(self._server)
+
+    def on_stop(self) -> None:
+        self._close()
+
+    def on_failure(self, *_: Any) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._close_store()
+
+    def _close_store(self) -> None:
+        if self._store is not None and not self._is_store_busy:  # else when the job is done
+            self._store.close()
+
+    # -- requests ------------------------------------------------------------------------------------
+
+    def on_requests(self, requests: Requests) -> None:
+        for inbound in requests.inbound:
+            handler = self._dispatch.get(type(inbound.message))
+            if handler is None:
+                self._refuse(inbound, ErrorCode.INVALID_REQUEST, "the metadata process does not answer this")
+            else:
+                handler(inbound, inbound.message)
+
+    def _heartbeat(self, inbound: Inbound, request: m.HeartbeatRequest) -> None:
+        if self._sessions.heartbeat(request.name, request.incarnation, self.context.clock.monotonic_ms()):
+            self._reply(inbound, self._session_reply())
+        else:
+            detail = f"the session of {request.name} ({request.incarnation}) has ended"
+            self._reply(inbound, m.SessionReply(error=ErrorCode.STALE_BROKER_EPOCH, detail=detail))
+
+    def _open_session(self, inbound: Inbound, request: m.OpenSessionRequest) -> None:
+        name, incarnation = request.name, request.incarnation
+        try:
+            document, value = _session_document(request)
+        except msgspec.ValidationError as error:
+            self._refuse(inbound, ErrorCode.INVALID_REQUEST, f"session {name}: {error}")
+            return
+        now_ms = self.context.clock.monotonic_ms()
+        opened = self._sessions.open(
+            name, incarnation, request.timeout_ms, document.machine, now_ms, if_vacant=request.if_vacant
+        )
+        if isinstance(opened, Refused):
+            self._reply(inbound, m.SessionReply(error=opened.error, detail=opened.detail))
+            return
+        stored = self._documents.get(session_key(name))
+        if not isinstance(opened, Opened) and stored and stored.value == value:
+            self._reply(inbound, self._session_reply())
+            return
+        changes: list[tuple[str, dict[str, Any] | None]] = [(session_key(name), value)]
+        if document.kind == "broker" and document.broker_id >= 0:
+            changes.append((registration_key(document.broker_id), written(_registration(name, document))))
+        if isinstance(opened, Opened):
+            event(logger, "session.opened", name=name, incarnation=incarnation, replaced=bool(opened.replaced))
+            changes += self._lease_after_end_of(opened.replaced)
+        self._set_timer()
+        self._write(_set(*changes), lambda outcome: self._session_written(inbound, outcome))
+
+    def _end_session(self, inbound: Inbound, request: m.EndSessionRequest) -> None:
+        ended = self._sessions.end(request.name, request.incarnation)
+        if ended is None:
+            self._reply(inbound, self._session_reply())
+            return
+        self._write_end_of([ended], request.reason or "ended", lambda outcome: self._session_written(inbound, outcome))
+
+    def _session_written(self, inbound: Inbound, outcome: Outcome) -> None:
+        if isinstance(outcome, Committed):
+            self._reply(inbound, self._session_reply())
+        else:
+            self._refuse(inbound, ErrorCode.INVALID_REQUEST, _refusal(outcome).detail)
+
+    def _write_end_of(self, sessions: Sequence[Session], reason: str, then: Callable[[Outcome], None]) -> None:
+        changes: list[tuple[str, dict[str, Any] | None]] = []
+        for session in sessions:
+            event(logger, "session.ended", name=session.name, incarnation=session.incarnation, reason=reason)
+            changes.append((session_key(session.name), None))
+            changes += self._lease_after_end_of(session)
+        self._write(_set(*changes), then)
+
+    def _lease_after_end_of(self, session: Session | None) -> list[tuple[str, dict[str, Any] | None]]:
+        if session and self._lease.session_ended(session.name, session.incarnation):
+            event(logger, "lease.vacant", reason="session ended", holder=session.name)
+            return [(LEASE_KEY, self._lease_value())]
+        return []
+
+    # -- the lease -------------------------------------------------------------------------------------
+
+    def _campaign(self, inbound: Inbound, request: m.CampaignRequest) -> None:
+        name, incarnation, lease = request.name, request.incarnation, self._lease
+        if not self._sessions.is_open(name, incarnation):
+            self._lease_reply(inbound, ErrorCode.STALE_BROKER_EPOCH, f"{name} ({incarnation}) has no session")
+        elif self._is_overloaded(inbound):
+            return
+        elif lease.campaign(name, incarnation, request.ttl_ms, self.context.clock.monotonic_ms()):
+            event(logger, "lease.granted", holder=name, controller_epoch=lease.controller_epoch)
+            self._set_timer()
+            reply = m.LeaseReply(holder=name, controller_epoch=lease.controller_epoch)
+            self._write(_set((LEASE_KEY, self._lease_value())), lambda _: self._reply(inbound, reply))
+        else:
+            self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, f"{lease.holder} holds the lease")
+
+    def _renew(self, inbound: Inbound, request: m.RenewRequest) -> None:
+        if self._lease.renew(request.name, request.controller_epoch, self.context.clock.monotonic_ms()):
+            self._lease_reply(inbound)
+        else:
+            self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, "the lease is not yours")
+
+    def _resign(self, inbound: Inbound, request: m.ResignRequest) -> None:
+        if self._lease.resign(request.name, request.controller_epoch):
+            event(logger, "lease.vacant", reason="resigned", holder=request.name)
+            self._write(_set((LEASE_KEY, self._lease_value())), lambda _: self._lease_reply(inbound))
+        else:
+            self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, "the lease is not yours")
+
+    def _lease_value(self) -> dict[str, Any]:
+        lease = self._lease
+        return written(
+            LeaseDocument(holder=lease.holder, incarnation=lease.incarnation, controller_epoch=lease.controller_epoch)
+        )
+
+    def _lease_reply(self, inbound: Inbound, error: int = 0, detail: str = "") -> None:
+        lease = self._lease
+        self._reply(
+            inbound,
+            m.LeaseReply(error=error, detail=detail, holder=lease.holder, controller_epoch=lease.controller_epoch),
+        )
+
+    # -- documents -------------------------------------------------------------------------------------
+
+    def _commit(self, inbound: Inbound, request: m.StoreCommitRequest) -> None:
+        if self._is_overloaded(inbound):
+            return
+        if problem := _problem_with_commit(request):
+            self._refuse(inbound, ErrorCode.INVALID_REQUEST, problem)
+            return
+        writes = [Write(put.key, put.value, put.if_version) for put in request.puts]
+
+        def then(outcome: Outcome) -> None:
+            if isinstance(outcome, Committed):
+                self._reply(inbound, m.StoreCommitReply(version=outcome.version))
+            else:
+                self._reply(inbound, _refusal(outcome))
+
+        self._write(Transaction(writes, request.controller_epoch), then)
+
+    def _allocate_producer_ids(self, inbound: Inbound, request: m.AllocateProducerIdsRequest) -> None:
+        if self._is_overloaded(inbound):
+            return
+        if not 1 <= request.count <= PRODUCER_IDS_MAX:
+            self._refuse(inbound, ErrorCode.INVALID_REQUEST, f"{request.count} producer ids")
+            return
+
+        def then(outcome: Outcome) -> None:
+            if isinstance(outcome, ProducerIds):
+                self._reply(inbound, m.AllocateProducerIdsReply(first=outcome.first, count=outcome.count))
+
+        self._write(AllocateProducerIds(request.count), then)
+
+    def _load(self, inbound: Inbound, _: m.StoreLoadRequest) -> None:
+        documents = [m.Document(key=one.key, version=one.version, value=one.value) for one in self._documents.values()]
+        self._reply(
+            inbound,
+            m.StoreSnapshotReply(
+                store_incarnation=self._store_incarnation,
+                cluster_id=self._cluster_id,
+                version=self._changes.version,
+                documents=documents,
+            ),
+        )
+
+    def _watch(self, inbound: Inbound, request: m.StoreWatchRequest) -> None:
+        changed = self._changes.since(request.after_version)
+        if changed is None or request.store_incarnation != self._store_incarnation:
+            self._load(inbound, m.StoreLoadRequest())
+            return
+        if changed:
+            self._reply(inbound, self._delta(changed))
+            return
+        wait_ms = min(max(request.max_wait_ms, 0), WATCH_WAIT_MS_MAX)
+        deadline_ms = self.context.clock.monotonic_ms() + wait_ms
+        watch = Watch(inbound.peer, request.id, request.after_version, deadline_ms)
+        if answered := self._watches.park(watch):
+            self._answer_watch(answered)
+        self._set_timer()
+
+    def _answer_watch(self, watch: Watch) -> None:
+        changed = self._changes.since(watch.after_version)
+        reply: m.Reply = m.ErrorReply(error=ErrorCode.OVERLOADED) if changed is None else self._delta(changed)
+        self._send(watch.peer, watch.request_id, reply)
+
+    def _delta(self, changed: Sequence[StoredDocument]) -> m.StoreDeltaReply:
+        documents = [m.Document(key=one.key, version=one.version, value=one.value) for one in changed]
+        return m.StoreDeltaReply(version=self._changes.version, documents=documents)
+
+    # -- the store -------------------------------------------------------------------------------------
+
+    def _write(self, operation: Operation, then: Callable[[Outcome], None]) -> None:
+        self._waiting.append(_Waiting(operation, then))
+
+    def on_drained(self) -> None:
+        """Send the next group to the store, if it is not busy: everything that came meanwhile shares one fsync."""
+        if self._writing or not self._waiting or self._store is None:
+            return
+        self._writing = [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_MAX))]
+        operations = [waiting.operation for waiting in self._writing]
+        store, self._is_store_busy = self._store, True
+        self.context.pool.submit(lambda: store.apply(operations), self._deliver_written)
+
+    def _deliver_written(self, outcomes: list[Outcome] | None, error: BaseException | None) -> None:
+        self._is_store_busy = False
+        if self.has_ended:
+            self._close_store()
+        elif error is not None:
+            self.fail("message", error)
+        elif outcomes is not None:
+            self.tell_self(_Written(outcomes))
+
+    def on_written(self, written_: _Written) -> None:
+        group, self._writing = self._writing, []
+        for outcome in written_.outcomes:
+            if isinstance(outcome, Committed) and outcome.documents:
+                for document in outcome.documents:
+                    if document.value is None:
+                        self._documents.pop(document.key, None)
+                    else:
+                        self._documents[document.key] = document
+                self._changes.add(outcome.version, outcome.documents)
+        for waiting, outcome in zip(group, written_.outcomes, strict=True):
+            waiting.then(outcome)
+        for watch in self._watches.due(self._changes.version):
+            self._answer_watch(watch)
+
+    # -- time ------------------------------------------------------------------------------------------
+
+    def on_tick(self, _: _Tick) -> None:
+        """End what was not heard of in time. Whoever comes late to look has slept, and cannot judge silence."""
+        now_ms = self.context.clock.monotonic_ms()
+        late_ms = now_ms - self._timer_due_ms
+        if late_ms >= SLEPT_MS_MIN:
+            event(logger, "metadata.slept", logging.WARNING, ms=late_ms)
+            self._sessions.slept(late_ms)
+            self._lease.slept(late_ms)
+        if expired := self._sessions.expired(now_ms):
+            for session in expired:
+                self._sessions.end(session.name, session.incarnation)
+            self._write_end_of(expired, "not heard of in time", lambda _: None)
+        holder = self._lease.holder
+        if self._lease.expire(now_ms):
+            event(logger, "lease.vacant", logging.WARNING, reason="not renewed in time", holder=holder)
+            self._write(_set((LEASE_KEY, self._lease_value())), lambda _: None)
+        for watch in self._watches.expired(now_ms):
+            self._answer_watch(watch)
+        self._timer = None
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Look again at the next deadline, and often enough to notice that this process has slept."""
+        now_ms = self.context.clock.monotonic_ms()
+        deadlines = [now_ms + TICK_MS_MAX, self._sessions.next_deadline_ms(), self._watches.next_deadline_ms()]
+        if self._lease.is_held:
+            deadlines.append(self._lease.deadline_ms)
+        due_ms = max(now_ms + 1, min(deadline for deadline in deadlines if deadline is not None))
+        if self._timer is not None:
+            if self._timer_due_ms <= due_ms:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_due_ms = self.set_timer(due_ms - now_ms, _Tick()), due_ms
+
+    # -- looking inside --------------------------------------------------------------------------------
+
+    def _describe_tree(self, inbound: Inbound, _: m.DescribeTreeRequest) -> None:
+        self._reply(inbound, self._inspection.describe() if self._inspection else m.DescribeTreeReply())
+
+    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
+        if self._inspection is None:
+            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, f"there is no {request.address!r} here")
+        else:
+            self._reply(inbound, self._inspection.kill(request))
+
+    # -- replies ---------------------------------------------------------------------------------------
+
+    def _is_overloaded(self, inbound: Inbound) -> bool:
+        if len(self._waiting) < WAITING_MAX:
+            return False
+        self._refuse(inbound, ErrorCode.OVERLOADED, "the metadata store is behind with its writes")
+        return True
+
+    def _session_reply(self) -> m.SessionReply:
+        return m.SessionReply(
+            version=self._changes.version, store_incarnation=self._store_incarnation, cluster_id=self._cluster_id
+        )
+
+    def _refuse(self, inbound: Inbound, error: int, detail: str) -> None:
+        self._reply(inbound, m.ErrorReply(error=error, detail=detail))
+
+    def _reply(self, inbound: Inbound, reply: m.Reply) -> None:
+        self._send(inbound.peer, inbound.message.id, reply)
+
+    def _send(self, peer: bytes, request_id: int, reply: m.Reply) -> None:
+        if self._server is not None:
+            self._server.reply(peer, msgspec.structs.replace(reply, id=request_id))
+
+
+def _set(*changes: tuple[str, dict[str, Any] | None]) -> Transaction:
+    """Return a transaction of the metadata process itself: it is the only one who writes these."""
+    return Transaction([Write(key, value, ANY_VERSION) for key, value in changes])
+
+
+def _session_document(request: m.OpenSessionRequest) -> tuple[SessionDocument, dict[str, Any]]:
+    if not request.name or not request.incarnation or "/" in request.name:
+        raise msgspec.ValidationError("a session needs a name without '/' and an incarnation")
+    value = {**request.document, "incarnation": request.incarnation, "timeout_ms": request.timeout_ms}
+    try:
+        size = len(orjson.dumps(value))
+    except orjson.JSONEncodeError as error:
+        raise msgspec.ValidationError(str(error)) from error
+    if size > SESSION_BYTES_MAX:
+        raise msgspec.ValidationError(f"{size} bytes; {SESSION_BYTES_MAX} at most")
+    return read(SessionDocument, value), value
+
+
+def _registration(name: str, document: SessionDocument) -> RegistrationDocument:
+    return RegistrationDocument(
+        name=name,
+        incarnation=document.incarnation,
+        machine=document.machine,
+        host=document.host,
+        endpoints=document.endpoints,
+    )
+
+
+def _problem_with_commit(request: m.StoreCommitRequest) -> str:
+    if len(request.puts) > PUTS_MAX:
+        return f"{len(request.puts)} puts in one commit; {PUTS_MAX} at most"
+    for put in request.puts:
+        if kind_of(put.key) not in CONTROLLED_KINDS:
+            return f"{put.key!r} is not the controller's to write"
+        if put.if_version < 0:
+            return f"{put.key!r}: a controller says which version it has seen"
+    return ""
+
+
+def _refusal(outcome: Outcome) -> m.StoreCommitReply:
+    if isinstance(outcome, StaleEpoch):
+        detail = f"the controller epoch is {outcome.controller_epoch}" + ("" if outcome.is_held else ", and vacant")
+        return m.StoreCommitReply(error=ErrorCode.STALE_CONTROLLER_EPOCH, detail=detail)
+    if isinstance(outcome, Conflict):
+        detail = f"{outcome.key} is at version {outcome.found}, not {outcome.expected}"
+        return m.StoreCommitReply(error=ErrorCode.STORE_CONFLICT, detail=detail)
+    if isinstance(outcome, Unstorable):
+        return m.StoreCommitReply(error=ErrorCode.INVALID_REQUEST, detail=f"{outcome.key}: {outcome.reason}")
+    raise InvariantViolated(f"{outcome} is not a refusal")
