@@ -13,9 +13,10 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 API_VERSION = 1
 API_VERSION_MIN = 1
@@ -30,20 +31,22 @@ CONSUMER_REPLICA_ID = -1
 UNKNOWN_OFFSET = -1
 UNKNOWN_EPOCH = -1
 
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # JSON knows no bound; logs, headers and SQLite do
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True, omit_defaults=True):
     """Anything that travels. ``id`` ties a reply to its request."""
 
-    id: int = 0
+    id: Int64 = 0
 
 
 class Request(Message, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    v: int = API_VERSION
-    deadline_ms: int = 0
+    v: Int64 = API_VERSION
+    deadline_ms: Int64 = 0
 
 
 class Reply(Message, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    error: int = 0
+    error: Int64 = 0
     detail: str = ""
 
 
@@ -63,8 +66,8 @@ class Hello(Request, frozen=True, kw_only=True, tag="hello", omit_defaults=True)
 
     client_id: str = ""
     software: str = ""
-    version_min: int = API_VERSION_MIN
-    version_max: int = API_VERSION
+    version_min: Int64 = API_VERSION_MIN
+    version_max: Int64 = API_VERSION
 
 
 class HelloReply(Reply, frozen=True, kw_only=True, tag="hello.reply", omit_defaults=True):
@@ -73,13 +76,13 @@ class HelloReply(Reply, frozen=True, kw_only=True, tag="hello.reply", omit_defau
     role: str = ""  # "broker", "metadata" or "host"
     name: str = ""  # "broker-1"
     cluster_id: str = ""
-    broker_id: int = -1
+    broker_id: Int64 = -1
     incarnation: str = ""
     software: str = ""
-    version_min: int = API_VERSION_MIN
-    version_max: int = API_VERSION
-    clock_ms: int = 0
-    request_bytes_max: int = 0
+    version_min: Int64 = API_VERSION_MIN
+    version_max: Int64 = API_VERSION
+    clock_ms: Int64 = 0
+    request_bytes_max: Int64 = 0
 
 
 # -- metadata --------------------------------------------------------------------------------------
@@ -96,7 +99,7 @@ class MetadataRequest(Request, frozen=True, kw_only=True, tag="metadata", omit_d
 class BrokerMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
     """``endpoints``: every way to reach it, e.g. ``tcp://127.0.0.1:9192``, ``ipc:///…``; ``machine`` tells who may use ipc."""
 
-    id: int
+    id: Int64
     endpoints: list[str]
     machine: str = ""
     host: str = ""
@@ -104,19 +107,19 @@ class BrokerMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PartitionMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
-    partition: int
-    leader: int = -1  # -1: none just now
-    leader_epoch: int = -1
-    partition_epoch: int = 0
-    replicas: list[int] = []
-    isr: list[int] = []
-    offline_replicas: list[int] = []
+    partition: Int64
+    leader: Int64 = -1  # -1: none just now
+    leader_epoch: Int64 = -1
+    partition_epoch: Int64 = 0
+    replicas: list[Int64] = []
+    isr: list[Int64] = []
+    offline_replicas: list[Int64] = []
 
 
 class TopicMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     topic_id: str = ""
-    error: int = 0
+    error: Int64 = 0
     detail: str = ""
     is_internal: bool = False
     partitions: list[PartitionMetadata] = []
@@ -127,8 +130,8 @@ class MetadataReply(Reply, frozen=True, kw_only=True, tag="metadata.reply", omit
     """``version`` grows with every change: a client never replaces newer metadata by older."""
 
     cluster_id: str = ""
-    version: int = 0
-    controller_id: int = -1
+    version: Int64 = 0
+    controller_id: Int64 = -1
     brokers: list[BrokerMetadata] = []
     topics: list[TopicMetadata] = []
 
@@ -144,9 +147,9 @@ class ProduceEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     topic_id: str
-    partition: int
-    leader_epoch: int = UNKNOWN_EPOCH
-    frames: int = 2
+    partition: Int64
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    frames: Int64 = 2
 
 
 class ProduceRequest(Request, frozen=True, kw_only=True, tag="produce", omit_defaults=True):
@@ -155,20 +158,20 @@ class ProduceRequest(Request, frozen=True, kw_only=True, tag="produce", omit_def
     ``timeout_ms`` bounds the wait for the high watermark (then REQUEST_TIMED_OUT, outcome unknown).
     """
 
-    acks: int = ACKS_ALL
-    timeout_ms: int = 30_000
+    acks: Int64 = ACKS_ALL
+    timeout_ms: Int64 = 30_000
     entries: list[ProduceEntry] = []
 
 
 class ProduceEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
     topic_id: str
-    partition: int
-    error: int = 0
+    partition: Int64
+    error: Int64 = 0
     detail: str = ""
-    base_offset: int = UNKNOWN_OFFSET
-    log_start_offset: int = UNKNOWN_OFFSET
-    leader: int = -1  # with NOT_LEADER…: who leads, if known
-    leader_epoch: int = UNKNOWN_EPOCH
+    base_offset: Int64 = UNKNOWN_OFFSET
+    log_start_offset: Int64 = UNKNOWN_OFFSET
+    leader: Int64 = -1  # with NOT_LEADER…: who leads, if known
+    leader_epoch: Int64 = UNKNOWN_EPOCH
 
 
 class ProduceReply(Reply, frozen=True, kw_only=True, tag="produce.reply", omit_defaults=True):
@@ -179,22 +182,22 @@ class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers."""
 
     topic_id: str
-    partition: int
-    leader_epoch: int = UNKNOWN_EPOCH
-    fetch_offset: int
-    last_fetched_epoch: int = UNKNOWN_EPOCH
-    durable_offset: int = UNKNOWN_OFFSET
-    max_bytes: int = 1_048_576
+    partition: Int64
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    fetch_offset: Int64
+    last_fetched_epoch: Int64 = UNKNOWN_EPOCH
+    durable_offset: Int64 = UNKNOWN_OFFSET
+    max_bytes: Int64 = 1_048_576
 
 
 class FetchRequest(Request, frozen=True, kw_only=True, tag="fetch", omit_defaults=True):
     """Answered when ``min_bytes`` are there, ``max_wait_ms`` have passed, or an entry has an error."""
 
-    replica_id: int = CONSUMER_REPLICA_ID
+    replica_id: Int64 = CONSUMER_REPLICA_ID
     replica_incarnation: str = ""
-    max_wait_ms: int = 500
-    min_bytes: int = 1
-    max_bytes: int = 52_428_800
+    max_wait_ms: Int64 = 500
+    min_bytes: Int64 = 1
+    max_bytes: Int64 = 52_428_800
     entries: list[FetchEntry] = []
 
 
@@ -202,16 +205,16 @@ class FetchEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
     """``frames`` payload frames hold whole batches; the first may begin below the fetch offset."""
 
     topic_id: str
-    partition: int
-    error: int = 0
+    partition: Int64
+    error: Int64 = 0
     detail: str = ""
-    high_watermark: int = UNKNOWN_OFFSET
-    log_start_offset: int = UNKNOWN_OFFSET
-    leader: int = -1
-    leader_epoch: int = UNKNOWN_EPOCH
-    diverging_epoch: int = UNKNOWN_EPOCH  # to a follower: truncate to the end of this epoch …
-    diverging_end_offset: int = UNKNOWN_OFFSET  # … which is here
-    frames: int = 0
+    high_watermark: Int64 = UNKNOWN_OFFSET
+    log_start_offset: Int64 = UNKNOWN_OFFSET
+    leader: Int64 = -1
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    diverging_epoch: Int64 = UNKNOWN_EPOCH  # to a follower: truncate to the end of this epoch …
+    diverging_end_offset: Int64 = UNKNOWN_OFFSET  # … which is here
+    frames: Int64 = 0
 
 
 class FetchReply(Reply, frozen=True, kw_only=True, tag="fetch.reply", omit_defaults=True):
@@ -220,9 +223,9 @@ class FetchReply(Reply, frozen=True, kw_only=True, tag="fetch.reply", omit_defau
 
 class ListOffsetsEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     topic_id: str
-    partition: int
-    leader_epoch: int = UNKNOWN_EPOCH
-    timestamp_ms: int = LATEST_TIMESTAMP
+    partition: Int64
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    timestamp_ms: Int64 = LATEST_TIMESTAMP
 
 
 class ListOffsetsRequest(Request, frozen=True, kw_only=True, tag="list_offsets", omit_defaults=True):
@@ -233,12 +236,12 @@ class ListOffsetsEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True)
     """``offset`` is -1 when no record is at or after the timestamp."""
 
     topic_id: str
-    partition: int
-    error: int = 0
+    partition: Int64
+    error: Int64 = 0
     detail: str = ""
-    offset: int = UNKNOWN_OFFSET
-    timestamp_ms: int = -1
-    leader_epoch: int = UNKNOWN_EPOCH
+    offset: Int64 = UNKNOWN_OFFSET
+    timestamp_ms: Int64 = -1
+    leader_epoch: Int64 = UNKNOWN_EPOCH
 
 
 class ListOffsetsReply(Reply, frozen=True, kw_only=True, tag="list_offsets.reply", omit_defaults=True):
@@ -250,8 +253,8 @@ class InitProducerIdRequest(Request, frozen=True, kw_only=True, tag="init_produc
 
 
 class InitProducerIdReply(Reply, frozen=True, kw_only=True, tag="init_producer_id.reply", omit_defaults=True):
-    producer_id: int = -1
-    producer_epoch: int = -1
+    producer_id: Int64 = -1
+    producer_epoch: Int64 = -1
 
 
 # -- administration: answered by the controller, else NOT_CONTROLLER --------------------------------
@@ -261,19 +264,19 @@ class NewTopic(Part, frozen=True, kw_only=True, omit_defaults=True):
     """``assignments``: replicas by partition; given, it replaces the counts. -1: the cluster's default."""
 
     name: str
-    num_partitions: int = -1
-    replication_factor: int = -1
-    assignments: dict[int, list[int]] = {}
+    num_partitions: Int64 = -1
+    replication_factor: Int64 = -1
+    assignments: dict[Int64, list[Int64]] = {}
     configs: dict[str, Any] = {}
 
 
 class TopicResult(Part, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     topic_id: str = ""
-    error: int = 0
+    error: Int64 = 0
     detail: str = ""
-    num_partitions: int = -1
-    replication_factor: int = -1
+    num_partitions: Int64 = -1
+    replication_factor: Int64 = -1
 
 
 class CreateTopicsRequest(Request, frozen=True, kw_only=True, tag="create_topics", omit_defaults=True):
@@ -287,8 +290,8 @@ class DeleteTopicsRequest(Request, frozen=True, kw_only=True, tag="delete_topics
 
 class NewPartitions(Part, frozen=True, kw_only=True, omit_defaults=True):
     name: str
-    count: int  # the new total
-    assignments: list[list[int]] = []  # of the added ones
+    count: Int64  # the new total
+    assignments: list[list[Int64]] = []  # of the added ones
 
 
 class CreatePartitionsRequest(Request, frozen=True, kw_only=True, tag="create_partitions", omit_defaults=True):
@@ -310,7 +313,7 @@ class AlterTopicsRequest(Request, frozen=True, kw_only=True, tag="alter_topics",
 class TopicsReply(Reply, frozen=True, kw_only=True, tag="topics.reply", omit_defaults=True):
     """One result a topic, in the request's order."""
 
-    version: int = 0  # metadata version that holds the change
+    version: Int64 = 0  # metadata version that holds the change
     topics: list[TopicResult] = []
 
 
@@ -325,16 +328,16 @@ class DescribeReplicasRequest(Request, frozen=True, kw_only=True, tag="describe_
 
 class ReplicaDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     topic_id: str
-    partition: int
+    partition: Int64
     role: str = ""  # "leader", "follower", "recovering", "offline"
-    leader_epoch: int = UNKNOWN_EPOCH
-    log_start_offset: int = UNKNOWN_OFFSET
-    log_end_offset: int = UNKNOWN_OFFSET
-    high_watermark: int = UNKNOWN_OFFSET
-    durable_offset: int = UNKNOWN_OFFSET
-    size_bytes: int = 0
-    segments: int = 0
-    producers: int = 0
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    log_start_offset: Int64 = UNKNOWN_OFFSET
+    log_end_offset: Int64 = UNKNOWN_OFFSET
+    high_watermark: Int64 = UNKNOWN_OFFSET
+    durable_offset: Int64 = UNKNOWN_OFFSET
+    size_bytes: Int64 = 0
+    segments: Int64 = 0
+    producers: Int64 = 0
 
 
 class DescribeReplicasReply(Reply, frozen=True, kw_only=True, tag="describe_replicas.reply", omit_defaults=True):
@@ -351,16 +354,16 @@ class ActorDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     address: str
     kind: str = ""  # the actor's class, or "process"
     role: str = ""  # "leader", "active", …
-    pid: int = 0
+    pid: Int64 = 0
     state: str = ""  # "starting", "running", "restarting", "stopping", "stopped", "given up"
     restart: str = ""  # "permanent", "transient", "temporary"
     strategy: str = ""  # of a supervisor
-    restarts: int = 0
-    mailbox: int = 0
-    handled: int = 0
+    restarts: Int64 = 0
+    mailbox: Int64 = 0
+    handled: Int64 = 0
     last_failure: str = ""
-    last_failure_ms: int = 0  # wall clock
-    uptime_ms: int = 0
+    last_failure_ms: Int64 = 0  # wall clock
+    uptime_ms: Int64 = 0
     children: list[ActorDescription] = []
 
 
@@ -395,23 +398,23 @@ class ClientDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
 
     client_id: str
     software: str = ""
-    broker_id: int = -1
-    connected_ms: int = 0  # for how long
-    requests: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    dropped: int = 0
+    broker_id: Int64 = -1
+    connected_ms: Int64 = 0  # for how long
+    requests: Int64 = 0
+    bytes_in: Int64 = 0
+    bytes_out: Int64 = 0
+    dropped: Int64 = 0
 
 
 class DescribeClusterReply(Reply, frozen=True, kw_only=True, tag="describe_cluster.reply", omit_defaults=True):
     cluster_id: str = ""
-    version: int = 0
-    controller_id: int = -1
-    controller_epoch: int = -1
+    version: Int64 = 0
+    controller_id: Int64 = -1
+    controller_epoch: Int64 = -1
     brokers: list[BrokerMetadata] = []
     hosts: list[HostMetadata] = []
     clients: list[ClientDescription] = []  # of the broker that answers
-    counters: dict[str, int] = {}  # likewise: refused, garbage, dropped, …
+    counters: dict[str, Int64] = {}  # likewise: refused, garbage, dropped, …
 
 
 class DescribeProcessesRequest(Request, frozen=True, kw_only=True, tag="describe_processes", omit_defaults=True):
@@ -420,17 +423,17 @@ class DescribeProcessesRequest(Request, frozen=True, kw_only=True, tag="describe
 
 class ProcessDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     name: str
-    pid: int
+    pid: Int64
     endpoints: list[str] = []
     state: str = ""
-    restarts: int = 0
-    uptime_ms: int = 0
+    restarts: Int64 = 0
+    uptime_ms: Int64 = 0
     cpu_percent: float = 0.0  # of one core, since the last time somebody asked
-    memory_bytes: int = 0  # resident
-    disk_bytes: int = 0  # below its data directory
-    disk_free_bytes: int = 0
-    threads: int = 0
-    open_files: int = 0
+    memory_bytes: Int64 = 0  # resident
+    disk_bytes: Int64 = 0  # below its data directory
+    disk_free_bytes: Int64 = 0
+    threads: Int64 = 0
+    open_files: Int64 = 0
 
 
 class DescribeProcessesReply(Reply, frozen=True, kw_only=True, tag="describe_processes.reply", omit_defaults=True):
@@ -444,17 +447,17 @@ class DescribeProcessesReply(Reply, frozen=True, kw_only=True, tag="describe_pro
 class ReelectRequest(Request, frozen=True, kw_only=True, tag="reelect", omit_defaults=True):
     """A broker to the controller: my replica restarted or is past its limit; its epoch must not go on."""
 
-    broker_id: int
+    broker_id: Int64
     incarnation: str
     topic_id: str
-    partition: int
-    leader_epoch: int
+    partition: Int64
+    leader_epoch: Int64
     is_offline: bool = False
     reason: str = ""
 
 
 class ReelectReply(Reply, frozen=True, kw_only=True, tag="reelect.reply", omit_defaults=True):
-    leader_epoch: int = UNKNOWN_EPOCH
+    leader_epoch: Int64 = UNKNOWN_EPOCH
 
 
 # -- the metadata store ----------------------------------------------------------------------------
@@ -464,7 +467,7 @@ class Document(Part, frozen=True, kw_only=True, omit_defaults=True):
     """One document: ``version`` is the store's version at its last change; ``value`` None: deleted."""
 
     key: str
-    version: int
+    version: Int64
     value: dict[str, Any] | None = None
 
 
@@ -473,20 +476,20 @@ class Put(Part, frozen=True, kw_only=True, omit_defaults=True):
 
     key: str
     value: dict[str, Any] | None
-    if_version: int
+    if_version: Int64
 
 
 class StoreCommitRequest(Request, frozen=True, kw_only=True, tag="store.commit", omit_defaults=True):
     """All puts or none: refused when the controller epoch or a version is not what is said here."""
 
-    controller_epoch: int
+    controller_epoch: Int64
     puts: list[Put] = []
 
 
 class StoreCommitReply(Reply, frozen=True, kw_only=True, tag="store.commit.reply", omit_defaults=True):
     """STALE_CONTROLLER_EPOCH or STORE_CONFLICT: nothing was written."""
 
-    version: int = 0
+    version: Int64 = 0
 
 
 class StoreLoadRequest(Request, frozen=True, kw_only=True, tag="store.load", omit_defaults=True):
@@ -496,7 +499,7 @@ class StoreLoadRequest(Request, frozen=True, kw_only=True, tag="store.load", omi
 class StoreSnapshotReply(Reply, frozen=True, kw_only=True, tag="store.snapshot", omit_defaults=True):
     store_incarnation: str = ""
     cluster_id: str = ""
-    version: int = 0
+    version: Int64 = 0
     documents: list[Document] = []
 
 
@@ -507,12 +510,12 @@ class StoreWatchRequest(Request, frozen=True, kw_only=True, tag="store.watch", o
     """
 
     store_incarnation: str = ""
-    after_version: int = 0
-    max_wait_ms: int = 30_000
+    after_version: Int64 = 0
+    max_wait_ms: Int64 = 30_000
 
 
 class StoreDeltaReply(Reply, frozen=True, kw_only=True, tag="store.delta", omit_defaults=True):
-    version: int = 0
+    version: Int64 = 0
     documents: list[Document] = []
 
 
@@ -524,7 +527,7 @@ class OpenSessionRequest(Request, frozen=True, kw_only=True, tag="session.open",
 
     name: str  # "broker-1", "host-a"
     incarnation: str
-    timeout_ms: int = 1_500
+    timeout_ms: Int64 = 1_500
     document: dict[str, Any] = {}
     if_vacant: bool = False  # refused when another incarnation has one: a life that lost its session displaces nobody
 
@@ -545,7 +548,7 @@ class EndSessionRequest(Request, frozen=True, kw_only=True, tag="session.end", o
 
 
 class SessionReply(Reply, frozen=True, kw_only=True, tag="session.reply", omit_defaults=True):
-    version: int = 0
+    version: Int64 = 0
     store_incarnation: str = ""
     cluster_id: str = ""
 
@@ -555,16 +558,16 @@ class CampaignRequest(Request, frozen=True, kw_only=True, tag="lease.campaign", 
 
     name: str
     incarnation: str
-    ttl_ms: int = 1_500
+    ttl_ms: Int64 = 1_500
 
 
 class RenewRequest(Request, frozen=True, kw_only=True, tag="lease.renew", omit_defaults=True):
-    controller_epoch: int
+    controller_epoch: Int64
     name: str
 
 
 class ResignRequest(Request, frozen=True, kw_only=True, tag="lease.resign", omit_defaults=True):
-    controller_epoch: int
+    controller_epoch: Int64
     name: str
 
 
@@ -572,20 +575,20 @@ class LeaseReply(Reply, frozen=True, kw_only=True, tag="lease.reply", omit_defau
     """``holder`` and ``controller_epoch`` as they are now, whoever asked. STALE_CONTROLLER_EPOCH: it is not yours."""
 
     holder: str = ""
-    controller_epoch: int = -1
+    controller_epoch: Int64 = -1
 
 
 class AllocateProducerIdsRequest(Request, frozen=True, kw_only=True, tag="store.producer_ids", omit_defaults=True):
     """Ask for a block of producer ids that nobody has or had."""
 
-    count: int = 1_000
+    count: Int64 = 1_000
 
 
 class AllocateProducerIdsReply(Reply, frozen=True, kw_only=True, tag="store.producer_ids.reply", omit_defaults=True):
     """Yours are ``first <= id < first + count``."""
 
-    first: int = -1
-    count: int = 0
+    first: Int64 = -1
+    count: Int64 = 0
 
 
 ClientRequest = (

@@ -5,7 +5,6 @@ import stat
 
 import msgspec
 import pytest
-
 from callboard.errors import (
     CallboardTimeoutError,
     ConnectionFailedError,
