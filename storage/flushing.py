@@ -1,0 +1,151 @@
+"""Bring a log to disk without stopping it: the one job that runs in a pool thread.
+
+A job takes, on the loop, everything it needs: handles of its own on the segments that were dirty at that moment, and,
+if a checkpoint is due, an immutable picture of the log. It touches nothing of the log, which goes on appending.
+So syncing, the rebuildable index files of full segments, and the checkpoint are one sequence, and the recovery point
+that it writes is exactly the offset up to which it synced.
+
+Rules:
+
+1. At most one job of a log is under way. Two syncs of one file at once could share one error between them: the kernel
+   reports it to one of them only.
+2. A sync that failed leaves the file ``failed`` behind and is never repeated.
+3. A job whose log was closed meanwhile no longer writes a checkpoint: a successor may have the directory already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
+
+from ..errors import InvariantViolated, StorageError
+from .checkpoint import CHECKPOINT_FILE, FAILED_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint
+from .files import File, Files
+from .producers import ProducerState, encode_snapshot
+
+DISK_FULL = (ENOSPC, EDQUOT)
+
+
+class FlushJob:
+    """Called once, from any thread. ``target`` is durable when it has returned."""
+
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        target: int,
+        handles: Sequence[File],
+        *,
+        sync_dir: bool,
+        index_writes: Sequence[tuple[str, bytes]] = (),
+        checkpoint: Checkpoint | None = None,
+        producers: dict[int, ProducerState] | None = None,
+        producers_version: int = 0,
+    ) -> None:
+        self.target = target
+        self.checkpoint = checkpoint
+        self.producers_version = producers_version
+        self.error: BaseException | None = None
+        self.wrote_checkpoint = False
+        self._files = files
+        self._directory = directory
+        self._handles = list(handles)
+        self._sync_dir = sync_dir
+        self._index_writes = index_writes
+        self._producers = producers
+        self._state = threading.Lock()  # guards what follows
+        self._is_started = False
+        self._is_abandoned = False
+        self._done = threading.Event()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    def __call__(self) -> None:
+        """Sync, then write what was asked for.
+
+        Raises:
+            StorageError: a sync failed; nothing at or above the log's durable offset may be promised any more.
+        """
+        if not self._start():
+            return
+        try:
+            self._sync()
+            self._write_indexes()
+            self._write_checkpoint()
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            for handle in self._handles:
+                handle.close()
+            self._done.set()
+
+    def finish(self) -> BaseException | None:
+        """Return when the job is done, running it here if no thread has begun; the error it had, if any."""
+        with contextlib.suppress(Exception):  # kept in self.error
+            self()
+        self._done.wait()
+        return self.error
+
+    def abandon(self) -> None:
+        """Keep the job from writing a checkpoint, and from beginning at all if it has not; waits only for a write."""
+        with self._state:
+            self._is_abandoned = True
+            if self._is_started:
+                return
+            self._is_started = True
+        for handle in self._handles:
+            handle.close()
+        self._done.set()
+
+    def _start(self) -> bool:
+        with self._state:
+            if self._is_started:
+                return False
+            self._is_started = True
+            return True
+
+    def _sync(self) -> None:
+        try:
+            for handle in self._handles:
+                handle.datasync()
+            if self._sync_dir:
+                self._files.sync_dir(self._directory)
+        except OSError as error:
+            note = f"{error.strerror or error}; durable below {self.target} is not known"
+            with contextlib.suppress(OSError):  # the disk is failing: the page cache at least will hold it
+                self._files.write_bytes(f"{self._directory}/{FAILED_FILE}", note.encode())
+            raise StorageError(f"{self._directory}: sync failed: {error.strerror or error}") from error
+
+    def _write_indexes(self) -> None:
+        for path, content in self._index_writes:
+            with contextlib.suppress(OSError):  # can be rebuilt
+                self._files.write_bytes(path, content)
+
+    def _write_checkpoint(self) -> None:
+        if self.checkpoint is None:
+            return
+        try:
+            with self._state:
+                if self._is_abandoned:
+                    return
+                write_checkpoint(self._files, self._directory, self.checkpoint, self._producers or {})
+        except OSError as error:
+            if error.errno in DISK_FULL:  # the old one stays true; there will be another
+                return
+            raise StorageError(f"{self._directory}: checkpoint failed: {error.strerror or error}") from error
+        self.wrote_checkpoint = True
+
+
+def write_checkpoint(files: Files, directory: str, checkpoint: Checkpoint, producers: dict[int, ProducerState]) -> None:
+    """Write the producers, then the checkpoint: what lies below its recovery point has been synced."""
+    if producers and not checkpoint.has_producers:
+        raise InvariantViolated(f"{directory}: a checkpoint without its {len(producers)} producers")
+    if checkpoint.has_producers:
+        data = encode_snapshot(checkpoint.recovery_offset, producers)
+        files.write_atomic(f"{directory}/{PRODUCERS_FILE}", data)
+    files.write_atomic(f"{directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))

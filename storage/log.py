@@ -1,0 +1,595 @@
+"""The log of one partition: append, read, flush, cut. Owned by one actor; nothing here is thread-safe.
+
+Three offsets matter: ``log_start_offset <= durable_offset <= log_end_offset``. Records below the durable offset survive
+power loss; those above it survive the process, because they are in the page cache.
+
+Rules of this file:
+
+1. All or nothing: an append that fails leaves the log as it was, in memory and on disk, or the log is failed and
+   every later call says so.
+2. Blocking work is never done here while the log serves: ``begin_flush`` and ``begin_checkpoint`` hand out a job for
+   a pool thread (see flushing.py). Opening, truncating and closing do block.
+3. Rolling syncs nothing. The old segment stays among the dirty ones until a flush has covered it, so the durable
+   offset does not pass it.
+4. The log knows headers, never records: the layout of a batch is not its business, except to find a timestamp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from ..config import TopicConfig
+from ..errors import (
+    CorruptRecordError,
+    InvariantViolated,
+    OffsetOutOfRangeError,
+    StorageCorruption,
+    StorageError,
+    StorageFull,
+)
+from .batch import BatchHeader, parse_header
+from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
+from .files import Files
+from .flushing import DISK_FULL, FlushJob, write_checkpoint
+from .index import NO_TIMESTAMP
+from .recovery import Recovered, RecoveryReport, recover
+from .segment import Mark, Segment
+
+__all__ = ["FlushJob", "Log", "RecoveryReport"]
+
+SEALED_OPEN_MAX = 4  # handles of old segments kept open for readers that lag
+
+
+class Log:
+    """The records of one partition on one broker. Made by ``Log.open``."""
+
+    def __init__(self, files: Files, directory: str, config: TopicConfig, recovered: Recovered) -> None:
+        self.directory = directory
+        self.recovery: RecoveryReport = recovered.report
+        self.epochs = recovered.epochs  # moved by append, truncate_to, and by whoever begins to lead
+        self.producers = recovered.producers  # moved by append and truncate_to
+        self.log_start_offset = recovered.log_start_offset  # <= durable_offset
+        self.durable_offset = recovered.recovery_offset  # <= log_end_offset; moved by flushes
+        self._files = files
+        self._config = config
+        self._segments = recovered.segments  # never empty, ascending; the last one is appended to
+        self._bases = [segment.base_offset for segment in self._segments]
+        self._dirty = self._segments[recovered.recovery_segment :]  # hold bytes at or above the durable offset
+        self._is_dir_dirty = True  # an entry of the directory may not be on disk
+        self._fresh_indexes = self._dirty[:-1]  # full since the last job: their index files are not written
+        self._job: FlushJob | None = None  # at most one under way
+        self._is_checkpoint_due = recovered.checkpoint is None
+        self._on_disk: Checkpoint | None = recovered.checkpoint  # the checkpoint there is
+        self._producers_on_disk = -1 if recovered.report.producers_rebuilt else self.producers.version
+        self._has_clean_marker = recovered.has_clean_marker
+        self._is_clean_marker_true = recovered.report.was_clean
+        self._sealed_open: list[Segment] = []
+        self._failure: str = ""  # why nothing works any more
+        if recovered.report.was_clean and self.durable_offset == self.log_end_offset:
+            self._dirty, self._is_dir_dirty = [], False
+
+    # -- opening and closing -----------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls, files: Files, directory: str, config: TopicConfig, *, now_ms: int, producer_expiry_ms: int = 86_400_000
+    ) -> Log:
+        """Return the log of a directory, created when it is not there, recovered when it is. Blocks: call it in a pool.
+
+        The durable offset begins at the recovery point; ``begin_flush`` covers what was kept above it.
+
+        Raises:
+            StorageCorruption: bytes that were synced are damaged or gone; nothing was cut.
+            StorageError: a sync failed in this directory before, or it cannot be read or written.
+        """
+        try:
+            if not files.exists(directory):
+                files.make_dir(directory)
+                files.sync_dir(directory.rpartition("/")[0] or ".")
+            recovered = recover(
+                files, directory, config.index_interval_bytes, now_ms=now_ms, producer_expiry_ms=producer_expiry_ms
+            )
+            if not recovered.segments:
+                _begin(files, directory, config, recovered, now_ms)
+            active = recovered.segments[-1]
+            active.file()
+            known = recovered.checkpoint
+            is_known = known is not None and known.segment == active.base_offset and known.segment_created_ms > 0
+            active.created_ms = known.segment_created_ms if known is not None and is_known else now_ms
+        except OSError as error:
+            raise _storage_error(f"{directory}: cannot be opened", error) from error
+        return cls(files, directory, config, recovered)
+
+    def close(self, now_ms: int, clean: bool = True) -> None:
+        """Close the files; with ``clean``, after everything is on disk, so that the next open reads nothing. Blocks.
+
+        A log that has failed, or fails now, is closed without the mark of a clean end; nothing is raised.
+        """
+        try:
+            if clean and not self._failure:
+                with contextlib.suppress(StorageError):  # said by the missing mark, and found by the next open
+                    self._close_cleanly(now_ms)
+            elif self._job is not None:
+                self._job.abandon()
+        finally:
+            self._failure = self._failure or "it is closed"
+            for segment in self._segments:
+                segment.close()
+
+    @staticmethod
+    def remove(files: Files, directory: str) -> None:
+        """Remove a closed log: renamed first, so that no crash leaves half of one behind under its name."""
+        doomed = directory + ".removed"
+        if files.exists(directory):
+            files.rename(directory, doomed)
+        if files.exists(doomed):
+            files.remove_tree(doomed)
+            files.sync_dir(directory.rpartition("/")[0] or ".")
+
+    # -- where it stands -----------------------------------------------------------------------------------
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset that the next record gets."""
+        return self._segments[-1].next_offset
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def segment_count(self) -> int:
+        return len(self._segments)
+
+    def reconfigure(self, config: TopicConfig) -> None:
+        """Use other settings from now on; what is written stays as it is."""
+        self._config = config
+
+    # -- appending -------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader], now_ms: int) -> None:
+        """Append batches that have been checked and stamped with their offsets; one system call for all.
+
+        Only when a segment is full in between, there are two.
+
+        Args:
+            batches: each as frames, the first one its stamped prefix.
+            headers: of the same batches, with the same offsets and epochs.
+
+        Raises:
+            StorageFull: the disk is full; the log is as it was.
+            StorageError: the write failed; the log is as it was, unless it says that it failed.
+            InvariantViolated: the offsets do not follow the log end.
+        """
+        self._require_usable()
+        self._require_next(batches, headers)
+        if self._has_clean_marker:
+            self._remove_clean_marker()
+        before = self._segments[-1]
+        mark, created_ms, rolled_at = before.mark, before.created_ms, len(self._segments)
+        try:
+            self._append(batches, headers, now_ms)
+        except OSError as error:
+            self._undo(before, mark, created_ms, rolled_at)
+            self._require_usable()
+            raise _storage_error(f"{self.directory}: append failed", error) from error
+        for header in headers:
+            self.epochs.assign(header.leader_epoch, header.base_offset)
+            if header.producer_id >= 0:
+                self.producers.record(header, now_ms)
+
+    def roll_if_due(self, now_ms: int) -> bool:
+        """Begin a new segment if the last one is older than ``segment_ms``; call it now and then."""
+        active = self._segments[-1]
+        if not active.size or now_ms - active.created_ms < self._config.segment_ms:
+            return False
+        self._require_usable()
+        try:
+            self._roll()
+        except OSError as error:
+            raise _storage_error(f"{self.directory}: a new segment failed", error) from error
+        return True
+
+    def _append(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader], now_ms: int) -> None:
+        begin, count, segment_bytes = 0, len(batches), self._config.segment_bytes
+        while begin < count:
+            active = self._segments[-1]
+            is_full = active.size + headers[begin].length > segment_bytes
+            if active.size and (is_full or now_ms - active.created_ms >= self._config.segment_ms):
+                active = self._roll()
+            if not active.size:
+                active.created_ms = now_ms
+            end, size = begin + 1, active.size + headers[begin].length
+            while end < count and size + headers[end].length <= segment_bytes:
+                size += headers[end].length
+                end += 1
+            if not self._dirty or self._dirty[-1] is not active:
+                self._dirty.append(active)
+            active.append([frame for batch in batches[begin:end] for frame in batch], headers[begin:end])
+            begin = end
+
+    def _roll(self) -> Segment:
+        full = self._segments[-1]
+        segment = Segment(self._files, self.directory, full.next_offset, self._config.index_interval_bytes)
+        segment.create()
+        self._segments.append(segment)
+        self._bases.append(segment.base_offset)
+        self._is_dir_dirty = True
+        self._fresh_indexes.append(full)
+        self._keep_open(full)
+        return segment
+
+    def _undo(self, before: Segment, mark: Mark, created_ms: int, segment_count: int) -> None:
+        """Take back a partial write: new segments go, the old one is cut."""
+        try:
+            last = self._segments[-1]
+            stray = Segment(self._files, self.directory, last.next_offset, 0)
+            if last.size and self._files.exists(stray.path):
+                stray.remove()  # a segment that was created and then could not be used
+            for segment in reversed(self._segments[segment_count:]):
+                segment.remove()
+                if segment in self._dirty:
+                    self._dirty.remove(segment)
+            del self._segments[segment_count:], self._bases[segment_count:]
+            self._fresh_indexes = [segment for segment in self._fresh_indexes if segment is not before]
+            before.cut_to(mark)
+            before.created_ms = created_ms
+        except OSError as error:
+            self._fail(f"a partial write could not be taken back: {error.strerror or error}")
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def read(self, fetch_offset: int, max_bytes: int, up_to_offset: int) -> list[bytes]:
+        """Return whole batches from the one that holds ``fetch_offset`` on, as stored, with one system call.
+
+        At least one batch, even if it is larger than ``max_bytes``; none that reaches ``up_to_offset``; none of the
+        next segment. Checksums are not computed here: whoever decodes the records does that.
+
+        Raises:
+            OffsetOutOfRangeError: ``fetch_offset`` is below the log start or above the log end.
+            CorruptRecordError: what stands there is no batch; the message names file and position.
+        """
+        self._require_usable()
+        if not self.log_start_offset <= fetch_offset <= self.log_end_offset:
+            raise OffsetOutOfRangeError(f"{fetch_offset} is not within {self.log_start_offset}..{self.log_end_offset}")
+        if fetch_offset >= min(up_to_offset, self.log_end_offset):
+            return []
+        try:
+            return self._read(fetch_offset, max_bytes, up_to_offset)
+        except StorageCorruption as error:
+            raise CorruptRecordError(str(error)) from error
+        except OSError as error:
+            raise _storage_error(f"{self.directory}: read failed", error) from error
+
+    def offset_for_timestamp(self, timestamp: int) -> tuple[int, int] | None:
+        """Return offset and timestamp of the first record whose timestamp is at or after ``timestamp`` (ms)."""
+        self._require_usable()
+        try:
+            for segment in self._segments:
+                if segment.size and segment.max_timestamp >= timestamp:
+                    self._keep_open(segment)
+                    found = segment.find_timestamp(timestamp)
+                    if found is not None:
+                        return found
+        except StorageCorruption as error:
+            raise CorruptRecordError(str(error)) from error
+        except OSError as error:
+            raise _storage_error(f"{self.directory}: read failed", error) from error
+        return None
+
+    def offset_of_max_timestamp(self) -> tuple[int, int] | None:
+        """Return offset and timestamp of the first record with the greatest timestamp; None when there is none."""
+        greatest = max(segment.max_timestamp for segment in self._segments)
+        return None if greatest == NO_TIMESTAMP else self.offset_for_timestamp(greatest)
+
+    def _read(self, fetch_offset: int, max_bytes: int, up_to_offset: int) -> list[bytes]:
+        segment, begin = self._place_of(fetch_offset)
+        data = self._read_in(segment, begin, max_bytes, up_to_offset)
+        if data and not _holds(data, fetch_offset):
+            segment.distrust_index()
+            begin = segment.position_of(fetch_offset)
+            data = self._read_in(segment, begin, max_bytes, up_to_offset)
+            if data and not _holds(data, fetch_offset):
+                raise StorageCorruption(f"{segment.path} at {begin}: no batch of {fetch_offset}", segment.path, begin)
+        return [data] if data else []
+
+    def _read_in(self, segment: Segment, begin: int, max_bytes: int, up_to_offset: int) -> bytes:
+        end = segment.read_end(begin, max_bytes, up_to_offset)
+        if end <= begin:
+            return b""
+        return segment.read(begin, end)
+
+    def _place_of(self, fetch_offset: int) -> tuple[Segment, int]:
+        segment = self._segments[max(bisect_right(self._bases, fetch_offset) - 1, 0)]
+        if segment is not self._segments[-1]:
+            self._keep_open(segment)
+        return segment, segment.position_of(fetch_offset)
+
+    def _keep_open(self, segment: Segment) -> None:
+        """Let an old segment keep its handle for a while; the one that was used longest ago is closed."""
+        if segment is self._segments[-1]:
+            return
+        if segment in self._sealed_open:
+            self._sealed_open.remove(segment)
+        self._sealed_open.append(segment)
+        while len(self._sealed_open) > SEALED_OPEN_MAX:
+            oldest = self._sealed_open[0]
+            if oldest in self._dirty:  # its handle is needed for the sync, which must see errors since the write
+                break
+            self._sealed_open.pop(0).close()
+
+    # -- flushing --------------------------------------------------------------------------------------------
+
+    def begin_flush(self) -> FlushJob | None:
+        """Return a job for a pool thread that makes everything appended so far durable.
+
+        None when nothing is dirty, or while another job is under way: begin again when it has ended.
+        """
+        if self._is_busy() or self._failure:
+            return None
+        if not self._dirty and not self._is_checkpoint_due:
+            return None
+        return self._new_job()
+
+    def begin_checkpoint(self, now_ms: int) -> FlushJob | None:
+        """Return a job that syncs and writes a checkpoint; None when nothing changed since the last one.
+
+        While another job is under way the checkpoint is left to the next one.
+        """
+        is_busy = self._is_busy()
+        if self._failure:
+            return None
+        self.producers.expire(now_ms, self.log_start_offset)
+        if self._is_checkpointed() and not self._dirty:
+            return None
+        self._is_checkpoint_due = True
+        return None if is_busy else self._new_job()
+
+    def end_flush(self, job: FlushJob, error: BaseException | None) -> None:
+        """Take in the end of a job: the durable offset advances.
+
+        Raises:
+            StorageError: the job failed; the log has failed with it, and is not flushed again.
+        """
+        if job is self._job:
+            self._settle(job)
+        if error is not None:
+            self._fail(f"{error}")
+            raise StorageError(self._failure) from error
+
+    def _is_busy(self) -> bool:
+        """Whether a job is under way; one whose end nobody told (a checkpoint's) is taken in here."""
+        if self._job is not None and self._job.is_done:
+            self._settle(self._job)
+        return self._job is not None
+
+    def _settle(self, job: FlushJob) -> None:
+        self._job = None
+        if job.error is not None:
+            self._fail(f"{job.error}")
+            return
+        self.durable_offset = max(self.durable_offset, job.target)
+        if job.wrote_checkpoint:
+            self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
+
+    def _new_job(self) -> FlushJob:
+        target, is_checkpoint = self.log_end_offset, self._is_checkpoint_due
+        checkpoint = self._checkpoint(target) if is_checkpoint else None
+        try:
+            handles = [segment.file().duplicate() for segment in self._dirty]
+        except OSError as error:
+            raise _storage_error(f"{self.directory}: flush failed", error) from error
+        job = FlushJob(
+            self._files,
+            self.directory,
+            target,
+            handles,
+            sync_dir=self._is_dir_dirty,
+            index_writes=[
+                (full.index_path, content)
+                for full in self._fresh_indexes
+                if (content := full.index_bytes()) is not None
+            ],
+            checkpoint=checkpoint,
+            producers=self.producers.copy() if is_checkpoint else None,
+            producers_version=self.producers.version,
+        )
+        synced, self._dirty, self._fresh_indexes = self._dirty, [], []
+        for segment in synced:
+            self._keep_open(segment)
+        self._is_dir_dirty = self._is_checkpoint_due = False
+        self._job = job
+        return job
+
+    def _checkpoint(self, recovery_offset: int) -> Checkpoint:
+        active = self._segments[-1]
+        return Checkpoint(
+            log_start_offset=self.log_start_offset,
+            recovery_offset=recovery_offset,
+            segment=active.base_offset,
+            position=active.size,
+            segment_created_ms=active.created_ms,
+            epochs=self.epochs.entries,
+            has_producers=len(self.producers) > 0,
+        )
+
+    # -- cutting ---------------------------------------------------------------------------------------------
+
+    def truncate_to(self, offset: int) -> None:
+        """Cut the log to end at ``offset``, or at the batch boundary below; on disk when this returns. Blocks.
+
+        Raises:
+            OffsetOutOfRangeError: below the log start.
+            StorageError: the log has failed.
+        """
+        self._require_usable()
+        if offset < self.log_start_offset:
+            raise OffsetOutOfRangeError(f"cannot cut to {offset}, the log begins at {self.log_start_offset}")
+        if offset >= self.log_end_offset:
+            return
+        try:
+            self._finish_job()
+            self._truncate_to(offset)
+        except OSError as error:
+            self._fail(f"truncation failed: {error.strerror or error}")
+            raise StorageError(self._failure) from error
+
+    def _truncate_to(self, offset: int) -> None:
+        if self._has_clean_marker:
+            self._remove_clean_marker()
+        keep = max(bisect_right(self._bases, offset), 1)
+        last = self._segments[keep - 1]
+        mark = last.mark_before(offset)
+        # First the recovery point goes down and the snapshot goes, then the bytes: neither may ever know of records
+        # that the log does not have.
+        self.epochs.truncate_from_end(mark.next_offset)
+        durable_offset = min(self.durable_offset, mark.next_offset)
+        self._lower_recovery_point(last, mark)
+        if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
+            self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
+            self._files.sync_dir(self.directory)
+        for segment in reversed(self._segments[keep:]):
+            segment.remove()
+        removed = self._segments[keep:]
+        del self._segments[keep:], self._bases[keep:]
+        last.cut_to(mark)
+        self._dirty = [segment for segment in self._dirty if segment not in removed and segment is not last] + [last]
+        self._fresh_indexes = [full for full in self._fresh_indexes if full not in removed and full is not last]
+        self._sealed_open = [full for full in self._sealed_open if full not in removed and full is not last]
+        self.durable_offset = durable_offset
+        self._rebuild_producers()
+        for segment in self._dirty:
+            segment.file().datasync()
+        self._files.sync_dir(self.directory)
+        self._dirty, self._is_dir_dirty = [], False
+        self.durable_offset = self.log_end_offset
+        self._on_disk = self._checkpoint(self.log_end_offset)
+        write_checkpoint(self._files, self.directory, self._on_disk, self.producers.copy())
+        self._producers_on_disk = self.producers.version
+
+    def _lower_recovery_point(self, last: Segment, mark: Mark) -> None:
+        """Replace a checkpoint that would be wrong after the cut by one that is true before and after it."""
+        known = self._on_disk
+        if known is None or known.segment < last.base_offset:
+            return
+        if known.segment == last.base_offset and known.position <= mark.size:
+            return
+        checkpoint = Checkpoint(
+            log_start_offset=min(self.log_start_offset, last.base_offset),
+            recovery_offset=last.base_offset,
+            segment=last.base_offset,
+            position=0,
+            segment_created_ms=last.created_ms,
+            epochs=tuple(entry for entry in self.epochs.entries if entry[1] <= last.base_offset),
+            has_producers=len(self.producers) > 0,
+        )
+        self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+
+    def _rebuild_producers(self) -> None:
+        """Read the producers from the headers that are left."""
+        active_ms = {state.producer_id: state.active_ms for state in self.producers.copy().values()}
+        self.producers.clear()
+        for segment in self._segments:
+            for header in segment.headers(self.log_start_offset):
+                if header.producer_id >= 0:
+                    self.producers.record(header, active_ms.get(header.producer_id, 0))
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _close_cleanly(self, now_ms: int) -> None:
+        try:
+            self._finish_job()
+            for segment in self._dirty:
+                segment.file().datasync()
+            if self._is_dir_dirty:
+                self._files.sync_dir(self.directory)
+            self._dirty, self._is_dir_dirty = [], False
+            self.durable_offset = self.log_end_offset
+            self.producers.expire(now_ms, self.log_start_offset)
+            for segment in [*self._fresh_indexes, self._segments[-1]]:
+                content = segment.index_bytes()
+                if content is not None:
+                    self._files.write_bytes(segment.index_path, content)
+            if not self._is_checkpointed():
+                checkpoint = self._checkpoint(self.log_end_offset)
+                write_checkpoint(self._files, self.directory, checkpoint, self.producers.copy())
+            if not (self._has_clean_marker and self._is_clean_marker_true):
+                self._files.write_atomic(f"{self.directory}/{CLEAN_FILE}", encode_clean(self.log_end_offset))
+        except OSError as error:
+            raise _storage_error(f"{self.directory}: clean close failed", error) from error
+
+    def _finish_job(self) -> None:
+        """Wait for the job under way, or run it here if no thread has begun."""
+        if self._job is not None:
+            job = self._job
+            error = job.finish()
+            self._settle(job)
+            if error is not None:
+                raise StorageError(self._failure) from error
+
+    def _is_checkpointed(self) -> bool:
+        """Whether the checkpoint on disk says all that a new one would."""
+        is_same = self._on_disk == self._checkpoint(self.log_end_offset)
+        return is_same and self._producers_on_disk == self.producers.version
+
+    def _remove_clean_marker(self) -> None:
+        """Before the first append: from now on a crash must not look like a clean end."""
+        try:
+            self._files.remove(f"{self.directory}/{CLEAN_FILE}")
+            self._files.sync_dir(self.directory)
+        except OSError as error:
+            raise _storage_error(f"{self.directory}: the mark of a clean end could not be removed", error) from error
+        self._has_clean_marker = False
+
+    def _require_usable(self) -> None:
+        if self._failure:
+            raise StorageError(f"{self.directory}: {self._failure}")
+
+    def _require_next(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader]) -> None:
+        if len(batches) != len(headers):
+            raise InvariantViolated(f"{len(batches)} batches with {len(headers)} headers")
+        expected, epoch = self.log_end_offset, self.epochs.latest
+        for header in headers:
+            if header.base_offset != expected or header.leader_epoch < epoch:
+                raise InvariantViolated(
+                    f"{self.directory}: batch at {header.base_offset} of epoch {header.leader_epoch} "
+                    f"cannot follow offset {expected} of epoch {epoch}"
+                )
+            expected, epoch = header.next_offset, header.leader_epoch
+
+    def _fail(self, why: str) -> None:
+        self._failure = self._failure or why
+
+
+def _begin(files: Files, directory: str, config: TopicConfig, recovered: Recovered, now_ms: int) -> None:
+    """Make an empty log: first the checkpoint, on disk, then the first segment."""
+    start = recovered.log_start_offset
+    if recovered.checkpoint is None:
+        recovered.checkpoint = checkpoint = Checkpoint(
+            log_start_offset=start,
+            recovery_offset=start,
+            segment=start,
+            position=0,
+            segment_created_ms=now_ms,
+            epochs=(),
+            has_producers=False,
+        )
+        files.write_atomic(f"{directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+    segment = Segment(files, directory, start, config.index_interval_bytes)
+    segment.create()
+    recovered.segments.append(segment)
+
+
+def _holds(data: bytes, offset: int) -> bool:
+    try:
+        header = parse_header(data)
+    except CorruptRecordError:
+        return False
+    return header.base_offset <= offset < header.next_offset
+
+
+def _storage_error(what: str, error: OSError) -> StorageError:
+    kind = StorageFull if error.errno in DISK_FULL else StorageError
+    return kind(f"{what}: {error.strerror or error}")
