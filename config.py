@@ -94,6 +94,7 @@ class ProcessOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster: ClusterConfig
     incarnation: str  # new at each start
     run_dir: str  # for ipc sockets: short, private
+    cluster_id: str = ""
     broker_id: int = -1
     port: int = 0
     host_name: str = "host"

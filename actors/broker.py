@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from ..config import ClusterConfig, TopicConfig, configure
+from ..config import ClusterConfig
 from ..errors import ConfigurationError, StorageError
 from ..model import BrokerId, LeaderEpoch, PartitionKey, TopicId, TopicPartition
 from ..transport import messages as m
@@ -31,20 +31,25 @@ from ..transport.seam import Connection
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
-from .metadata.client import MetadataChanged, Subscribe
+from .metadata.client import MetadataChanged, Reopen, SessionLost, SessionOpened, Subscribe
 from .partition.events import AnnounceReplicas, Assign, Discard, Discarded, Hosted
-from .partition.replica import NewEpochNeeded, Replica, min_insync
+from .partition.replica import DOORS, NewEpochNeeded, Replica
 from .runtime import Context, LoopActor, LoopRef
-from .supervisor import ChildSpec, GaveUp, Restart, StartChild, StopChild
+from .supervisor import ChildSpec, GaveUp, OnGiveUp, Restart, StartChild, StopChild
 
 logger = logging.getLogger(__name__)
 
 IDENTITY_FILE = "broker.json"
 REELECT_RETRY_MS = 200
+REOPEN_MS = 100  # a namesake that lives may have taken the session: do not fight over it in a tight loop
 
 
 class AskAgain(msgspec.Struct, frozen=True):
     """Time to ask the controller again for the epochs that are still missing."""
+
+
+class ReopenDue(msgspec.Struct, frozen=True):
+    """Time to open a session under a new incarnation."""
 
 
 class HostedReplica(msgspec.Struct):
@@ -65,7 +70,11 @@ class Broker(LoopActor):
         GaveUp: "on_gave_up",
         Discarded: "on_discarded",
         AnnounceReplicas: "on_announce_replicas",
+        Hosted: "on_hosted",
         AskAgain: "on_ask_again",
+        ReopenDue: "on_reopen_due",
+        SessionOpened: "on_session_opened",
+        SessionLost: "on_session_lost",
     }
 
     def __init__(
@@ -79,7 +88,6 @@ class Broker(LoopActor):
         broker_address: str,
         directory: str,
         led_epochs: dict[PartitionKey, LeaderEpoch],
-        machine: str,
     ) -> None:
         super().__init__(context, address, parent)
         self._config = config
@@ -87,7 +95,6 @@ class Broker(LoopActor):
         self._broker_address = broker_address
         self._directory = directory
         self._led_epochs = led_epochs
-        self._machine = machine
         self._image = ClusterImage.empty()
         self._is_identified = False  # the directory is known to be ours
         self._hosted: dict[PartitionKey, HostedReplica] = {}
@@ -112,7 +119,13 @@ class Broker(LoopActor):
         for key, hosted in self._hosted.items():
             replica = self._replica(hosted)
             if replica is not None:
-                self._tell("router", Hosted(key, replica))
+                for door in DOORS:
+                    self._tell(door, Hosted(key, replica))
+
+    def on_hosted(self, up: Hosted) -> None:
+        """A replica's actor has (re)started: give it the newest order, its own may be from before its restart."""
+        if (hosted := self._hosted.get(up.key)) is not None:
+            up.ref.post(hosted.assignment)
 
     # -- what the controller decided -----------------------------------------------------------------
 
@@ -155,17 +168,17 @@ class Broker(LoopActor):
         topic, partition = self._image.topic(key.topic_id), self._image.partition(key)
         if topic is None or partition is None or self._broker_id not in partition.replicas:
             return None
-        session = self._image.session(self._broker_address)
+        session = self._image.sessions.get(self._broker_address)
         incarnation = session.incarnation if session else None
         is_leader = partition.leader == self._broker_id and partition.leader_incarnation == incarnation
-        config = configure(TopicConfig, topic.configs, f"topic {topic.name}")
+        config = topic.config(self._config.topic)
         return Assign(
             leader=partition.leader,
             leader_epoch=LeaderEpoch(partition.leader_epoch),
             is_leader=is_leader,
             isr=tuple(partition.isr),
             config=config,
-            min_insync_replicas=min_insync(config, len(partition.replicas)),
+            min_insync_replicas=config.min_insync_replicas,
         )
 
     def _host(self, key: PartitionKey, assignment: Assign) -> None:
@@ -176,6 +189,10 @@ class Broker(LoopActor):
         if any(other.name == hosted.name for other in self._hosted.values()):
             return  # a topic was re-created while its namesake is still being discarded: on_discarded comes back here
         self._hosted[key] = hosted
+        running = self._replica(hosted)
+        if running is not None and isinstance(running.actor, Replica) and running.actor.key == key:
+            running.post(assignment)  # this actor was restarted, the replica was not: it goes on undisturbed
+            return
 
         def start(context: Context, address: str, parent: LoopRef | None) -> LoopRef:
             return Replica.start(
@@ -193,7 +210,9 @@ class Broker(LoopActor):
                 broker_address=self._broker_address,
             )
 
-        spec = ChildSpec(name=str(hosted.name), start=start, restart=Restart.TRANSIENT, on_give_up="leave_offline")
+        spec = ChildSpec(
+            name=str(hosted.name), start=start, restart=Restart.TRANSIENT, on_give_up=OnGiveUp.LEAVE_OFFLINE
+        )
         self._tell("partitions", StartChild(spec))
 
     def _discard(self, hosted: HostedReplica) -> None:
@@ -214,11 +233,24 @@ class Broker(LoopActor):
             event(logger, "log.not_removed", logging.ERROR, partition=discarded.key, error=discarded.error)
         if hosted is None:
             return
-        event(logger, "log.removed", partition=hosted.name)
+        event(logger, "log.removed", partition=str(hosted.name))
         self._tell("partitions", StopChild(str(hosted.name)))
         for key in self._image.partitions_of(self._broker_id):
             if key not in self._hosted:
                 self._apply(key)
+
+    # -- the broker's session ------------------------------------------------------------------------
+
+    def on_session_opened(self, opened: SessionOpened) -> None:
+        self.role = f"broker {self._broker_id}"
+
+    def on_session_lost(self, lost: SessionLost) -> None:
+        """The cluster went on without us (a pause, a cut): come back as somebody new, elected anew for everything."""
+        event(logger, "session.reopening", logging.WARNING, was=lost.incarnation, detail=lost.detail)
+        self.set_timer(REOPEN_MS, ReopenDue())
+
+    def on_reopen_due(self, _: ReopenDue) -> None:
+        self._tell("metadata", Reopen(self.context.new_id()))
 
     # -- epochs that are missing -----------------------------------------------------------------------
 
@@ -230,12 +262,12 @@ class Broker(LoopActor):
         for key, hosted in self._hosted.items():
             if str(hosted.name) == gave_up.name:
                 hosted.is_given_up = True
-                event(logger, "partition.offline", logging.ERROR, partition=hosted.name, error=gave_up.exception)
+                event(logger, "partition.offline", logging.ERROR, partition=str(hosted.name), error=gave_up.exception)
                 epoch = hosted.assignment.leader_epoch
                 self._ask_for_election(key, epoch, is_offline=True, reason=str(gave_up.exception))
 
     def _ask_for_election(self, key: PartitionKey, leader_epoch: int, *, is_offline: bool, reason: str) -> None:
-        session = self._image.session(self._broker_address)
+        session = self._image.sessions.get(self._broker_address)
         self._reelections[key] = m.ReelectRequest(
             broker_id=self._broker_id,
             incarnation=session.incarnation if session else "",
@@ -267,7 +299,7 @@ class Broker(LoopActor):
                 connection.request(request, lambda _reply, _payload: None, timeout_ms=REELECT_RETRY_MS)
 
     def _peer(self, broker_id: int) -> Connection | None:
-        session = self._image.session(f"broker-{broker_id}")
+        session = self._image.sessions.get(f"broker-{broker_id}")
         if session is None or not session.peer_endpoints:
             return None
         endpoint = choose_endpoint(session.peer_endpoints, session.machine)

@@ -7,7 +7,8 @@ not about records goes to the controller, the metadata client or the inspector.
 Rules of this file:
 
 1. Every request that may have an answer gets exactly one: the gathered reply, or one error.
-2. Admission is bounded (``limits.requests_waiting``) and refuses with OVERLOADED. Nothing else is refused.
+2. Admission is bounded (``limits.requests_waiting``, parked fetches apart) and refuses with OVERLOADED; nothing
+   behind the door is.
 3. When a partition's actor ends, the entries that wait for it are answered INTERNAL: outcome unknown, retriable.
 4. A request that cannot be understood is refused here and never reaches an actor.
 """
@@ -25,12 +26,12 @@ from ..errors import ErrorCode
 from ..model import PartitionKey, TopicId
 from ..transport import messages as m
 from ..transport.loop import Timer
-from ..transport.seam import Inbound, Server
+from ..transport.seam import Inbound, PeerInfo, Server
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .inspect import Inspection
 from .log import event
-from .metadata.client import MetadataChanged, NewProducerId
+from .metadata.client import MetadataChanged, NewProducerId, SessionLost, SessionOpened, Subscribe
 from .partition.events import (
     AnnounceReplicas,
     Answers,
@@ -81,6 +82,8 @@ class Router(LoopActor):
         Hosted: "on_hosted",
         ReplicaGone: "on_replica_gone",
         MetadataChanged: "on_metadata_changed",
+        SessionOpened: "on_session_news",
+        SessionLost: "on_session_news",
     }
 
     def __init__(
@@ -93,14 +96,13 @@ class Router(LoopActor):
         serve: Callable[[Callable[[list[Inbound]], None]], Server],
         inspection: Inspection,
         broker_address: str,
-        on_serving: Callable[[Server], None],
     ) -> None:
         super().__init__(context, address, parent)
         self._config = config
         self._serve = serve
         self._inspection = inspection
         self._broker_address = broker_address
-        self._on_serving = on_serving
+        self._door = address.rpartition("/")[2]  # "router" or "peers": to whom partitions answer
         self._server: Server | None = None
         self._image = ClusterImage.empty()
         self._replicas: dict[PartitionKey, LoopRef] = {}
@@ -132,7 +134,8 @@ class Router(LoopActor):
     def on_start(self) -> None:
         self._server = self._serve(self._on_socket)
         event(logger, "router.serving", endpoints=",".join(self._server.endpoints))
-        self._on_serving(self._server)
+        self._tell_sibling("metadata", Subscribe(self.actor_ref))
+        self._tell_sibling("hosting", AnnounceReplicas())
 
     def on_stop(self) -> None:
         if self._server is not None:
@@ -151,9 +154,10 @@ class Router(LoopActor):
             handle = self._dispatch.get(type(inbound.message))
             if handle is None:
                 self._refuse(inbound, ErrorCode.INVALID_REQUEST, "a broker does not answer this request")
-            elif len(self._sessions) >= self._config.limits.requests_waiting:
+            elif self._waiting(inbound.message) >= self._config.limits.requests_waiting:
                 self._overloaded += 1
-                self._refuse(inbound, ErrorCode.OVERLOADED, f"{len(self._sessions)} requests are waiting")
+                detail = f"{self._waiting(inbound.message)} requests of this kind are waiting"
+                self._refuse(inbound, ErrorCode.OVERLOADED, detail)
             else:
                 handle(inbound, inbound.message)
 
@@ -170,7 +174,7 @@ class Router(LoopActor):
         for index, (entry, key) in enumerate(zip(request.entries, keys, strict=True)):
             frames = inbound.payload[first : first + entry.frames]
             first += entry.frames
-            produce = Produce(Ticket(number, index), entry.leader_epoch, request.acks, frames)
+            produce = Produce(Ticket(number, index, self._door), entry.leader_epoch, request.acks, frames)
             if not self._tell(key, produce) and number != NO_ANSWER:
                 error, leader, epoch = self._whereabouts(key)
                 refusal = refusal_of_produce(key, error, leader=leader, leader_epoch=epoch)
@@ -185,7 +189,7 @@ class Router(LoopActor):
         number = self._open(FetchSession(inbound.peer, request, keys, inbound.received_ms + max_wait_ms))
         for index, (entry, key) in enumerate(zip(request.entries, keys, strict=True)):
             fetch = Fetch(
-                ticket=Ticket(number, index),
+                ticket=Ticket(number, index, self._door),
                 leader_epoch=entry.leader_epoch,
                 fetch_offset=entry.fetch_offset,
                 max_bytes=min(entry.max_bytes, request.max_bytes),
@@ -243,7 +247,7 @@ class Router(LoopActor):
         session = GatherSession(inbound.peer, inbound.message.id, keys, deadline_ms, make_reply, when_missing)
         number = self._open(session)
         for index, key in enumerate(keys):
-            if not self._tell(key, question(Ticket(number, index))):
+            if not self._tell(key, question(Ticket(number, index, self._door))):
                 self._answered(number, index, when_missing(key), ())
         if not keys:
             self._completed.append(number)
@@ -257,16 +261,14 @@ class Router(LoopActor):
         self._reply(inbound, self._image.metadata_reply(request))
 
     def _init_producer_id(self, inbound: Inbound, request: m.InitProducerIdRequest) -> None:
-        client = self.context.directory.find(f"{self._broker_address}/metadata")
-        if client is None or not client.post(NewProducerId(lambda reply: self._reply(inbound, reply))):
+        if not self._tell_sibling("metadata", NewProducerId(lambda reply: self._reply(inbound, reply))):
             self._refuse(inbound, ErrorCode.STORE_UNAVAILABLE, "the metadata client is restarting")
 
     def _administer(self, inbound: Inbound, request: m.Request) -> None:
         self._tell_controller(request, lambda reply: self._reply(inbound, reply))
 
     def _tell_controller(self, request: m.Request, reply: Callable[[m.Reply], None]) -> None:
-        controller = self.context.directory.find(f"{self._broker_address}/controller")
-        if controller is None or not controller.post(AdminCommand(request, reply)):
+        if not self._tell_sibling("controller", AdminCommand(request, reply)):
             reply(m.ErrorReply(error=ErrorCode.NOT_CONTROLLER, detail="the controller of this broker is restarting"))
 
     def _describe_cluster(self, inbound: Inbound, request: m.DescribeClusterRequest) -> None:
@@ -274,7 +276,11 @@ class Router(LoopActor):
         clients: list[m.ClientDescription] = []
         if self._server is not None:
             counters.update(self._server.counters)
-            clients = list(self._server.peers())
+            now_ms = self.context.clock.monotonic_ms()
+            clients = [
+                _described(peer, now_ms, self._image.broker_id_of(self._broker_address))
+                for peer in self._server.peers()
+            ]
         reply = self._image.cluster_reply()
         self._reply(inbound, msgspec.structs.replace(reply, clients=clients, counters=counters))
 
@@ -334,7 +340,7 @@ class Router(LoopActor):
             if timer := self._fetch_timers.pop(number, None):
                 timer.cancel()
             for entry, key in session.parked_keys():
-                self._tell(key, Unpark(Ticket(number, entry)))
+                self._tell(key, Unpark(Ticket(number, entry, self._door)))
             reply, payload = session.reply()
             self._server.reply(session.peer, reply, payload)
         elif isinstance(session, (ProduceSession, GatherSession)):
@@ -360,11 +366,23 @@ class Router(LoopActor):
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
 
+    def on_session_news(self, _: SessionOpened | SessionLost) -> None:
+        """The broker's own session: nothing to do at the door, the image tells who leads."""
+
     # -- inside ----------------------------------------------------------------------------------------
 
     def _tell(self, key: PartitionKey, message: Any) -> bool:
         replica = self._replicas.get(key)
         return replica is not None and replica.post(message)
+
+    def _waiting(self, request: m.Request) -> int:
+        """Parked fetches are counted apart: many idle consumers do not keep producers out, nor the reverse."""
+        fetches = len(self._fetch_timers)
+        return fetches if isinstance(request, m.FetchRequest) else len(self._sessions) - fetches
+
+    def _tell_sibling(self, name: str, message: Any) -> bool:
+        sibling = self.context.directory.find(f"{self._broker_address}/{name}")
+        return sibling is not None and sibling.post(message)
 
     def _whereabouts(self, key: PartitionKey) -> tuple[ErrorCode, int, int]:
         """Say why this broker has no actor for a partition, and who leads it: (error, leader, leader epoch)."""
@@ -383,6 +401,19 @@ class Router(LoopActor):
         if self._server is not None:
             msgspec.structs.force_setattr(reply, "id", inbound.message.id)
             self._server.reply(inbound.peer, reply)
+
+
+def _described(peer: PeerInfo, now_ms: int, broker_id: int) -> m.ClientDescription:
+    return m.ClientDescription(
+        client_id=peer.client_id,
+        software=peer.software,
+        broker_id=broker_id,
+        connected_ms=now_ms - peer.connected_ms,
+        requests=peer.requests,
+        bytes_in=peer.bytes_in,
+        bytes_out=peer.bytes_out,
+        dropped=peer.dropped,
+    )
 
 
 def _patience(inbound: Inbound) -> int:

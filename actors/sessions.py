@@ -112,7 +112,7 @@ class FetchSession(Session):
         ]
 
     def reply(self) -> tuple[FetchReply, list[bytes]]:
-        """Return the reply and its payload: ready entries in the request's order, up to ``max_bytes`` but at least one."""
+        """Return reply and payload: ready entries in the request's order, up to ``max_bytes`` but at least one."""
         entries: list[FetchEntryReply] = []
         payload: list[bytes] = []
         size = 0

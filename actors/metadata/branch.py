@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...config import ProcessOptions
 from ...storage.metadata_store import DocumentStore, SqliteStore
 from ..context import Context
@@ -14,19 +16,25 @@ from .server import MetadataServer
 FILE_NAME = "metadata.db"
 
 
-def metadata_branch(options: ProcessOptions, context: Context) -> ChildSpec:
-    """Return the tree: a server whose failure opens the store anew; past its limit the process ends."""
+def metadata_branch(
+    options: ProcessOptions, context: Context, open_store: Callable[[], DocumentStore] | None = None
+) -> ChildSpec:
+    """Return the tree: a server whose failure opens the store anew; past its limit the process ends.
+
+    Args:
+        open_store: makes another store than the SQLite file in the data directory (a simulated one).
+    """
     config = options.cluster
     directory = f"{config.data_dir}/{options.name}"
 
-    def open_store() -> DocumentStore:
+    def open_file() -> DocumentStore:
         context.files.make_dir(directory)
         return SqliteStore(f"{directory}/{FILE_NAME}")
 
     server = ChildSpec(
         name="server",
         start=MetadataServer.starter(
-            open_store=open_store,
+            open_store=open_store or open_file,
             binds=[bind.strip() for bind in options.metadata_endpoint.split(",")],
             incarnation=options.incarnation,
             settings=config.broker,

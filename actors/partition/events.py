@@ -19,10 +19,11 @@ from ...transport.messages import Part
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """Whom to answer: one entry of one request, by the number that the router gave it."""
+    """Whom to answer: one entry of one request, by the number that its router gave it."""
 
     session: int
     entry: int
+    door: str = "router"  # the broker's router that took the request: "router" (clients) or "peers"
 
 
 # -- events ----------------------------------------------------------------------------------------

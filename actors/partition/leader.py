@@ -138,7 +138,7 @@ class Leader:
         return [Read(fetch, self.high_watermark)]
 
     def on_read(self, fetch: Fetch, frames: list[bytes], size: int) -> list[Effect]:
-        """The log gave ``size`` bytes. Too few for ``min_bytes``: what there is goes out, and the fetch stays parked."""
+        """The log gave ``size`` bytes. Too few for ``min_bytes``: they go out, and the fetch stays parked."""
         if size < fetch.min_bytes:
             self._parked[fetch.ticket] = fetch
         return [Answer(fetch.ticket, self._fetch_reply(frames=len(frames)), frames)]

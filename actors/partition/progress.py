@@ -27,7 +27,8 @@ def high_watermark(positions: Mapping[BrokerId, Position], maximal_isr: Set[Brok
     Never used to *lower* a high watermark: the leader keeps the maximum that it has announced in its epoch.
 
     Args:
-        maximal_isr: the committed in-sync set plus additions not yet committed (R3); removals not yet committed still count.
+        maximal_isr: the committed in-sync set plus additions not yet committed (R3); removals not yet committed
+            still count.
         flush: the topic's ``"ack"`` or ``"os"``.
 
     Raises:

@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...config import TopicConfig
 from ...errors import CorruptRecordError, ErrorCode
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
 from ...storage.batch import check_batch, restamp
@@ -56,6 +55,7 @@ from .leader import Leader, refusal_of_fetch, refusal_of_produce
 logger = logging.getLogger(__name__)
 
 DISCARD_RETRY_MS = 50
+DOORS = ("router", "peers")
 
 
 class NewEpochNeeded(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ class Replica(LoopActor):
         broker_address: str,
     ) -> None:
         super().__init__(context, address, parent)
-        self._key = key
+        self.key = key
         self._name = name
         self._broker_id = broker_id
         self._directory = directory
@@ -121,7 +121,8 @@ class Replica(LoopActor):
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
-        self._tell_router(Hosted(self._key, self.actor_ref))
+        self._tell_doors(Hosted(self.key, self.actor_ref))
+        self._tell_sibling("hosting", Hosted(self.key, self.actor_ref))
         files, directory, config = self.context.files, self._directory, self._assignment.config
         now_ms, expiry_ms = self.context.clock.wall_ms(), self._producer_expiry_ms
         self.in_pool(
@@ -137,7 +138,7 @@ class Replica(LoopActor):
         event(
             logger,
             "log.opened",
-            partition=self._name,
+            partition=str(self._name),
             log_start_offset=log.log_start_offset,
             log_end_offset=log.log_end_offset,
             clean=log.recovery.was_clean,
@@ -154,7 +155,7 @@ class Replica(LoopActor):
             self._log.close(self.context.clock.wall_ms())
 
     def on_failure(self, *failure: Any) -> None:
-        self._tell_router(ReplicaGone(self._key))
+        self._tell_doors(ReplicaGone(self.key))
         if self._log is not None:
             self._log.close(self.context.clock.wall_ms(), clean=False)
 
@@ -168,11 +169,11 @@ class Replica(LoopActor):
         self._log.close(self.context.clock.wall_ms(), clean=False)
         self._log = None
         self.role = "being removed"
-        key, files, directory = self._key, self.context.files, self._directory
+        key, files, directory = self.key, self.context.files, self._directory
         self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
 
     def on_discarded(self, discarded: Discarded) -> None:
-        self._tell_broker(discarded)
+        self._tell_sibling("hosting", discarded)
         self.finish()
 
     # -- the controller's word -----------------------------------------------------------------------
@@ -200,17 +201,17 @@ class Replica(LoopActor):
             self._depose(assignment)
         if not assignment.is_leader:
             self.role = "replica"
-        elif assignment.leader_epoch <= self._led_epochs.get(self._key, -1):
+        elif assignment.leader_epoch <= self._led_epochs.get(self.key, -1):
             self.role = "awaiting epoch"
-            self._tell_broker(NewEpochNeeded(self._key, assignment.leader_epoch))
+            self._tell_sibling("hosting", NewEpochNeeded(self.key, assignment.leader_epoch))
         else:
             self._lead(assignment, log)
 
     def _lead(self, assignment: Assign, log: Log) -> None:
-        self._led_epochs[self._key] = assignment.leader_epoch
+        self._led_epochs[self.key] = assignment.leader_epoch
         log.epochs.assign(assignment.leader_epoch, log.log_end_offset)
         self._leader = Leader(
-            self._key,
+            self.key,
             broker_id=self._broker_id,
             epoch=assignment.leader_epoch,
             isr=assignment.isr,
@@ -223,7 +224,13 @@ class Replica(LoopActor):
             durable_offset=Offset(log.durable_offset),
         )
         self.role = "leader"
-        event(logger, "leader.elected", partition=self._name, epoch=assignment.leader_epoch, log_end=log.log_end_offset)
+        event(
+            logger,
+            "partition.leads",
+            partition=str(self._name),
+            epoch=assignment.leader_epoch,
+            log_end=log.log_end_offset,
+        )
 
     def _depose(self, assignment: Assign) -> None:
         if self._leader is not None:
@@ -237,13 +244,13 @@ class Replica(LoopActor):
         leader = self._leader
         if leader is None:
             error, known = self._not_leading(), self._assignment
-            refusal = refusal_of_produce(self._key, error, leader=known.leader, leader_epoch=known.leader_epoch)
+            refusal = refusal_of_produce(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
             self._answers.append(Answer(produce.ticket, refusal))
             return
         try:
             header = check_batch(produce.frames)
         except CorruptRecordError as error:
-            refusal = refusal_of_produce(self._key, error.errno, error.detail)
+            refusal = refusal_of_produce(self.key, error.errno, error.detail)
             self._answers.append(Answer(produce.ticket, refusal))
             return
         if header.producer_id in self._staged_producers:
@@ -253,7 +260,7 @@ class Replica(LoopActor):
     def on_fetch(self, fetch: Fetch) -> None:
         if self._leader is None:
             error, known = self._not_leading(), self._assignment
-            refusal = refusal_of_fetch(self._key, error, leader=known.leader, leader_epoch=known.leader_epoch)
+            refusal = refusal_of_fetch(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
             self._answers.append(Answer(fetch.ticket, refusal))
             return
         self._perform(self._leader.on_fetch(fetch))
@@ -266,7 +273,7 @@ class Replica(LoopActor):
         leader, log = self._leader, self._log
         if leader is None or log is None:
             reply = ListOffsetsEntryReply(
-                topic_id=self._key.topic_id, partition=self._key.partition, error=self._not_leading()
+                topic_id=self.key.topic_id, partition=self.key.partition, error=self._not_leading()
             )
             self._answers.append(Answer(request.ticket, reply))
             return
@@ -283,11 +290,11 @@ class Replica(LoopActor):
     def on_describe_replica(self, request: DescribeReplica) -> None:
         log, leader = self._log, self._leader
         if log is None:
-            reply = ReplicaDescription(topic_id=self._key.topic_id, partition=self._key.partition, role=self.role)
+            reply = ReplicaDescription(topic_id=self.key.topic_id, partition=self.key.partition, role=self.role)
         else:
             reply = ReplicaDescription(
-                topic_id=self._key.topic_id,
-                partition=self._key.partition,
+                topic_id=self.key.topic_id,
+                partition=self.key.partition,
                 role=self.role,
                 leader_epoch=self._assignment.leader_epoch,
                 log_start_offset=log.log_start_offset,
@@ -334,8 +341,8 @@ class Replica(LoopActor):
         try:
             frames = self._log.read(fetch.fetch_offset, fetch.max_bytes, read.up_to_offset)
         except CorruptRecordError as error:
-            event(logger, "log.corrupt", logging.ERROR, partition=self._name, detail=error.detail)
-            self._answers.append(Answer(fetch.ticket, refusal_of_fetch(self._key, error.errno, error.detail)))
+            event(logger, "log.corrupt", logging.ERROR, partition=str(self._name), detail=error.detail)
+            self._answers.append(Answer(fetch.ticket, refusal_of_fetch(self.key, error.errno, error.detail)))
             return
         self._perform(self._leader.on_read(fetch, frames, sum(map(len, frames))))
 
@@ -358,7 +365,8 @@ class Replica(LoopActor):
     def _send_answers(self) -> None:
         if self._answers:
             answers, self._answers = self._answers, []
-            self._tell_router(Answers(answers))
+            for door in {answer.ticket.door for answer in answers}:
+                self._tell_sibling(door, Answers([answer for answer in answers if answer.ticket.door == door]))
 
     # -- housekeeping --------------------------------------------------------------------------------
 
@@ -390,17 +398,12 @@ class Replica(LoopActor):
             return ErrorCode.LEADER_NOT_AVAILABLE
         return ErrorCode.NOT_LEADER_FOR_PARTITION
 
-    def _tell_router(self, message: Any) -> None:
-        router = self.context.directory.find(f"{self._broker_address}/router")
-        if router is not None:
-            router.post(message)
+    def _tell_doors(self, message: Any) -> None:
+        for door in DOORS:
+            self._tell_sibling(door, message)
 
-    def _tell_broker(self, message: Any) -> None:
-        broker = self.context.directory.find(f"{self._broker_address}/hosting")
-        if broker is not None:
-            broker.post(message)
-
-
-def min_insync(config: TopicConfig, replication_factor: int) -> int:
-    """Return the topic's min_insync_replicas; unset (0) it is one less than its replicas, but at least 1."""
-    return config.min_insync_replicas or max(1, replication_factor - 1)
+    def _tell_sibling(self, name: str, message: Any) -> None:
+        """Tell one of the broker's actors; nothing happens when it is being restarted: it asks for what it missed."""
+        sibling = self.context.directory.find(f"{self._broker_address}/{name}")
+        if sibling is not None:
+            sibling.post(message)

@@ -55,7 +55,7 @@ def produce(leader, batch=None, **settings):
     for effect in effects:
         if isinstance(effect, Append):
             placed = effect.header.at(effect.base_offset, leader.epoch)
-            leader.producers.record(placed)
+            leader.producers.record(placed, 1_000)
     return effects
 
 

@@ -1,0 +1,102 @@
+"""THE supervision tree: who starts whom, in which order, and what happens when one fails.
+
+    host                                 callboard up
+    ├── metadata      process            10 in 30 s, then the host ends
+    ├── broker-1      process            10 in 30 s each, then that broker is offline
+    └── broker-2 …    process
+
+    metadata                             one_for_all, 3 in 5 s, then the process ends
+    ├── …                                see ``actors/metadata``
+
+    broker-1                             rest_for_one, 5 in 10 s, then the process ends
+    ├── metadata      MetadataClient     session, picture of the cluster, commits
+    ├── controller    Controller         active where the lease is
+    ├── partitions    one_for_one        each 5 in 30 s, then that partition is offline here
+    │   └── orders-0  Replica            owns its log; a restart needs a new leader epoch
+    ├── hosting       Broker             starts and informs replicas as the picture says
+    ├── peers         Router             the door for other brokers
+    └── router        Router             the door for clients: opened last, closed first
+
+Read a line as: *started after the one above it, stopped before it; its failure restarts what is below it*
+(rest_for_one), *all* (one_for_all) or *only it* (one_for_one). Past its limit a supervisor fails upwards; past the top
+the process ends and the host restarts it. ``callboard tree`` prints the living tree.
+
+The processes themselves stand in ``host.py``, under the same rules.
+"""
+
+from __future__ import annotations
+
+from ..config import ProcessOptions
+from ..model import BrokerId, LeaderEpoch, PartitionKey
+from .broker import Broker
+from .controller.controller import Controller
+from .doors import Doors
+from .inspect import Inspection
+from .metadata.branch import metadata_branch
+from .metadata.client import MetadataClient
+from .restarts import Strategy
+from .router import Router
+from .runtime import Context, Starter
+from .specs import ChildSpec, SupervisorSpec
+from .supervisor import supervisor
+
+PARTITION_SHUTDOWN_MS = 30_000  # a clean end writes what is not on disk yet
+
+
+def branch_for(options: ProcessOptions, context: Context) -> ChildSpec:
+    """Return the root of the tree of the process that these options describe."""
+    if options.broker_id < 0:
+        return metadata_branch(options, context)
+    return broker_branch(options, context)
+
+
+def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
+    """Return the tree of one broker."""
+    name, config, broker_id = options.name, options.cluster, BrokerId(options.broker_id)
+    doors = Doors(options, context)
+    inspection = Inspection(context.directory, name)
+    led_epochs: dict[PartitionKey, LeaderEpoch] = {}  # outlives the actors: no replica leads twice in one epoch
+    partitions = SupervisorSpec(
+        strategy=Strategy.ONE_FOR_ONE,
+        intensity=5,
+        period_ms=30_000,
+        intensity_per_child=True,
+        watcher=f"{name}/hosting",
+    )
+    children = (
+        ChildSpec(
+            name="metadata",
+            start=MetadataClient.starter(
+                endpoint=options.metadata_endpoint,
+                session_name=name,
+                incarnation=options.incarnation,
+                document=None,  # the doors announce themselves when they are open
+                settings=config.broker,
+            ),
+        ),
+        ChildSpec(name="controller", start=Controller.starter(config=config, client_address=f"{name}/metadata")),
+        supervisor("partitions", partitions, shutdown_ms=PARTITION_SHUTDOWN_MS),
+        ChildSpec(
+            name="hosting",
+            start=Broker.starter(
+                config=config,
+                broker_id=broker_id,
+                broker_address=name,
+                directory=f"{config.data_dir}/{name}",
+                led_epochs=led_epochs,
+            ),
+        ),
+        ChildSpec(name="peers", start=_router(options, doors, inspection, "peers")),
+        ChildSpec(name="router", start=_router(options, doors, inspection, "router")),
+    )
+    tree = SupervisorSpec(strategy=Strategy.REST_FOR_ONE, intensity=5, period_ms=10_000, children=children)
+    return supervisor(name, tree, shutdown_ms=2 * PARTITION_SHUTDOWN_MS)
+
+
+def _router(options: ProcessOptions, doors: Doors, inspection: Inspection, door: str) -> Starter:
+    return Router.starter(
+        config=options.cluster,
+        serve=doors.opener(door),
+        inspection=inspection,
+        broker_address=options.name,
+    )

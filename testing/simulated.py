@@ -1,0 +1,205 @@
+"""A whole cluster in one thread: the real actors, rules and storage on a loop with virtual time.
+
+    cluster = SimulatedCluster(brokers=2)
+    cluster.start()
+    cluster.crash("broker-1"); cluster.restart("broker-1")
+
+Each process has its own context (clock, chance, files, pool); they share one loop and one network in memory. The
+trees are those of ``actors/tree.py``: nothing is built specially for the simulation but the seams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from ..actors.context import Context
+from ..actors.metadata.branch import metadata_branch
+from ..actors.runtime import LoopRef
+from ..actors.tree import broker_branch
+from ..config import ClusterConfig, ProcessOptions
+from ..errors import CallboardError
+from ..storage.files import Files
+from ..storage.metadata_store import DocumentStore, Row, StoredDocument
+from ..transport import messages as m
+from ..transport.seam import Connection
+from .context import sim_context
+from .disk import SimDisk
+from .loop import SimLoop
+from .transport import LoopbackNetwork, LoopbackTransport
+
+METADATA = "metadata"
+METADATA_ENDPOINT = "ipc:///sim/metadata.sock"
+PORT = 9_192
+
+
+class KeptDocuments:
+    """What a metadata store's file holds; survives the process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.version = 0
+        self.next_producer_id = 0
+
+
+class MemoryStore(DocumentStore):
+    """A document store over ``KeptDocuments``."""
+
+    def __init__(self, kept: KeptDocuments) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def _read(self) -> tuple[list[StoredDocument], int, int]:
+        documents = [
+            StoredDocument(row.key, row.version, msgspec.json.decode(row.value))
+            for row in self._kept.rows.values()
+            if row.value is not None
+        ]
+        return documents, self._kept.version, self._kept.next_producer_id
+
+    def _persist(self, rows: Sequence[Row], was: int, version: int, next_producer_id: int) -> None:
+        self._kept.rows.update((row.key, row) for row in rows)
+        self._kept.version, self._kept.next_producer_id = version, next_producer_id
+
+
+class SimulatedProcess:
+    """One process: its context and the root of its tree."""
+
+    def __init__(self, options: ProcessOptions, context: Context, root: LoopRef) -> None:
+        self.options = options
+        self.context = context
+        self.root = root
+
+    @property
+    def is_alive(self) -> bool:
+        return self.root.is_alive()
+
+
+class SimulatedCluster:
+    """See the top of the file. Everything is deterministic: the same seed and calls, the same run."""
+
+    def __init__(self, brokers: int = 1, *, seed: int = 0, config: ClusterConfig | None = None) -> None:
+        self.loop = SimLoop(seed)
+        self.network = LoopbackNetwork()
+        self.config = config or ClusterConfig(brokers=brokers, data_dir="/data")
+        self.processes: dict[str, SimulatedProcess] = {}
+        self.disks: dict[str, Files] = {}
+        self._seed = seed
+        self._lives: dict[str, int] = {}
+        self._kept = KeptDocuments()
+        self._names = [METADATA, *(f"broker-{number}" for number in range(1, self.config.brokers + 1))]
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def start(self) -> SimulatedCluster:
+        """Start every process and run until each broker has its session."""
+        for name in self._names:
+            self.restart(name)
+        self.run_until(lambda: self._live_brokers() == self.config.brokers)
+        return self
+
+    def restart(self, name: str) -> SimulatedProcess:
+        """Start a process that is not running: a new life over the same files."""
+        life = self._lives[name] = self._lives.get(name, 0) + 1
+        number = self._names.index(name)
+        options = ProcessOptions(
+            name=name,
+            cluster=self.config,
+            incarnation=f"{name}-life-{life}",
+            run_dir="/sim",
+            broker_id=number if name != METADATA else -1,
+            port=PORT + number - 1 if name != METADATA else 0,
+            metadata_endpoint=METADATA_ENDPOINT,
+        )
+        disk = self.disks.setdefault(name, SimDisk(seed=self._seed * 1_000 + number))
+        context = sim_context(self._seed, f"{name}/{life}", loop=self.loop, files=disk)
+        transport = LoopbackTransport(self.loop, context.clock, network=self.network)
+        context = msgspec_replace(context, transport=transport)
+        if name == METADATA:
+            spec = metadata_branch(options, context, open_store=lambda: MemoryStore(self._kept))
+        else:
+            spec = broker_branch(options, context)
+        process = SimulatedProcess(options, context, spec.start(context, name, None))
+        self.processes[name] = process
+        return process
+
+    def crash(self, name: str) -> None:
+        """End a process as SIGKILL does: nothing runs any more, nothing is said; its page cache survives."""
+        process = self.processes.pop(name)
+        process.context.transport.close()
+        for ref in reversed(process.context.directory.refs()):
+            actor = ref.actor
+            if actor is not None:
+                actor.mailbox.close()
+        end_session = m.EndSessionRequest(name=name, incarnation=process.options.incarnation, reason="killed")
+        if name != METADATA:  # as the host supervisor does when the sentinel fires
+            self.ask(METADATA_ENDPOINT, end_session)
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    def ask(self, endpoint: str, request: m.Request, payload: Sequence[bytes] = ()) -> Any:
+        """Return the reply to one request, made over a connection of its own."""
+        context = sim_context(self._seed, "asker", loop=self.loop)
+        transport = LoopbackTransport(self.loop, context.clock, network=self.network)
+        connection: Connection = transport.connect(endpoint, client_id="test", on_state=lambda _: None)
+        answers: list[Any] = []
+        connection.request(request, lambda reply, frames: answers.append((reply, frames)), payload)
+        self.run_until(lambda: answers)
+        transport.close()
+        reply, frames = answers[0]
+        if isinstance(reply, CallboardError):
+            raise reply
+        return (reply, frames) if frames else reply
+
+    def client_endpoint(self, broker_id: int) -> str:
+        return f"tcp://127.0.0.1:{PORT + broker_id - 1}"
+
+    def metadata(self, broker_id: int = 1) -> m.MetadataReply:
+        reply: m.MetadataReply = self.ask(self.client_endpoint(broker_id), m.MetadataRequest())
+        return reply
+
+    def create_topic(self, name: str, partitions: int = 1, **configs: Any) -> m.TopicMetadata:
+        """Create a topic and run until every partition has a leader; return its metadata."""
+        new = m.NewTopic(name=name, num_partitions=partitions, configs=configs)
+        self.run_until(lambda: self.metadata().controller_id >= 0)
+        controller = self.client_endpoint(self.metadata().controller_id)
+        reply = self.ask(controller, m.CreateTopicsRequest(topics=[new]))
+        result = reply.topics[0]
+        if result.error:
+            raise CallboardError(f"{name}: {result.detail}")
+        return self.wait_for_leaders(name)
+
+    def wait_for_leaders(self, name: str) -> m.TopicMetadata:
+        found: list[m.TopicMetadata] = []
+
+        def all_lead() -> bool:
+            found[:] = [topic for topic in self.metadata().topics if topic.name == name]
+            return bool(found) and bool(found[0].partitions) and all(p.leader >= 0 for p in found[0].partitions)
+
+        self.run_until(all_lead)
+        return found[0]
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def run_until(self, condition: Callable[[], object], timeout_ms: float = 60_000) -> None:
+        """Let virtual time pass until ``condition()`` holds; it is looked at every millisecond and may ask itself."""
+        for _ in range(int(timeout_ms)):
+            self.loop.run_until_idle()
+            if condition():
+                return
+            self.loop.advance(1)
+        raise TimeoutError(f"the condition did not come to hold within {timeout_ms} ms of virtual time")
+
+    def _live_brokers(self) -> int:
+        if not all(self.processes[name].context.directory.find(f"{name}/router") for name in self._names[1:]):
+            return 0
+        reply = self.ask(METADATA_ENDPOINT, m.StoreLoadRequest())
+        return sum(document.key.startswith("session/broker-") for document in reply.documents)
+
+
+def msgspec_replace(context: Context, **changes: Any) -> Context:
+    from dataclasses import replace
+
+    return replace(context, **changes)

@@ -1,0 +1,137 @@
+"""kill -9 of brokers under load: what was acknowledged is there, once, in order."""
+
+import os
+import threading
+
+import pytest
+
+from callboard import AdminClient, Consumer, Producer, TopicPartition
+from callboard.testing.cluster import cluster, is_alive
+from callboard.testing.history import History, Polled, Send, anomalies
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+KILLS = 20
+PARTITIONS = 6
+KEYS = 12
+
+
+class Load:
+    """Sends numbered records, keyed, from a thread of its own until told to stop; knows what was acknowledged."""
+
+    def __init__(self, bootstrap_servers, topic):
+        self.sent = []  # (key, value, future)
+        self._stop = threading.Event()
+        self._producer = Producer(bootstrap_servers=bootstrap_servers, acks="all", linger_ms=2)
+        self._topic = topic
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        number = 0
+        while not self._stop.is_set():
+            key = b"key-%d" % (number % KEYS)
+            value = b"%d" % number
+            self.sent.append((key, value, self._producer.send(self._topic, value, key=key)))
+            number += 1
+            if number % 50 == 0:
+                self._stop.wait(0.005)
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        self._producer.flush(timeout=120)
+        self._producer.close()
+
+
+def read_everything(bootstrap_servers, topic):
+    """Return every record of a topic, in the order they were polled."""
+    with Consumer(bootstrap_servers=bootstrap_servers) as consumer:
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        records = []
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            for batch in consumer.poll(timeout_ms=1_000).values():
+                records += batch
+        return records
+
+
+def test_twenty_kills_under_load_lose_nothing_and_repeat_nothing():
+    with cluster(brokers=3) as running:
+        with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
+            admin.create_topics({"storm": {"num_partitions": PARTITIONS}})
+        load = Load(running.bootstrap_servers, "storm")
+        for kill in range(KILLS):
+            broker_id = 1 + kill % 3
+            acknowledged = sum(future.is_done for _, _, future in load.sent)
+            old_pid = running.kill_broker(broker_id)
+            running.wait_for_new_pid(broker_id, old_pid)
+            _wait_for_progress(load, acknowledged)
+        load.stop()
+        polled = read_everything(running.bootstrap_servers, "storm")
+        pids = [running.pid, *running.pids()]
+        status = running.stop()
+
+    history = History()
+    for _, value, future in load.sent:
+        metadata = future.value
+        place = TopicPartition("storm", metadata.partition)
+        history.sends.append(Send("load", place, value, "ok", metadata.offset))
+    for record in polled:
+        history.polls["reader"].append(Polled(TopicPartition("storm", record.partition), record.offset, record.value))
+    assert anomalies(history) == []
+    assert len(polled) == len(load.sent)
+    assert _per_key(polled) == _per_key_sent(load.sent)
+    assert status == 0
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+def _wait_for_progress(load, acknowledged):
+    """Wait until something sent after the kill has been acknowledged."""
+    target = len(load.sent)
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            if len(load.sent) > target and load.sent[target][2].is_done:
+                done.set()
+            done.wait(0.005)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    assert done.wait(60), f"no progress after a kill; {acknowledged} had been acknowledged before"
+    watcher.join()
+
+
+def _per_key(records):
+    order = {}
+    for record in records:
+        order.setdefault(record.key, []).append(record.value)
+    return order
+
+
+def _per_key_sent(sent):
+    order = {}
+    for key, value, _ in sent:
+        order.setdefault(key, []).append(value)
+    return order
+
+
+def test_a_killed_host_leaves_no_process_and_a_second_start_has_everything():
+    with cluster(brokers=2) as running:
+        with Producer(bootstrap_servers=running.bootstrap_servers) as producer:
+            with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
+                admin.create_topics({"kept": {"num_partitions": 4}})
+            for number in range(500):
+                producer.send("kept", b"%d" % number, key=b"%d" % (number % 7))
+            producer.flush(timeout=60)
+        running.kill()
+        running.start()
+        with Consumer("kept", bootstrap_servers=running.bootstrap_servers, auto_offset_reset="earliest") as consumer:
+            values = set()
+            while len(values) < 500:
+                values |= {record.value for batch in consumer.poll(timeout_ms=5_000).values() for record in batch}
+        assert values == {b"%d" % number for number in range(500)}
+        assert os.path.isdir(running.data_dir)
