@@ -313,7 +313,7 @@ class SqliteStore(DocumentStore):
         except sqlite3.Error as error:
             raise StorageError(self._in_words(error)) from error
         for key, version, value, checksum in rows:
-            if checksum != checksum_of(key, version, value):
+            if not isinstance(value, bytes) or checksum != checksum_of(key, version, value):
                 raise StorageError(self._damaged(f"the checksum of document {key!r} is wrong"))
         if counters.keys() != {"version", "next_producer_id"}:
             raise StorageError(self._damaged("its counters are missing"))
