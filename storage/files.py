@@ -41,7 +41,10 @@ class File(Protocol):
     """An open file that grows at its end."""
 
     path: str
-    size: int  # bytes; moved by append and truncate
+
+    @property
+    def size(self) -> int:
+        """Bytes; moved by append and truncate."""
 
     def append(self, buffers: Sequence[bytes]) -> None:
         """Write all buffers at the end, with as few system calls as there can be.
