@@ -26,7 +26,9 @@ from .producer_batch import UNROUTED, ProducerBatch, record_size
 
 RESERVE_STEP = 4_096  # bytes of buffer_memory that a new batch reserves first
 
-Route = Callable[["TopicBuffer", "bytes | None", "bytes | None"], "int | None"]  # (topic, key, value) -> partition or sticky
+Route = Callable[
+    ["TopicBuffer", "bytes | None", "bytes | None"], "int | None"
+]  # (topic, key, value) -> partition or sticky
 
 
 class PartitionBuffer:
@@ -48,21 +50,30 @@ class PartitionBuffer:
 class TopicBuffer:
     """The buffers of one topic, and its sticky partition."""
 
-    __slots__ = ("available", "buffers", "name", "sticky", "sticky_batch", "sticky_bytes", "turn", "unrouted")
+    __slots__ = (
+        "available",
+        "buffers",
+        "is_routed",
+        "name",
+        "sticky",
+        "sticky_batch",
+        "sticky_bytes",
+        "turn",
+        "unrouted",
+    )
 
     def __init__(self, name: str, batch_size: int, turn: int) -> None:
         self.name = name
-        self.buffers: list[PartitionBuffer] = []  # by partition; empty: not known yet
+        self.buffers: list[PartitionBuffer] = []  # by partition
+        self.is_routed = False  # False: the partitions are not known yet, or older records are still being routed
         self.unrouted = PartitionBuffer(name, UNROUTED, batch_size)
         self.available: Sequence[int] = ()  # partitions with a leader just now
         self.sticky: PartitionBuffer | None = None  # where records without a key go
-        self.sticky_batch: ProducerBatch | None = None  # its open batch, for the fast path of send(); maybe sealed since
+        self.sticky_batch: ProducerBatch | None = (
+            None  # its open batch, for the fast path of send(); maybe sealed since
+        )
         self.sticky_bytes = 0  # given to the sticky partition since it became that
         self.turn = turn  # where the next sticky partition is looked for
-
-    @property
-    def is_routed(self) -> bool:
-        return bool(self.buffers)
 
 
 class Accumulator:
@@ -76,10 +87,18 @@ class Accumulator:
         self.turn = turn
         self.topics: dict[str, TopicBuffer] = {}
         self.used = 0  # 0 <= used; <= buffer_memory but for records that routing has moved
-        self.waiters = 0  # threads that wait for space
+        self.waiters = 0  # threads (and coroutines) that wait for space
+        self.on_space: list[Callable[[], None]] = []  # called, once, when memory is given back
+        self.flushing = 0  # calls of flush and close under way: nothing lingers
         self.incomplete: set[ProducerBatch] = set()  # begun and not settled
         self.woken: list[PartitionBuffer] = []  # have a new batch that the sender has not heard of
         self.new_topics: list[str] = []  # likewise: metadata is to be asked for
+
+    def fresh_lock(self) -> threading.Lock:
+        """In a forked child: another thread may have held the lock at the fork. Returns a new one, now in use."""
+        self.lock = threading.Lock()
+        self.space = threading.Condition(self.lock)
+        return self.lock
 
     # -- appending: user threads -------------------------------------------------------------------
 
@@ -117,7 +136,10 @@ class Accumulator:
         return batch, batch.append(value, key, headers, timestamp_ms, size)
 
     def add_columns(self, buffer: PartitionBuffer, batch: ProducerBatch) -> bool:
-        """Add a ready-made batch behind all others; False: no room for it now."""
+        """Add a ready-made batch behind all others; False: no room for it now.
+
+        One that is larger than the whole of ``buffer_memory`` goes when nothing else is there.
+        """
         if self.used and self.used + batch.size > self.buffer_memory:
             return False
         self._add(buffer, batch, batch.size)
@@ -180,8 +202,14 @@ class Accumulator:
             batch.seal()
             self.used -= batch.reserved - batch.size
             batch.reserved = batch.size
-            if self.waiters:
-                self.space.notify_all()
+            self._tell_space()
+
+    def _tell_space(self) -> None:
+        if self.waiters:
+            self.space.notify_all()
+            calls, self.on_space = self.on_space, []
+            for call in calls:
+                call()
 
     def seal_all(self) -> None:
         """Close every open batch: for flush and close."""
@@ -194,7 +222,9 @@ class Accumulator:
         if not buffer.waiting:
             return False
         batch = buffer.waiting[0]
-        return batch.limit < 0 or now_ms - batch.created_ms >= linger_ms or self.waiters > 0
+        if batch.limit < 0 or self.waiters > 0 or self.flushing > 0:
+            return True
+        return now_ms - batch.created_ms >= linger_ms
 
     def take(self, buffer: PartitionBuffer) -> ProducerBatch:
         """Take the first batch out, sealed. The caller has seen ``is_ready``."""
@@ -208,8 +238,7 @@ class Accumulator:
             self.incomplete.remove(batch)
             self.used -= batch.reserved
             batch.reserved = 0
-            if self.waiters:
-                self.space.notify_all()
+            self._tell_space()
 
     def drop_waiting(self, buffer: PartitionBuffer, is_over: Callable[[ProducerBatch], bool]) -> list[ProducerBatch]:
         """Take out, sealed, the batches from the front for which ``is_over``; the caller settles them."""
@@ -248,29 +277,44 @@ class Accumulator:
         appended here was reserved before, so it is not refused.
         """
         moved: list[tuple[ProducerBatch, int] | None] = []
-        self.used -= batch.reserved
-        batch.reserved = 0
         for index, partition in enumerate(partitions):
             if partition is not None and not 0 <= partition < len(topic.buffers):
                 moved.append(None)
                 continue
-            buffer = self.choose_sticky(topic) if partition is None else topic.buffers[partition]
             value = batch.values[index]
             key = batch.keys[index] if batch.keys is not None else None
             headers = batch.headers[index] if batch.headers is not None else None
             size = record_size(value, key, headers)
             if partition is None:
+                buffer = self.choose_sticky(topic)
                 topic.sticky_bytes += size
-            target = buffer.open
-            if target is None or target.size + size > buffer.batch_size:
-                target = ProducerBatch(topic.name, buffer.partition, size, batch.created_ms)
-                self._add(buffer, target, 0)
-                buffer.open = target
-            at = target.append(value, key, headers, batch.timestamp_at(index), size)
-            self.used += target.size - target.reserved if target.size > target.reserved else 0
-            target.reserved = target.limit = max(target.reserved, target.size)
-            moved.append((target, at))
+            else:
+                buffer = topic.buffers[partition]
+            moved.append(self._append_moved(buffer, batch, index, (value, key, headers, size)))
         return moved
+
+    def add_moved(self, buffer: PartitionBuffer, batch: ProducerBatch) -> None:
+        """Add a ready-made batch whose records were reserved before, as part of another: never refused."""
+        self._add(buffer, batch, batch.size)
+
+    def _append_moved(
+        self,
+        buffer: PartitionBuffer,
+        source: ProducerBatch,
+        index: int,
+        record: tuple[bytes | None, bytes | None, list[Header] | None, int],
+    ) -> tuple[ProducerBatch, int]:
+        value, key, headers, size = record
+        target = buffer.open
+        if target is None or target.size + size > buffer.batch_size:
+            target = ProducerBatch(buffer.topic, buffer.partition, 0, source.created_ms)
+            self._add(buffer, target, 0)
+            buffer.open = target
+        at = target.append(value, key, headers, source.timestamp_at(index), size)
+        if target.size > target.reserved:
+            self.used += target.size - target.reserved
+            target.reserved = target.limit = target.size
+        return target, at
 
 
 def failed_because(batch: ProducerBatch, error: CallboardError) -> CallboardError:

@@ -37,7 +37,9 @@ class ClientConfig(Settings, frozen=True, kw_only=True):
     metadata_max_age_ms: Milliseconds = 300_000
     retry_backoff_ms: BackoffMilliseconds = 50  # doubled with each failure in a row, with jitter …
     retry_backoff_max_ms: BackoffMilliseconds = 1_000  # … up to this
-    unknown_topic_timeout_ms: AnyMilliseconds = 2_000  # a topic may just have been created: believe "unknown" after this
+    unknown_topic_timeout_ms: AnyMilliseconds = (
+        2_000  # a topic may just have been created: believe "unknown" after this
+    )
     close_timeout_ms: AnyMilliseconds = 5_000  # the bound of close() when the call gives none
 
 

@@ -154,7 +154,9 @@ class FutureRecordMetadata(msgspec.Struct, gc=False, eq=False):
     def _metadata(self) -> RecordMetadata:
         return metadata_at(self._settled(), self._index)
 
-    def _when_done(self, call: Callable[[tuple[Any, CallboardError | None]], None], *, sees_errors: bool = True) -> None:
+    def _when_done(
+        self, call: Callable[[tuple[Any, CallboardError | None]], None], *, sees_errors: bool = True
+    ) -> None:
         with _lock:
             batch, index = self._settled(), self._index
             if sees_errors:
@@ -200,7 +202,9 @@ class FutureBatchMetadata:
         for batch in self._batches:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not wait(batch, left):
-                raise CallboardTimeoutError(f"{batch.topic}: not all acknowledged within {timeout:g} s; still on their way")
+                raise CallboardTimeoutError(
+                    f"{batch.topic}: not all acknowledged within {timeout:g} s; still on their way"
+                )
         settled = self._settled()
         error = self.exception
         if error is not None:
@@ -336,14 +340,20 @@ def move(batch: ProducerBatch, moved: list[tuple[ProducerBatch, int]]) -> None:
     with _lock:
         batch.moved = moved
         callbacks, batch.callbacks = batch.callbacks, None
+        over: list[tuple[ProducerBatch, int, Callable[[Any], None]]] = []  # went where the result is known already
         for index, call in callbacks or ():
             target, at = moved[index]
+            if target.is_done:
+                over.append((target, at, call))
+                continue
             if target.callbacks is None:
                 target.callbacks = []
             target.callbacks.append((at, call))
         for index in batch.observed or ():
             _mark_observed(*moved[index])
     _finish(batch)
+    for target, at, call in over:
+        _call(call, (None, target.error) if target.error is not None else (metadata_at(target, at), None))
 
 
 def unobserved(batch: ProducerBatch) -> list[FutureRecordMetadata]:

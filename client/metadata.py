@@ -207,6 +207,8 @@ class RefreshPolicy:
     def _pause(self, now_ms: int, *, is_news: bool) -> None:
         if is_news:
             self._pause_ms = 0
+        elif now_ms - self._not_before_ms > REFRESH_PAUSE_MS_MAX:  # the last trouble was long ago
+            self._pause_ms = REFRESH_PAUSE_MS_MIN
         else:
             self._pause_ms = min(REFRESH_PAUSE_MS_MAX, max(REFRESH_PAUSE_MS_MIN, 2 * self._pause_ms))
         self._not_before_ms = now_ms + self._pause_ms

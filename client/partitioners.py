@@ -22,7 +22,9 @@ from ..errors import ConfigurationError
 class Partitioner(Protocol):
     """Chooses partitions. Must be thread-safe and quick; must not block."""
 
-    def partition(self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]) -> int | None:
+    def partition(
+        self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]
+    ) -> int | None:
         """Return a partition, ``0 <= it < partitions``; None: the producer chooses (sticky).
 
         ``key`` and ``value`` are serialized. ``available``: those with a leader just now (all of them when unknown).
@@ -32,14 +34,18 @@ class Partitioner(Protocol):
 class Crc32Partitioner:
     """CRC-32 of the key modulo partitions; without a key: sticky. The default."""
 
-    def partition(self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]) -> int | None:
+    def partition(
+        self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]
+    ) -> int | None:
         return None if key is None else zlib.crc32(key) % partitions
 
 
 class Murmur2Partitioner:
     """Java's and kafka-python's hash; without a key: sticky."""
 
-    def partition(self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]) -> int | None:
+    def partition(
+        self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]
+    ) -> int | None:
         return None if key is None else (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
@@ -49,7 +55,9 @@ class RoundRobinPartitioner:
     def __init__(self) -> None:
         self._next: dict[str, int] = {}  # by topic; a race of two threads costs evenness, nothing else
 
-    def partition(self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]) -> int | None:
+    def partition(
+        self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]
+    ) -> int | None:
         turn = self._next.get(topic, 0)
         self._next[topic] = turn + 1
         return available[turn % len(available)] if available else turn % partitions
@@ -68,7 +76,9 @@ class _Function:
     def __init__(self, function: Callable[[bytes | None, Sequence[int], Sequence[int]], int]) -> None:
         self._function = function
 
-    def partition(self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]) -> int | None:
+    def partition(
+        self, topic: str, key: bytes | None, value: bytes | None, partitions: int, available: Sequence[int]
+    ) -> int | None:
         return self._function(key, range(partitions), available)
 
 
@@ -90,7 +100,9 @@ def make_partitioner(given: Any) -> Partitioner:
         return given  # type: ignore[no-any-return]
     if callable(given):
         return _Function(given)
-    raise ConfigurationError(f"producer: partitioner: expected a name, an object with .partition(…) or a callable, got {given!r}")
+    raise ConfigurationError(
+        f"producer: partitioner: expected a name, an object with .partition(…) or a callable, got {given!r}"
+    )
 
 
 def murmur2(data: bytes) -> int:

@@ -37,6 +37,7 @@ class ProducerBatch:
         "event",
         "frames",
         "headers",
+        "is_columns",
         "is_done",
         "is_unknown",
         "keys",
@@ -69,6 +70,7 @@ class ProducerBatch:
         self.timestamps: list[int] | int = []  # ms since 1970; an int: the same for all
         self.headers: list[list[Header]] | None = None  # None: no record has headers
         self.requested: list[int | None] | None = None  # unrouted only: the partition each record asked for
+        self.is_columns = False  # made by send_batch: sealed from the start
         self.count = 0  # of records; set when sealed
         self.size = 0  # bytes so far, overhead included; never below what encoding makes of it
         self.limit = limit  # size up to which records may be appended without asking; -1: sealed

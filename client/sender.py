@@ -26,6 +26,7 @@ from ..errors import (
     BrokerResponseError,
     CallboardError,
     CallboardTimeoutError,
+    ConnectionFailedError,
     InternalError,
     UnknownTopicOrPartitionError,
     error_for_code,
@@ -141,7 +142,6 @@ class Sender:
         self.producer_id = -1
         self.producer_epoch = -1
         self.is_asking_for_id = False
-        self.is_flushing = False  # while closing or flushing nothing lingers
         self.in_flight: dict[int, int] = {}  # unanswered requests by broker; <= in_flight_max
         self.requests: dict[int, _Request] = {}
         self.lanes: dict[tuple[str, int], _Lane] = {}
@@ -158,7 +158,9 @@ class Sender:
             lane = self.lanes.get(key)
             if lane is None:
                 sequence = PartitionSequence(
-                    is_idempotent=self.settings.is_idempotent, acks=self.settings.acks, retries_max=self.settings.retries_max
+                    is_idempotent=self.settings.is_idempotent,
+                    acks=self.settings.acks,
+                    retries_max=self.settings.retries_max,
                 )
                 lane = self.lanes[key] = _Lane(buffer, sequence)
             self.active[key] = lane
@@ -182,7 +184,12 @@ class Sender:
                 lane.sequence.retry_at_ms = 0
 
     def on_reply(
-        self, request_id: int, entries: Sequence[ProduceEntryReply], error: CallboardError | None, now_ms: int, jitter: float
+        self,
+        request_id: int,
+        entries: Sequence[ProduceEntryReply],
+        error: CallboardError | None,
+        now_ms: int,
+        jitter: float,
     ) -> list[Effect]:
         """A request has been answered, or has failed as a whole with ``error``. ``jitter`` in 0..1."""
         request = self.requests.pop(request_id, None)
@@ -195,6 +202,19 @@ class Sender:
             entry = by_partition.get((leader.topic_id, leader.partition))
             effects += self._on_part(request_id, request, leader, batch, entry, error, now_ms, jitter)
         return effects
+
+    def on_sent_without_reply(self, request_id: int, is_sent: bool, now_ms: int, jitter: float) -> list[Effect]:
+        """With ``acks=0``: the request was handed to the connection, or could not be. That is all one will know."""
+        request = self.requests.get(request_id)
+        if request is None:
+            return []
+        if not is_sent:
+            error = ConnectionFailedError(f"broker {request.broker_id} takes no more just now")
+            return self.on_reply(request_id, [], error, now_ms, jitter)
+        entries = [
+            ProduceEntryReply(topic_id=leader.topic_id, partition=leader.partition) for leader, _ in request.parts
+        ]
+        return self.on_reply(request_id, entries, None, now_ms, jitter)
 
     def on_tick(self, now_ms: int) -> list[Effect]:
         """Time has passed: fail what is over its delivery timeout."""
@@ -215,14 +235,12 @@ class Sender:
     def drain(self, now_ms: int) -> list[Effect]:
         """Return the requests that can be sent now."""
         effects: list[Effect] = []
+        while requests := self._one_request_a_broker(now_ms):
+            effects += requests
         if self._must_ask_for_id():
             self.is_asking_for_id = True
             effects.append(NeedProducerId())
-        while True:
-            requests = self._one_request_a_broker(now_ms)
-            if not requests:
-                return effects
-            effects += requests
+        return effects
 
     def next_event_ms(self, now_ms: int) -> int | None:
         """Return when to call again (``on_tick``, then ``drain``) if nothing else happens; None: no need."""
@@ -264,6 +282,9 @@ class Sender:
             sequence.on_topic_id(leader.topic_id)
         sequence.bump_if_known(now_ms)
         if sequence.needs_producer_id and self.producer_id >= 0:
+            if self.producer_id == sequence.used_up_id:
+                self.producer_id = -1  # another one is asked for
+                return None
             sequence.adopt(self.producer_id, self.producer_epoch)
         retry = sequence.next_retry(now_ms)
         if retry is not None:
@@ -271,7 +292,7 @@ class Sender:
         if not buffer.waiting or not sequence.may_take_new(now_ms):
             return None
         with self.accumulator.lock:
-            if not self.accumulator.is_ready(buffer, now_ms, 0 if self.is_flushing else self.settings.linger_ms):
+            if not self.accumulator.is_ready(buffer, now_ms, self.settings.linger_ms):
                 return None
             batch = self.accumulator.take(buffer)
         sequence.admit(batch)
@@ -291,15 +312,8 @@ class Sender:
         return SendProduce(request_id, broker, tuple(parts), ack_timeout, timeout)
 
     def _must_ask_for_id(self) -> bool:
-        if not self.settings.is_idempotent or self.is_asking_for_id or not self.active:
-            return False
-        if self.producer_id < 0:
-            return True
-        used_up = any(lane.sequence.needs_producer_id and lane.sequence.topic_id for lane in self.active.values())
-        return used_up and all(lane.sequence.producer_id == self.producer_id for lane in self.active.values() if not lane.sequence.needs_producer_id) and self._is_id_used_up()
-
-    def _is_id_used_up(self) -> bool:
-        return False
+        needed = self.settings.is_idempotent and self.producer_id < 0 and bool(self.active)
+        return needed and not self.is_asking_for_id
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -381,9 +395,15 @@ class Sender:
         effects: list[Effect] = []
         if leader.topic_id != lane.sequence.topic_id:
             lost = lane.sequence.on_topic_id(leader.topic_id)
-            error = UnknownTopicOrPartitionError(f"{topic}-{partition}: the topic was deleted and created anew; resend if it should go there")
+            error = UnknownTopicOrPartitionError(
+                f"{topic}-{partition}: the topic was deleted and created anew; resend if it should go there"
+            )
             effects = [Settle(batch, -1, failed_because(batch, error)) for batch in lost]
-        if lane.failed_at is not None and (leader.broker_id, leader.leader_epoch) != lane.failed_at and leader.broker_id >= 0:
+        if (
+            lane.failed_at is not None
+            and (leader.broker_id, leader.leader_epoch) != lane.failed_at
+            and leader.broker_id >= 0
+        ):
             lane.failed_at = None
             lane.sequence.retry_at_ms = 0
         return effects
@@ -403,7 +423,10 @@ class Sender:
     def _timeout_error(self, batch: ProducerBatch, what: str) -> CallboardError:
         seconds = self.settings.delivery_timeout_ms / 1000
         why = f"; last error: {batch.last_error}" if batch.last_error is not None else ""
-        return failed_because(batch, CallboardTimeoutError(f"{batch.topic_partition}: {what} within {seconds:g} s (delivery_timeout_ms){why}"))
+        return failed_because(
+            batch,
+            CallboardTimeoutError(f"{batch.topic_partition}: {what} within {seconds:g} s (delivery_timeout_ms){why}"),
+        )
 
     def _fail_lane(self, lane: _Lane, error: CallboardError) -> list[Effect]:
         sent = lane.sequence.on_topic_id("")
@@ -413,7 +436,9 @@ class Sender:
 
     def _lane_event_ms(self, lane: _Lane, now_ms: int) -> int | None:
         sequence, waiting = lane.sequence, lane.buffer.waiting
-        oldest = min((batch.created_ms for batch in (*sequence.unresolved, *([waiting[0]] if waiting else []))), default=None)
+        oldest = min(
+            (batch.created_ms for batch in (*sequence.unresolved, *([waiting[0]] if waiting else []))), default=None
+        )
         if oldest is None:
             return None
         times = [oldest + self.settings.delivery_timeout_ms]

@@ -64,6 +64,7 @@ class PartitionSequence:
         self.topic_id = ""  # of the log the sequences belong to; moved only by on_topic_id
         self.producer_id = -1  # moved by adopt
         self.producer_epoch = -1
+        self.used_up_id = -1  # the id whose last epoch was used up here
         self.next_sequence = 0  # of the next new batch, in this epoch
         self.unresolved: list[ProducerBatch] = []  # see rule 2; an element with attempt_id != 0 is under way
         self.must_bump = False  # see rule 3
@@ -185,7 +186,11 @@ class PartitionSequence:
         self.must_bump = False
         self.next_sequence = 0
         if self.producer_epoch >= PRODUCER_EPOCH_MAX:
-            self.producer_id = self.producer_epoch = -1  # used up: adopt() comes with another id
+            self.used_up_id, self.producer_id, self.producer_epoch = (
+                self.producer_id,
+                -1,
+                -1,
+            )  # used up: adopt() comes with another id
         else:
             self.producer_epoch += 1
             self._renumber()

@@ -97,8 +97,10 @@ def _function(given: Any, name: str, method: str) -> Callable[[str, Any, Any], A
     bound = getattr(given, method, None)
     if callable(bound) and not isinstance(given, type):
         return bound  # type: ignore[no-any-return]
-    if not callable(given) or isinstance(given, type) and hasattr(given, method):
-        raise ConfigurationError(f"{name}: expected a callable or an object with .{method}(topic, headers, data), got {given!r}")
+    if not callable(given) or (isinstance(given, type) and hasattr(given, method)):
+        raise ConfigurationError(
+            f"{name}: expected a callable or an object with .{method}(topic, headers, data), got {given!r}"
+        )
     return lambda topic, headers, data: given(data)
 
 

@@ -1,0 +1,204 @@
+"""From the arguments of ``send`` and ``send_batch`` to columns of bytes: types checked, serialized, split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from ..errors import IllegalArgumentError, MessageSizeTooLargeError
+from ..model import Header
+from .accumulator import PartitionBuffer, TopicBuffer
+from .producer_batch import RECORD_OVERHEAD, ProducerBatch, record_size
+
+TIMESTAMP_MS_MAX = 1 << 62
+
+PartitionOf = Callable[["bytes | None", "bytes | None"], "int | None"]  # (key, value) -> partition; None: sticky
+Sticky = Callable[[int], PartitionBuffer]  # where the next so many bytes without a key go
+
+
+def check_topic(topic: object) -> None:
+    """Raise TypeError when it is no str, IllegalArgumentError when it is empty; brokers judge the rest."""
+    if not isinstance(topic, str):
+        raise TypeError(f"topic: expected str, got {type(topic).__name__}")
+    if not topic:
+        raise IllegalArgumentError("topic: must not be empty")
+
+
+def check_bytes(data: object, name: str) -> bytes | None:
+    """Return key or value as bytes.
+
+    Raises:
+        TypeError: it is something else; says which setting turns such things into bytes.
+    """
+    if data is None or type(data) is bytes:
+        return data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"{name}: expected bytes, got {type(data).__name__}; set {name}_serializer to turn it into bytes")
+
+
+def check_headers(headers: Any) -> list[Header]:
+    """Return a copy of a record's headers.
+
+    Raises:
+        TypeError: not a list of (str, bytes or None) pairs.
+    """
+    if isinstance(headers, dict):
+        headers = headers.items()
+    try:
+        checked = [(name, data) for name, data in headers]
+    except (TypeError, ValueError):
+        raise TypeError("headers: expected a list of (str, bytes) pairs") from None
+    for name, data in checked:
+        if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
+            raise TypeError(f"headers: expected (str, bytes) pairs, got ({type(name).__name__}, {type(data).__name__})")
+    return checked
+
+
+def check_partition(partition: object) -> None:
+    if type(partition) is not int:
+        raise TypeError(f"partition: expected int, got {type(partition).__name__}")
+    if partition < 0:
+        raise IllegalArgumentError(f"partition: must not be below 0 (given: {partition})")
+
+
+def check_timestamp(timestamp_ms: object) -> None:
+    if type(timestamp_ms) is not int:
+        raise TypeError(f"timestamp_ms: expected int, got {type(timestamp_ms).__name__}")
+    if not 0 <= timestamp_ms < TIMESTAMP_MS_MAX:
+        raise IllegalArgumentError(f"timestamp_ms: must be milliseconds since 1970 (given: {timestamp_ms})")
+
+
+def check_size(size: int, limit: int, topic: str) -> None:
+    if size > limit:
+        raise MessageSizeTooLargeError(f"a record of {size} bytes for topic {topic!r}; max_request_size is {limit}")
+
+
+def column(items: Any, name: str, count: int | None) -> list[Any]:
+    """Return a column as a list of ``count`` items (None: as many as there are)."""
+    if isinstance(items, (str, bytes, bytearray)):
+        raise TypeError(f"{name}: expected a list, got {type(items).__name__}")
+    try:
+        result = items if isinstance(items, list) else list(items)
+    except TypeError:
+        raise TypeError(f"{name}: expected a list, got {type(items).__name__}") from None
+    if count is not None and len(result) != count:
+        raise IllegalArgumentError(f"{name}: {len(result)} of them for {count} values")
+    return result
+
+
+def bytes_column(items: list[Any], name: str) -> list[bytes | None]:
+    """Return a column of bytes and None; copied only when something in it must be converted."""
+    kinds = set(map(type, items))
+    if kinds <= {bytes, type(None)}:
+        return items
+    return [check_bytes(item, name) for item in items]
+
+
+def columns_size(values: Sequence[bytes | None], keys: Sequence[bytes | None] | None, headers: Any) -> int:
+    """Return the bytes that these records take in a batch at most, before compression."""
+    size = len(values) * RECORD_OVERHEAD + _length(values)
+    if keys is not None:
+        size += _length(keys)
+    if headers is not None:
+        size += sum(record_size(None, None, each) - RECORD_OVERHEAD for each in headers)
+    return size
+
+
+def whole_batch(
+    topic: str,
+    partition: int,
+    values: list[bytes | None],
+    keys: list[bytes | None] | None,
+    timestamps: list[int] | int,
+    headers: list[list[Header]] | None,
+    created_ms: int,
+) -> ProducerBatch:
+    """Return one sealed batch of columns."""
+    batch = ProducerBatch(topic, partition, 0, created_ms)
+    batch.values, batch.keys, batch.timestamps, batch.headers = values, keys, timestamps, headers
+    batch.size = columns_size(values, keys, headers)
+    batch.is_columns = True
+    batch.seal()
+    return batch
+
+
+def split_columns(
+    topic: TopicBuffer,
+    batch: ProducerBatch,
+    partition: int | None,
+    partition_of: PartitionOf,
+    sticky: Sticky,
+    batch_size: int,
+) -> list[ProducerBatch]:
+    """Return the records of a batch of columns as sealed batches, each for one partition and of at most ``batch_size``
+    bytes (unless a single record is larger). Order is kept within each partition.
+    """
+    if partition is not None:
+        return [_part(batch, partition, rows) for rows in _runs(batch, range(batch.count), batch_size)]
+    if batch.keys is None:
+        return [
+            _part(batch, sticky(_size_of(batch, rows)).partition, rows)
+            for rows in _runs(batch, range(batch.count), batch_size)
+        ]
+    by_partition: dict[int, list[int]] = {}
+    keys, values = batch.keys, batch.values
+    for row, (key, value) in enumerate(zip(keys, values, strict=True)):
+        chosen = partition_of(key, value)
+        if chosen is None:
+            chosen = sticky(record_size(value, key, None)).partition
+        by_partition.setdefault(chosen, []).append(row)
+    return [
+        _part(batch, chosen, run) for chosen, rows in by_partition.items() for run in _runs(batch, rows, batch_size)
+    ]
+
+
+def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterable[Sequence[int]]:
+    """Yield consecutive runs of rows that fit a batch."""
+    if len(rows) == batch.count and batch.size <= batch_size:
+        yield rows
+        return
+    ends = list(accumulate(_row_sizes(batch, rows)))
+    begin, before = 0, 0
+    for at, end in enumerate(ends):
+        if end - before > batch_size and at > begin:
+            yield rows[begin:at]
+            begin, before = at, ends[at - 1]
+    yield rows[begin:]
+
+
+def _row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
+    keys, values, headers = batch.keys, batch.values, batch.headers
+    return [
+        record_size(values[row], keys[row] if keys is not None else None, headers[row] if headers is not None else None)
+        for row in rows
+    ]
+
+
+def _size_of(batch: ProducerBatch, rows: Sequence[int]) -> int:
+    return batch.size if len(rows) == batch.count else sum(_row_sizes(batch, rows))
+
+
+def _part(batch: ProducerBatch, partition: int, rows: Sequence[int]) -> ProducerBatch:
+    def pick(items: Any) -> Any:
+        if items is None or isinstance(items, int) or len(rows) == batch.count:
+            return items
+        return items[rows.start : rows.stop] if isinstance(rows, range) else [items[row] for row in rows]
+
+    return whole_batch(
+        batch.topic,
+        partition,
+        pick(batch.values),
+        pick(batch.keys),
+        pick(batch.timestamps),
+        pick(batch.headers),
+        batch.created_ms,
+    )
+
+
+def _length(items: Sequence[bytes | None]) -> int:
+    try:
+        return sum(map(len, items))  # type: ignore[arg-type]
+    except TypeError:  # some are None
+        return sum(len(item) for item in items if item is not None)
