@@ -15,7 +15,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import posixpath
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -105,7 +107,12 @@ class Broker(LoopActor):
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
-        self.context.files.make_dir(self._directory)
+        files = self.context.files
+        files.make_dir(self._directory)
+        data_dir = posixpath.dirname(self._directory)
+        for parent in (data_dir, posixpath.dirname(data_dir) or "."):
+            with contextlib.suppress(PermissionError):  # a parent that is not ours to read was there before us
+                files.sync_dir(parent)  # or power loss takes the directory, with every record that was synced in it
         self._tell("metadata", Subscribe(self.actor_ref))
 
     def on_stop(self) -> None:

@@ -11,6 +11,7 @@ trees are those of ``actors/tree.py``: nothing is built specially for the simula
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,7 +22,6 @@ from ..actors.runtime import LoopRef
 from ..actors.tree import broker_branch
 from ..config import ClusterConfig, ProcessOptions
 from ..errors import CallboardError
-from ..storage.files import Files
 from ..storage.metadata_store import DocumentStore, Row, StoredDocument
 from ..transport import messages as m
 from ..transport.seam import Connection
@@ -85,7 +85,7 @@ class SimulatedCluster:
         self.network = LoopbackNetwork()
         self.config = config or ClusterConfig(brokers=brokers, data_dir="/data")
         self.processes: dict[str, SimulatedProcess] = {}
-        self.disks: dict[str, Files] = {}
+        self.disks: dict[str, SimDisk] = {}
         self._seed = seed
         self._lives: dict[str, int] = {}
         self._kept = KeptDocuments()
@@ -113,10 +113,10 @@ class SimulatedCluster:
             port=PORT + number - 1 if name != METADATA else 0,
             metadata_endpoint=METADATA_ENDPOINT,
         )
-        disk = self.disks.setdefault(name, SimDisk(seed=self._seed * 1_000 + number))
+        disk = self.disks.setdefault(name, SimDisk())
         context = sim_context(self._seed, f"{name}/{life}", loop=self.loop, files=disk)
         transport = LoopbackTransport(self.loop, context.clock, network=self.network)
-        context = msgspec_replace(context, transport=transport)
+        context = replace(context, transport=transport)
         if name == METADATA:
             spec = metadata_branch(options, context, open_store=lambda: MemoryStore(self._kept))
         else:
@@ -125,14 +125,20 @@ class SimulatedCluster:
         self.processes[name] = process
         return process
 
-    def crash(self, name: str) -> None:
-        """End a process as SIGKILL does: nothing runs any more, nothing is said; its page cache survives."""
+    def crash(self, name: str, *, power_loss: bool = False) -> None:
+        """End a process as SIGKILL does: nothing runs any more, nothing is said; its page cache survives.
+
+        With ``power_loss`` its disk loses what was not synced, as the seed will have it.
+        """
         process = self.processes.pop(name)
         process.context.transport.close()
         for ref in reversed(process.context.directory.refs()):
             actor = ref.actor
             if actor is not None:
-                actor.mailbox.close()
+                actor.mailbox.is_closed = True
+                actor.mailbox.queue.clear()
+        disk = self.disks[name]
+        self.disks[name] = disk.crash(f"{self._seed}/{name}/{self._lives[name]}") if power_loss else disk.kill()
         end_session = m.EndSessionRequest(name=name, incarnation=process.options.incarnation, reason="killed")
         if name != METADATA:  # as the host supervisor does when the sentinel fires
             self.ask(METADATA_ENDPOINT, end_session)
@@ -197,9 +203,3 @@ class SimulatedCluster:
             return 0
         reply = self.ask(METADATA_ENDPOINT, m.StoreLoadRequest())
         return sum(document.key.startswith("session/broker-") for document in reply.documents)
-
-
-def msgspec_replace(context: Context, **changes: Any) -> Context:
-    from dataclasses import replace
-
-    return replace(context, **changes)
