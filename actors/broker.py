@@ -113,7 +113,7 @@ class Broker(LoopActor):
         for parent in (data_dir, posixpath.dirname(data_dir) or "."):
             with contextlib.suppress(PermissionError):  # a parent that is not ours to read was there before us
                 files.sync_dir(parent)  # or power loss takes the directory, with every record that was synced in it
-        self._tell("metadata", Subscribe(self.actor_ref))
+        self._tell("metadata", Subscribe(self.actor_ref, with_sessions=True))
 
     def on_stop(self) -> None:
         for connection in self._peers.values():

@@ -82,8 +82,8 @@ class Router(LoopActor):
         Hosted: "on_hosted",
         ReplicaGone: "on_replica_gone",
         MetadataChanged: "on_metadata_changed",
-        SessionOpened: "on_session_news",
-        SessionLost: "on_session_news",
+        SessionOpened: "on_session_opened",
+        SessionLost: "on_session_lost",
     }
 
     def __init__(
@@ -103,6 +103,7 @@ class Router(LoopActor):
         self._inspection = inspection
         self._broker_address = broker_address
         self._door = address.rpartition("/")[2]  # "router" or "peers": to whom partitions answer
+        self.starts_later = self._door == "router"  # clients are served once the cluster knows this broker
         self._server: Server | None = None
         self._image = ClusterImage.empty()
         self._replicas: dict[PartitionKey, LoopRef] = {}
@@ -134,7 +135,7 @@ class Router(LoopActor):
     def on_start(self) -> None:
         self._server = self._serve(self._on_socket)
         event(logger, "router.serving", endpoints=",".join(self._server.endpoints))
-        self._tell_sibling("metadata", Subscribe(self.actor_ref))
+        self._tell_sibling("metadata", Subscribe(self.actor_ref, with_sessions=True))
         self._tell_sibling("hosting", AnnounceReplicas())
 
     def on_stop(self) -> None:
@@ -366,8 +367,11 @@ class Router(LoopActor):
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
 
-    def on_session_news(self, _: SessionOpened | SessionLost) -> None:
-        """The broker's own session: nothing to do at the door, the image tells who leads."""
+    def on_session_opened(self, _: SessionOpened) -> None:
+        self.started()
+
+    def on_session_lost(self, _: SessionLost) -> None:
+        """Nothing to do at the door: the image tells who leads, and a new session is being opened."""
 
     # -- inside ----------------------------------------------------------------------------------------
 

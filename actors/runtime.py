@@ -92,7 +92,7 @@ class LoopActor(pykka.Actor):
     """
 
     handlers: ClassVar[Mapping[type, str]] = {Fail: "on_fail"}
-    starts_later: ClassVar[bool] = False  # True: it serves only when it has called ``started()``
+    starts_later: bool = False  # True: it serves only when it has called ``started()``
     _actor_handlers: ClassVar[dict[type, Handler]] = {}
 
     role: str = ""  # what it is just now ("leader", "active"), shown by the tree

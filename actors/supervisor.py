@@ -8,9 +8,10 @@ does whatever is next.
 
 Rules of this file:
 
-1. Stops run one at a time, last child first; starts run first child first, and a child that ``waits`` holds up
-   those after it until it serves. After the first start the children of a ``one_for_one`` supervisor are
-   independent: each is started when its own backoff is over.
+1. Stops run last child first, starts first child first. A child that ``waits`` is stopped alone and holds up
+   those after it until it serves; neighbours that do not wait are started, and stopped, together. After the
+   first start the children of a ``one_for_one`` supervisor are independent: each is started when its own
+   backoff is over.
 2. Children added by ``StartChild`` come after the static ones, do not wait for each other, and are stopped
    together, first.
 3. A child that has not stopped after ``shutdown_ms`` is killed. A supervisor that fails kills its children: no
@@ -106,7 +107,7 @@ class Supervisor(LoopActor):
         _StopOverdue: "on_stop_overdue",
         _StartRaised: "on_start_raised",
     }
-    starts_later: ClassVar[bool] = True
+    starts_later: bool = True
 
     def __init__(self, context: Context, address: str, parent: LoopRef | None = None, *, spec: SupervisorSpec) -> None:
         super().__init__(context, address, parent)
@@ -320,20 +321,25 @@ class Supervisor(LoopActor):
             self._advance_starts()
 
     def _advance_stops(self) -> bool:
-        """Stop the last child that is to be stopped; True while any stop is under way."""
+        """Stop the last child that is to be stopped, and neighbours that wait for nobody; True while any stops."""
         if self._is_closing and self._live_added:
             return True  # asked together, in _close_all
         if not self._is_closing and self._has_started and self.spec.strategy is Strategy.ONE_FOR_ONE:
             return False  # nobody waits for anybody: do not look at thousands of children
+        is_stopping = False
         for child in reversed(self.children.values()):
-            if child.wants_stop and child.ref is not None:
-                self._stop_child(child)
-                return True
-            if child.wants_stop and child.state not in ("starting", "stopping"):
+            if not child.wants_stop:
+                continue
+            if child.ref is None and child.state not in ("starting", "stopping"):
                 child.wants_stop = False
-            elif child.wants_stop:
+                continue
+            if child.spec.waits and is_stopping:
                 return True
-        return False
+            self._stop_child(child)
+            is_stopping = True
+            if child.spec.waits:
+                return True
+        return is_stopping
 
     def _advance_starts(self) -> None:
         if self._has_started and self.spec.strategy is Strategy.ONE_FOR_ONE:
