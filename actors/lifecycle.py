@@ -62,3 +62,13 @@ class ActorKilled(CallboardError):
 def is_chaos(error: BaseException | None) -> bool:
     """Say whether a failure was made on purpose."""
     return bool(getattr(error, "is_chaos", False))
+
+
+PROCESS_ADDRESS = "process"  # of the actor at the very top of a process (``actors.root``); not part of the tree
+
+
+@dataclass(frozen=True, slots=True)
+class KillProcess:
+    """Chaos for a whole process: ``"kill"`` (SIGKILL) or ``"term"`` (SIGTERM, a clean stop)."""
+
+    how: str = "kill"

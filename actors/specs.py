@@ -19,7 +19,7 @@ class ChildSpec:
     shutdown_ms: int = 5_000  # from the request to stop to the kill; 0: kill at once
     backoff: Backoff = field(default_factory=Backoff)
     on_give_up: OnGiveUp = OnGiveUp.ESCALATE
-    waits: bool = True  # the children after it are started when it serves, not before
+    waits: bool = True  # keeps its place in the order; False: started and stopped together with such neighbours
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:

@@ -161,6 +161,17 @@ def test_children_stop_in_reverse_order_one_at_a_time(world):
     assert world.alive() == []
 
 
+def test_neighbours_that_do_not_wait_are_stopped_together(world):
+    world.start(world.child("a"), *(world.child(name, stop_ms=10, waits=False) for name in "bc"), world.child("z"))
+    world.journal.clear()
+    world.ref.stop()
+    world.loop.run_until_idle()
+    assert world.journal == ["-z"]
+
+    world.loop.advance(10)
+    assert world.journal == ["-z", "-c", "-b", "-a"]
+
+
 def test_a_stop_during_the_start_stops_what_was_started(world):
     world.start(*abc(world, start_ms=10))
     world.loop.advance(10)

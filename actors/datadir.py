@@ -1,0 +1,126 @@
+"""The data directory of a cluster: who may use it, what it is of, and where its sockets stand.
+
+    <data>/lock             held by the host for its life (flock); holds its pid
+    <data>/cluster.json     the cluster's identity, written once
+    <data>/metadata/        the metadata store
+    <data>/broker-<i>/      the logs of broker i
+    <data>/log/             one log file a process
+    <data>/run/             unix sockets; emptied at start and end
+
+A unix socket's path has at most 107 bytes. Where ``<data>/run`` is too long for that, a private directory below
+the system's temporary one is used, the same each time: a killed host leaves one, and the next start takes it over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from ..errors import CallboardError, ConfigurationError
+from ..storage.files import AlreadyLocked, FileLock, Files
+from ..transport.addresses import ipc_path_fits
+
+LONGEST_SOCKET_NAME = "listener-xxxxxxxx-and-then-some.sock"  # multiprocessing's own among them
+FORMAT_VERSION = 1
+
+
+class HostError(CallboardError):
+    """The host cannot do its work here. One line that says what to do."""
+
+
+class ClusterIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``cluster.json`` holds."""
+
+    cluster_id: str
+    created_ms: int  # wall clock
+    format_version: int = FORMAT_VERSION
+
+
+class DataDir:
+    """A data directory that this process holds. ``close`` gives it back."""
+
+    def __init__(self, path: str, run_dir: str, identity: ClusterIdentity, lock: FileLock) -> None:
+        self.path = path
+        self.run_dir = run_dir
+        self.identity = identity
+        self._lock = lock
+
+    def close(self) -> None:
+        """Remove what is only of this run, then let others in."""
+        _empty(self.run_dir)
+        if Path(self.run_dir).parent != Path(self.path):
+            Path(self.run_dir).rmdir()
+        self._lock.release()
+
+
+def open_data_dir(files: Files, data_dir: str, *, brokers: int, new_id: str, now_ms: int) -> DataDir:
+    """Take a data directory, making it when it is not there.
+
+    Raises:
+        HostError: another host has it; the message tells its pid.
+        ConfigurationError: it cannot be used: not writable, not a directory, of a newer version.
+    """
+    path = os.path.abspath(data_dir)
+    try:
+        files.make_dir(path)
+        lock = files.lock(f"{path}/lock", str(os.getpid()))
+    except AlreadyLocked as error:
+        raise HostError(
+            f"{data_dir} is in use by the cluster of process {error.holder or '?'}: stop that one, "
+            "or choose another directory with --data-dir"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"data_dir {data_dir!r} cannot be used: {error.strerror or error}") from None
+    try:
+        for name in ("metadata", "log", *(f"broker-{number}" for number in range(1, brokers + 1))):
+            files.make_dir(f"{path}/{name}")
+        identity = _identity(files, f"{path}/cluster.json", new_id, now_ms)
+        return DataDir(path, _run_dir(path), identity, lock)
+    except OSError as error:
+        lock.release()
+        raise ConfigurationError(f"data_dir {data_dir!r} cannot be used: {error.strerror or error}") from None
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _identity(files: Files, path: str, new_id: str, now_ms: int) -> ClusterIdentity:
+    if not files.exists(path):
+        identity = ClusterIdentity(cluster_id=new_id, created_ms=now_ms)
+        files.write_atomic(path, msgspec.json.encode(identity))
+        return identity
+    try:
+        identity = msgspec.json.decode(files.read_bytes(path), type=ClusterIdentity)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{path} is damaged ({error}): is this the data directory of a cluster?") from None
+    if identity.format_version > FORMAT_VERSION:
+        raise ConfigurationError(
+            f"{path} is of format {identity.format_version}, this version knows {FORMAT_VERSION}: use a newer callboard"
+        )
+    return identity
+
+
+def _run_dir(path: str) -> str:
+    run_dir = f"{path}/run"
+    if not ipc_path_fits(f"{run_dir}/{LONGEST_SOCKET_NAME}"):
+        mark = hashlib.sha256(path.encode()).hexdigest()[:12]
+        run_dir = f"{tempfile.gettempdir()}/callboard-{os.getuid()}-{mark}"
+    os.makedirs(run_dir, mode=0o700, exist_ok=True)
+    state = os.lstat(run_dir)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        raise HostError(f"{run_dir} is not a private directory of this user: remove it, or use a shorter --data-dir")
+    _empty(run_dir)
+    return run_dir
+
+
+def _empty(run_dir: str) -> None:
+    """Remove what a killed host left behind: sockets and small files; it never holds anything else."""
+    for entry in Path(run_dir).iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            continue
+        entry.unlink(missing_ok=True)

@@ -1,0 +1,255 @@
+"""The host: the process behind ``callboard up``. Its children are processes, under the rules of any supervisor.
+
+    host            one_for_one, 10 in 30 s for each child
+    ├── session     MetadataClient   the host's own session: brokers and the CLI find its desk there
+    ├── desk        Desk             told of every start and end; answers for all processes
+    ├── metadata    process          past its limit the host ends
+    ├── broker-1    process          past its limit it is offline, host and siblings live on
+    └── broker-2 …  process          brokers start, and stop, together
+
+``run_host`` makes what only a real process has, runs the tree until a signal, and leaves nothing behind: no
+process, no socket file, no lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ..config import BrokerSettings, ClusterConfig, ProcessOptions
+from ..errors import ConfigurationError
+from ..storage.files import OsFiles
+from ..transport.endpoint import ZmqTransport
+from ..transport.loop import SystemClock
+from .context import ThreadPool
+from .datadir import DataDir, HostError, open_data_dir
+from .desk import Desk, Roster
+from .entry import BRANCH, first_cause, log_to, new_loop, real_context, run_process
+from .launcher import Entry, ProcessLauncher
+from .log import event
+from .metadata.client import MetadataClient
+from .processes import Launcher, ProcessActor, ProcessPlan
+from .restarts import Backoff, OnGiveUp, Strategy
+from .root import Root, StopProcess
+from .specs import ChildSpec, SupervisorSpec
+from .supervisor import supervisor
+
+__all__ = ["HostError", "run_host"]
+
+logger = logging.getLogger(__name__)
+
+HOST_NAME = "host"
+INTENSITY, PERIOD_MS = 10, 30_000
+BACKOFF = Backoff(min_ms=50, max_ms=5_000, jitter=0.2, reset_after_ms=2_000)
+BROKER_SHUTDOWN_MS = 60_000  # it writes what is not on disk yet
+METADATA_SHUTDOWN_MS = 10_000
+
+
+def run_host(
+    config: ClusterConfig,
+    *,
+    ready_file: str | None = None,
+    announce: Callable[[str], None] = print,
+    branch: str = BRANCH,
+) -> int:
+    """Run a cluster on this host until SIGINT or SIGTERM, then stop it in order; returns 0.
+
+    Args:
+        ready_file: written when the cluster serves, kept up to date, removed at the end.
+        announce: called with each line for the person who looks on.
+        branch: ``package.module:function`` that makes the tree of each process (tests have their own).
+
+    Raises:
+        ConfigurationError, HostError: it cannot run, or could not go on; one line that says why.
+    """
+    _check_ports(config)
+    files, clock = OsFiles(), SystemClock()
+    ready_file = os.path.abspath(ready_file) if ready_file is not None else None
+    if ready_file is not None and not os.path.isdir(os.path.dirname(ready_file)):
+        raise ConfigurationError(f"ready file {ready_file!r}: there is no such directory")
+    data = open_data_dir(
+        files, config.data_dir, brokers=config.brokers, new_id=os.urandom(16).hex(), now_ms=clock.wall_ms()
+    )
+    try:
+        config = msgspec.structs.replace(config, data_dir=data.path)
+        return _Host(config, data, ready_file, announce, functools.partial(run_process, branch=branch)).run()
+    finally:
+        data.close()
+
+
+class _Host:
+    """One run of a host."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        data: DataDir,
+        ready_file: str | None,
+        announce: Callable[[str], None],
+        entry: Entry,
+    ) -> None:
+        self._config, self._ready_file = config, ready_file
+        self._error: BaseException | None = None
+        self._stops = 0
+        log_to(data.path, HOST_NAME, config.log_level)
+        self._loop = new_loop()
+        self._pool = ThreadPool(self._loop, 1, HOST_NAME)
+        self._transport = ZmqTransport(self._loop, SystemClock())
+        self._context = real_context(HOST_NAME, self._loop, self._transport, self._pool)
+        self._launcher = ProcessLauncher(entry, data.run_dir)
+        plans = process_plans(config, data.run_dir, data.identity.cluster_id)
+        self._roster = Roster(
+            name=HOST_NAME,
+            pid=os.getpid(),
+            incarnation=self._context.new_id(),
+            cluster_id=data.identity.cluster_id,
+            data_dir=data.path,
+            run_dir=data.run_dir,
+            plans={plan.name: plan for plan in plans},
+            announce=announce,
+            ready_file=ready_file,
+        )
+
+    def run(self) -> int:
+        event(logger, "host.begins", pid=self._roster.pid, cluster=self._roster.cluster_id, data=self._roster.data_dir)
+        self._roster.announce(f"cluster {self._roster.cluster_id} in {self._roster.data_dir}")
+        root = Root.start(
+            self._context,
+            host_branch(self._roster, self._config.broker, self._launcher),
+            on_ready=lambda: event(logger, "host.ready"),
+            on_end=self._on_end,
+            on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self._on_signal, root.post, signal.Signals(number).name)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._kill_what_is_left()
+            self._transport.close()
+            self._pool.close()
+            self._loop.close()
+            self._launcher.close()
+            if self._ready_file is not None:
+                Path(self._ready_file).unlink(missing_ok=True)
+        event(logger, "host.ends", error=self._error)
+        if self._error is not None:
+            raise as_host_error(self._error, self._roster) from self._error
+        return 0
+
+    def _on_signal(self, tell: Callable[[object], bool], name: str) -> None:
+        self._stops += 1
+        if self._stops == 1:
+            self._roster.announce("stopping")
+            tell(StopProcess(name))
+        elif self._stops == 3:  # twice may be an impatient finger
+            self._roster.announce("killing what has not stopped yet")
+            self._error = HostError("stopped by force: the next start recovers what was not closed cleanly")
+            self._loop.stop()
+
+    def _on_end(self, error: BaseException | None) -> None:
+        self._error = self._error or error
+        self._loop.stop()
+
+    def _kill_what_is_left(self) -> None:
+        """Nothing after an ordered stop; everything after a forced one."""
+        for ref in reversed(self._context.directory.refs()):
+            ref.kill(HostError("the host ends"))
+
+
+def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) -> ChildSpec:
+    """Return the tree of the host."""
+    desk = f"{roster.name}/desk"
+    session = MetadataClient.starter(
+        endpoint=metadata_endpoint(roster.run_dir),
+        session_name=roster.name,
+        incarnation=roster.incarnation,
+        document=None,  # the desk announces itself when its door is open
+        settings=settings,
+    )
+    processes = tuple(
+        ChildSpec(
+            name=plan.name,
+            start=ProcessActor.starter(plan=plan, launcher=launcher, owner=desk),
+            backoff=BACKOFF,
+            shutdown_ms=METADATA_SHUTDOWN_MS if plan.broker_id < 0 else BROKER_SHUTDOWN_MS,
+            on_give_up=OnGiveUp.ESCALATE if plan.broker_id < 0 else OnGiveUp.LEAVE_OFFLINE,
+            waits=plan.broker_id < 0,
+        )
+        for plan in roster.plans.values()
+    )
+    spec = SupervisorSpec(
+        strategy=Strategy.ONE_FOR_ONE,
+        intensity=INTENSITY,
+        period_ms=PERIOD_MS,
+        intensity_per_child=True,
+        watcher=desk,
+        children=(
+            ChildSpec(name="session", start=session),
+            ChildSpec(name="desk", start=Desk.starter(roster=roster)),
+            *processes,
+        ),
+    )
+    return supervisor(roster.name, spec)
+
+
+def process_plans(config: ClusterConfig, run_dir: str, cluster_id: str) -> list[ProcessPlan]:
+    """Return the plans of the host's processes in start order: the metadata process, then the brokers."""
+
+    def options(plan: ProcessPlan, incarnation: str) -> ProcessOptions:
+        return ProcessOptions(
+            name=plan.name,
+            cluster=config,
+            incarnation=incarnation,
+            run_dir=run_dir,
+            cluster_id=cluster_id,
+            broker_id=plan.broker_id,
+            port=_port_of(plan, config),
+            host_name=HOST_NAME,
+            metadata_endpoint=metadata_endpoint(run_dir),
+            restarts=plan.starts,
+        )
+
+    metadata = ProcessPlan("metadata", options)
+    return [metadata, *(ProcessPlan(f"broker-{n}", options, broker_id=n) for n in range(1, config.brokers + 1))]
+
+
+def metadata_endpoint(run_dir: str) -> str:
+    return f"ipc://{run_dir}/metadata.sock"
+
+
+def as_host_error(error: BaseException, roster: Roster) -> BaseException:
+    """Return what ``run_host`` raises when its tree has ended by itself."""
+    if isinstance(error, HostError | ConfigurationError):
+        return error
+    cause = first_cause(error)
+    if isinstance(cause, HostError | ConfigurationError):
+        return cause
+    return HostError(f"the host gave up: {cause}; see {roster.data_dir}/log")
+
+
+def _port_of(plan: ProcessPlan, config: ClusterConfig) -> int:
+    """Return the port of a process's next start: the configured one, or the one it has had before."""
+    if plan.broker_id < 0:
+        return 0
+    if config.port:
+        return config.port + plan.broker_id - 1
+    for endpoint in plan.endpoints:
+        if endpoint.startswith("tcp://"):
+            return int(endpoint.rpartition(":")[2])
+    return 0
+
+
+def _check_ports(config: ClusterConfig) -> None:
+    last = config.port + config.brokers - 1
+    if config.port and last > 65_535:
+        raise ConfigurationError(
+            f"port {config.port} with {config.brokers} brokers would need port {last}: choose one up to "
+            f"{65_535 - config.brokers + 1}"
+        )
