@@ -359,7 +359,7 @@ def test_file_and_memory_agree_with_a_plain_model_whatever_the_grouping(tmp_path
                     assert not matches
                 else:
                     assert isinstance(outcome, StaleEpoch)
-                    # The epoch compared with is the highest there ever was, so it may be stale where the model's is not.
+                    # The epoch compared with is the highest there ever was: it may be stale where the model's is not.
                     assert stale or outcome.controller_epoch > operation.controller_epoch
             if again:
                 file.close()
