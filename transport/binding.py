@@ -19,6 +19,8 @@ import zmq
 from ..errors import ConfigurationError
 from .addresses import Address, is_socket, parse_address
 
+_SPECIAL = {"localhost": "127.0.0.1", "*": "0.0.0.0"}
+
 
 class Bound(NamedTuple):
     """One endpoint that is bound. ``inode`` of the socket file, so that another's is never removed."""
@@ -76,8 +78,8 @@ def _resolved(address: Address) -> Address:
     """libzmq takes addresses and names of interfaces; people write names of hosts. Blocks; only at start."""
     if address.is_numeric:
         return address
-    if address.host == "localhost":
-        return address._replace(host="127.0.0.1")
+    if address.host in _SPECIAL:
+        return address._replace(host=_SPECIAL[address.host])
     try:
         found = sockets_of_the_os.getaddrinfo(address.host, None, type=sockets_of_the_os.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

@@ -73,6 +73,7 @@ class RouterServer:
         )
         self._peer_by_descriptor: dict[int, bytes] = {}
         self._descriptors: set[int] = set()  # of open connections, greeted or not
+        self._accepted = 0
         self._leaving: list[bytes] = []
         self._retry_timer: Timer | None = None
         self._bound: tuple[Bound, ...] = ()
@@ -89,7 +90,8 @@ class RouterServer:
 
     @property
     def counters(self) -> dict[str, int]:
-        return {**self._gate.counters, "peers": len(self._gate.peers), "connections": len(self._descriptors)}
+        now = {"peers": len(self._gate.peers), "connections": len(self._descriptors)}
+        return {**self._gate.counters, "connections_seen": self._accepted, **now}
 
     @property
     def connections(self) -> int:
@@ -221,6 +223,7 @@ class RouterServer:
         if event == monitor.ACCEPTED:
             self._on_connection_ended(value)  # should its end have escaped us
             self._descriptors.add(value)
+            self._accepted += 1
         elif event == monitor.DISCONNECTED:
             self._on_connection_ended(value)
 

@@ -88,7 +88,9 @@ def monitor_of(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
     Without a bound: libzmq drops news that do not fit, and a connection whose end was dropped would stay in our
     books for ever. They are small, and there are a few for each connection.
     """
-    endpoint = f"inproc://monitor/{socket.getsockopt(zmq.FD)!r}"  # its own mailbox: unique in the context while it lives
+    endpoint = (
+        f"inproc://monitor/{socket.getsockopt(zmq.FD)!r}"  # its own mailbox: unique in the context while it lives
+    )
     listener: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
     listener.setsockopt(zmq.LINGER, 0)
     listener.setsockopt(zmq.RCVHWM, 0)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import msgspec
 import uvloop
+
 from callboard.config import Limits
 from callboard.transport import messages
 from callboard.transport.endpoint import ZmqTransport

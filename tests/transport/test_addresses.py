@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+
 from callboard.errors import ConfigurationError
 from callboard.transport.addresses import (
     Address,

@@ -4,10 +4,11 @@ import json
 
 import msgspec
 import pytest
-from callboard.errors import ErrorCode
-from callboard.transport import codec, messages
 from hypothesis import given
 from hypothesis import strategies as st
+
+from callboard.errors import ErrorCode
+from callboard.transport import codec, messages
 
 
 def refusal(header, decoder=codec.CLIENT_REQUESTS):

@@ -1,6 +1,7 @@
 """What a server lets in. No socket: frames in, a verdict out."""
 
 import pytest
+
 from callboard.config import Limits
 from callboard.errors import ErrorCode
 from callboard.transport import codec, messages

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 
-from callboard.transport.outbox import Outbox, Sent
 from hypothesis import given
 from hypothesis import strategies as st
+
+from callboard.transport.outbox import Outbox, Sent
 
 A, B = b"\0a", b"\0b"
 

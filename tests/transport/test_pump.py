@@ -9,6 +9,7 @@ import select
 import time
 
 import zmq
+
 from callboard.transport import messages
 from callboard.transport.endpoint import ZmqTransport
 from callboard.transport.loop import SystemClock

@@ -5,6 +5,7 @@ import stat
 
 import msgspec
 import pytest
+
 from callboard.errors import (
     CallboardTimeoutError,
     ConnectionFailedError,
