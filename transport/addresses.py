@@ -7,7 +7,6 @@ opaque string: two processes with the same one share a kernel and, mostly, a fil
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import os
 import stat
@@ -101,6 +100,8 @@ def choose_endpoint(endpoints: Sequence[str], machine: str, *, here: str | None 
 
 def machine_identity() -> str:
     """Return a string that is the same for all processes under one running kernel, another after a reboot."""
+    import hashlib  # 2 ms that most processes never need
+
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
