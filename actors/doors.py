@@ -43,7 +43,11 @@ class Doors:
                 UNIONS[door],
                 on_requests,
                 identity=ServerIdentity(
-                    role="broker", name=options.name, broker_id=options.broker_id, incarnation=options.incarnation
+                    role="broker",
+                    name=options.name,
+                    cluster_id=options.cluster_id,
+                    broker_id=options.broker_id,
+                    incarnation=options.incarnation,
                 ),
                 limits=self._config.limits,
                 insecure=self._config.insecure,

@@ -37,6 +37,7 @@ def metadata_branch(
             open_store=open_store or open_file,
             binds=[bind.strip() for bind in options.metadata_endpoint.split(",")],
             incarnation=options.incarnation,
+            cluster_id=options.cluster_id,
             settings=config.broker,
             limits=config.limits,
             insecure=config.insecure,
