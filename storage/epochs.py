@@ -93,6 +93,16 @@ class EpochHistory:
             return end
         return None
 
+    def truncation_point(self, leader_end: EpochEnd, log_end_offset: int) -> int:
+        """Return where a follower cuts its log, told ``leader_end`` about its last epoch; then it asks again.
+
+        Always below ``log_end_offset`` when the leader found a divergence.
+        """
+        if leader_end.epoch < 0:  # nothing in common
+            return self._starts[0] if self._starts else log_end_offset
+        own_end = self.end_offset_for(leader_end.epoch, log_end_offset)
+        return min(leader_end.end_offset, own_end.end_offset, log_end_offset)
+
     def truncate_from_end(self, end_offset: int) -> None:
         """Forget the epochs that begin at or behind ``end_offset``, the new log end."""
         while self._starts and self._starts[-1] >= end_offset:

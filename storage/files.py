@@ -119,8 +119,8 @@ class OsFile:
     __slots__ = ("_fd", "path", "size")
 
     def __init__(self, path: str, fd: int) -> None:
-        self.path = path
         self._fd = fd
+        self.path = path
         self.size = os.fstat(fd).st_size
 
     def append(self, buffers: Sequence[bytes]) -> None:
@@ -158,6 +158,9 @@ class OsFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:  # a log whose actor ended while it was being opened is closed by nobody
+        self.close()
 
 
 class OsFileLock:
