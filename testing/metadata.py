@@ -59,9 +59,11 @@ class MemoryStore(DocumentStore):
             self._disk.owner = None
 
     def _read(self) -> tuple[list[StoredDocument], int, int]:
-        disk = self._disk
-        documents = [StoredDocument(*row[:2], orjson.loads(row.value or b"null")) for row in disk.rows.values()]
-        return documents, disk.version, disk.next_producer_id
+        return self.documents_of(self._disk), self._disk.version, self._disk.next_producer_id
+
+    @staticmethod
+    def documents_of(disk: MemoryDisk) -> list[StoredDocument]:
+        return [StoredDocument(row.key, row.version, orjson.loads(row.value or b"null")) for row in disk.rows.values()]
 
     def _persist(self, rows: Sequence[Row], was: int, version: int, next_producer_id: int) -> None:
         disk = self._disk

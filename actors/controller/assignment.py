@@ -9,7 +9,8 @@ In order of weight:
 4. The partitions that one broker leads have their followers on different brokers, so that its work is shared
    when it dies.
 
-Greedy, one replica at a time: leaders of a topic are at most one apart, its replicas at most two. Cost partitions x replicas x brokers, some tens of nanoseconds each.
+Greedy, one replica at a time: leaders of a topic are at most one apart, its replicas at most two. Cost
+partitions x replicas x brokers, some tens of nanoseconds each.
 """
 
 from __future__ import annotations

@@ -158,6 +158,11 @@ class Controller(LoopActor):
         self._version_needed = 0  # the picture must hold this before the next turn
         self._is_paused = False  # until a newer picture, or a timer
 
+    @property
+    def controller_epoch(self) -> int:
+        """The epoch it is active under; -1: it stands by."""
+        return self._epoch
+
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:

@@ -41,6 +41,7 @@ Subscriber = LoopRef | Callable[[Any], Any]
 WATCH_WAIT_MS = 30_000
 WATCH_TIMEOUT_MS = WATCH_WAIT_MS + 5_000
 ASK_TIMEOUT_MS = 5_000  # commits, sessions, lease: after that the outcome is unknown
+FAREWELL_MS = 1_000  # how long a stop waits for the end of the session to be stored
 RETRY_MS = 100  # of a watch that was refused
 OPEN_RETRY_MS = 500  # of a session that was refused for now (its name is alive on another machine, …)
 PRODUCER_IDS_BLOCK = 1_000
@@ -207,7 +208,7 @@ class _WatchDue:
 
 
 @dataclass(frozen=True, slots=True)
-class _BlockDue:
+class _FarewellOver:
     pass
 
 
@@ -227,7 +228,7 @@ class MetadataClient(LoopActor):
         _HeartbeatDue: "on_heartbeat_due",
         _OpenDue: "on_open_due",
         _WatchDue: "on_watch_due",
-        _BlockDue: "on_block_due",
+        _FarewellOver: "on_farewell_over",
     }
 
     def __init__(
@@ -274,11 +275,21 @@ class MetadataClient(LoopActor):
             self._endpoint, client_id=self._name, on_state=lambda state: self.tell_self(_StateChanged(state))
         )
 
+    def on_stop_request(self) -> None:
+        """Say farewell, so that nobody has to wait for the silence; not for long, if nobody answers."""
+        if not self._is_open:
+            self.finish()
+            return
+        self._is_open = False
+        farewell = m.EndSessionRequest(name=self._name, incarnation=self._incarnation, reason="stopped")
+        self._ask_for(farewell, lambda _: self.finish())
+        self.set_timer(FAREWELL_MS, _FarewellOver())
+
+    def on_farewell_over(self, _: _FarewellOver) -> None:
+        self.finish()
+
     def on_stop(self) -> None:
         if self._connection is not None:
-            if self._is_open:
-                farewell = m.EndSessionRequest(name=self._name, incarnation=self._incarnation, reason="stopped")
-                self._connection.send(farewell)
             self._connection.close()
         self._refuse_ids(ErrorCode.BROKER_NOT_AVAILABLE, "the broker is stopping")
 
@@ -462,10 +473,6 @@ class MetadataClient(LoopActor):
             producer_id, self._next_producer_id = self._next_producer_id, self._next_producer_id + 1
             reply(m.InitProducerIdReply(producer_id=producer_id, producer_epoch=0))
         if self._next_block is None and self._end_producer_id - self._next_producer_id < PRODUCER_IDS_LOW:
-            self._ask_for_block()
-
-    def on_block_due(self, _: _BlockDue) -> None:
-        if self._waiting_for_ids:
             self._ask_for_block()
 
     def _ask_for_block(self) -> None:
