@@ -123,6 +123,9 @@ class MetadataCluster:
         if self.metadata_ref is None:
             raise IllegalStateError("the metadata process was not started")
         self.metadata_ref.kill(RuntimeError("kill -9"))
+        if self._asked is not None:
+            self._asked.close()
+            self._asked = None
         if self.disk.owner is not None:
             self.disk.owner.close()
 

@@ -29,7 +29,7 @@ from ...config import BrokerSettings
 from ...errors import BrokerResponseError, CallboardError, ErrorCode
 from ...transport import messages as m
 from ...transport.loop import Timer
-from ...transport.seam import Connection, ConnectionState
+from ...transport.seam import Connection, ConnectionState, ConnectOptions
 from ..controller.image import ClusterImage
 from ..log import event
 from ..runtime import Context, LoopActor, LoopRef
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 Subscriber = LoopRef | Callable[[Any], Any]
 
+# Quick to come back: the session's timeout runs meanwhile.
+CONNECT = ConnectOptions(attempt_timeout_ms=1_000, backoff_min_ms=20, backoff_max_ms=200)
 WATCH_WAIT_MS = 30_000
 WATCH_TIMEOUT_MS = WATCH_WAIT_MS + 5_000
 ASK_TIMEOUT_MS = 5_000  # commits, sessions, lease: after that the outcome is unknown
@@ -272,7 +274,10 @@ class MetadataClient(LoopActor):
 
     def on_start(self) -> None:
         self._connection = self.context.transport.connect(
-            self._endpoint, client_id=self._name, on_state=lambda state: self.tell_self(_StateChanged(state))
+            self._endpoint,
+            client_id=self._name,
+            on_state=lambda state: self.tell_self(_StateChanged(state)),
+            options=CONNECT,
         )
 
     def on_stop_request(self) -> None:
