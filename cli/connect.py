@@ -26,14 +26,14 @@ class Clients:
             bootstrap_timeout_ms=min(timeout_ms, BOOTSTRAP_MS),
         )
 
-    def producer(self, bootstrap_servers: str, **settings: Any) -> Producer:
+    def producer(self, bootstrap_servers: str, **settings: Any) -> Producer[Any, Any]:
         from ..client.producer import Producer
 
         return Producer(
             bootstrap_servers=bootstrap_servers, client_id=CLIENT_ID, bootstrap_timeout_ms=BOOTSTRAP_MS, **settings
         )
 
-    def consumer(self, bootstrap_servers: str, **settings: Any) -> Consumer:
+    def consumer(self, bootstrap_servers: str, **settings: Any) -> Consumer[Any, Any]:
         from ..client.consumer import Consumer
 
         return Consumer(

@@ -87,7 +87,9 @@ def consume(
         )
 
 
-def _choose_partitions(consumer: Consumer, topic: str, partitions: tuple[int, ...], offset: int | None) -> None:
+def _choose_partitions(
+    consumer: Consumer[Any, Any], topic: str, partitions: tuple[int, ...], offset: int | None
+) -> None:
     if not partitions:
         consumer.subscribe([topic])
         return
@@ -97,7 +99,7 @@ def _choose_partitions(consumer: Consumer, topic: str, partitions: tuple[int, ..
         consumer.seek(chosen[0], offset)
 
 
-def _polled(consumer: Consumer, max_messages: int | None, timeout_ms: int | None) -> Any:
+def _polled(consumer: Consumer[Any, Any], max_messages: int | None, timeout_ms: int | None) -> Any:
     """Yield lists of records as they come; end at the count, after the silence, or when stdout's reader has gone."""
     left = max_messages
     last_s = time.monotonic()

@@ -31,7 +31,7 @@ class ExitStatus(IntEnum):
 
 
 MEANINGS: Mapping[ExitStatus, tuple[str, str]] = {  # in a word, for --help; in a line, for docs/errors.md
-    ExitStatus.OK: ("done", "done; also when the reader of a pipe had enough (`| head`)"),
+    ExitStatus.OK: ("done", "done; also when the reader of a pipe has gone, as `head` does"),
     ExitStatus.FAILED: (
         "failed",
         "a time limit passed, input was unusable, records were not delivered; or a bug in Callboard",

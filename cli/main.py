@@ -26,7 +26,7 @@ COMMANDS = {
     "consume": Entry("consume", "consume", "Print the records of a topic."),
     "cluster": Entry("cluster", "cluster", "Describe brokers and processes."),
     "tree": Entry("tree", "tree", "Show the supervision tree: every actor of the cluster."),
-    "kill": Entry("kill", "kill", "Fail an actor or a process on purpose; watch it come back."),
+    "kill": Entry("tree", "kill", "Fail an actor or a process on purpose; watch it come back."),
 }
 
 cli = LazyGroup(

@@ -17,12 +17,16 @@ PIPE_WIDTH = 1_000  # columns: wide enough that no cell is cut when a program re
 
 
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON; structs and tuples of the client become objects and arrays."""
+    """Print a value as indented JSON. A struct becomes an object with every field, also those that are as by default."""
     import msgspec
     import orjson
 
-    plain = msgspec.to_builtins(value, str_keys=True)
-    click.echo(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+    def plain(other: Any) -> Any:
+        if isinstance(other, msgspec.Struct):
+            return msgspec.structs.asdict(other)
+        return list(other) if isinstance(other, tuple | set | frozenset) else str(other)
+
+    click.echo(orjson.dumps(value, plain, orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
@@ -51,8 +55,8 @@ def print_rich(renderable: Any) -> None:
         file=drawn, force_terminal=is_terminal, width=None if is_terminal else PIPE_WIDTH, legacy_windows=False
     )
     console.print(renderable)
-    for line in drawn.getvalue().splitlines():
-        click.echo(line.rstrip())
+    lines = [line.rstrip() for line in drawn.getvalue().splitlines()]
+    click.echo("\n".join(lines).strip("\n"))
 
 
 def say(message: str) -> None:

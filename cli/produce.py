@@ -122,7 +122,7 @@ def paced(records: Iterator[Any], rate: float | None) -> Iterator[Any]:
 class Sending:
     """Counts what is sent, acknowledged and refused. Acknowledgements come on the client's own thread."""
 
-    def __init__(self, producer: Producer, topic: str, partition: int | None, *, progress: bool) -> None:
+    def __init__(self, producer: Producer[Any, Any], topic: str, partition: int | None, *, progress: bool) -> None:
         self.topic = topic
         self.sent = 0  # moved by send; read by the progress line
         self.acknowledged = 0  # <= sent; moved by the client's thread only

@@ -1,8 +1,9 @@
 """Count customers by country: the first consumer loop.
 
 Without a group there are two ways to say what to read: ``subscribe`` reads all partitions of a topic, ``assign``
-reads the partitions that you name. Positions are the consumer's own: the next run begins where ``auto_offset_reset`` says.
-Consumer groups, which share the partitions among several consumers and keep their offsets, come with a later version.
+reads the partitions that you name. Positions are the consumer's own: the next run begins where
+``auto_offset_reset`` says. Consumer groups, which share the partitions among several consumers and keep their offsets,
+come with a later version.
 """
 
 from __future__ import annotations

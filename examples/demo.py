@@ -85,11 +85,12 @@ class Cluster:
         if self._process.poll() is None:
             self._process.terminate()
         try:
-            return self._process.wait(STOP_S_MAX)
+            self._process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             raise DemoFailed(f"the cluster did not stop within {STOP_S_MAX:.0f} s") from None
+        return self._process.returncode
 
 
 # -- there and back ----------------------------------------------------------------------------------
@@ -251,7 +252,10 @@ def run(directory: Path, victim: int, rate: float) -> bool:
 
 def create_topic(servers: list[str], victim: int) -> list[int]:
     """Create the topic; return the partitions that the victim leads."""
-    raise NotImplementedError
+    with AdminClient(bootstrap_servers=servers, client_id="demo-admin") as admin:
+        admin.create_topics({TOPIC: {"num_partitions": PARTITIONS}})
+        (topic,) = admin.describe_topics([TOPIC])
+        return [each.partition for each in topic.partitions if each.leader == victim]
 
 
 def main() -> int:

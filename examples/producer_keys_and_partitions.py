@@ -21,11 +21,11 @@ class LargeCustomerApart:
 
     def partition(  # a partitioner is asked with all of these, and may ignore most
         self,
-        topic: str,  # noqa: ARG002
+        topic: str,
         key: bytes | None,
-        value: bytes | None,  # noqa: ARG002
+        value: bytes | None,
         partitions: int,
-        available: Sequence[int],  # noqa: ARG002
+        available: Sequence[int],
     ) -> int | None:
         if key is None:
             return None  # the producer chooses

@@ -1,0 +1,80 @@
+"""``callboard cluster``: the same as the ready file says, from outside, with what the machine says of each process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..transport.messages import DescribeClusterReply, ProcessDescription
+from . import human
+from .commands import Command, Entry, LazyGroup
+from .connect import Clients
+from .options import bootstrap_option, json_option, timeout_option
+from .output import print_json, print_table
+
+cluster = LazyGroup(
+    name="cluster",
+    help="Describe brokers and processes.",
+    entries={"describe": Entry("cluster", "describe", "Show brokers, controller, and each process's figures.")},
+)
+
+
+@click.command(cls=Command, short_help="Show brokers, controller, and each process's figures.")
+@bootstrap_option
+@timeout_option
+@json_option
+@click.pass_obj
+def describe(clients: Clients, bootstrap_servers: str, timeout_ms: int, as_json: bool) -> None:
+    """Show brokers and endpoints, who the controller is, and CPU, memory, disk and uptime of each process."""
+    with clients.admin(bootstrap_servers, timeout_ms) as admin:
+        reply = admin.describe_cluster()
+        processes = admin.describe_processes()
+    if as_json:
+        print_json(_document(reply, processes))
+        return
+    click.echo(
+        f"cluster {reply.cluster_id}  controller {_name(reply.controller_id)} (epoch {reply.controller_epoch})"
+        f"  metadata version {reply.version}"
+    )
+    print_table(
+        ("process", "state", "pid", "endpoints", "up", "CPU", "memory", "disk", "disk free", "restarts"),
+        [
+            (
+                process.name,
+                process.state,
+                process.pid or "–",
+                " ".join(map(_endpoint, process.endpoints)),
+                human.duration(process.uptime_ms),
+                f"{process.cpu_percent:.0f} %",
+                human.size(process.memory_bytes),
+                human.size(process.disk_bytes),
+                human.size(process.disk_free_bytes),
+                process.restarts,
+            )
+            for process in processes
+        ],
+        right=("pid", "CPU", "memory", "disk", "disk free", "restarts"),
+    )
+
+
+def _document(reply: DescribeClusterReply, processes: list[ProcessDescription]) -> dict[str, Any]:
+    return {
+        "cluster_id": reply.cluster_id,
+        "metadata_version": reply.version,
+        "controller_id": reply.controller_id,
+        "controller_epoch": reply.controller_epoch,
+        "brokers": reply.brokers,
+        "hosts": reply.hosts,
+        "processes": processes,
+    }
+
+
+def _name(broker_id: int) -> str:
+    return f"broker-{broker_id}" if broker_id >= 0 else "none"
+
+
+def _endpoint(endpoint: str) -> str:
+    """Return what one would give to --bootstrap-servers; sockets of this host by their file's name alone."""
+    scheme, _, rest = endpoint.partition("://")
+    return rest if scheme == "tcp" else f"{scheme}:{rest.rpartition('/')[2]}"
