@@ -131,8 +131,10 @@ class DealerWire:
             self._listener.on_up()
         elif event == monitor.FAILED_AUTH:
             self._down(Stage.HANDSHAKE, f"not let in (status {value})", "too many connections there, or not allowed")
-        elif event in monitor.HANDSHAKE_FAILED:
+        elif event == monitor.FAILED_PROTOCOL:
             self._down(Stage.HANDSHAKE, "the peer does not speak ZMTP 3", _IS_IT_CALLBOARD)
+        elif event == monitor.FAILED_NO_DETAIL:
+            self._down(Stage.HANDSHAKE, "the connection ended during the handshake", _IS_IT_CALLBOARD)
         elif event == monitor.DISCONNECTED or event == monitor.CLOSED:
             self._on_end()
 
@@ -142,7 +144,7 @@ class DealerWire:
                 pass  # what had come before the end
             self._down(Stage.LOST, "the peer closed it or died", "")
         elif self._stage is Stage.HANDSHAKE:
-            self._down(Stage.HANDSHAKE, "the connection was closed during the handshake", _IS_IT_CALLBOARD)
+            self._down(Stage.HANDSHAKE, "the connection ended during the handshake", _IS_IT_CALLBOARD)
         elif self._address.scheme == "ipc" and not addresses.is_socket(self._address.path):
             self._down(Stage.CONNECT, "no such socket file", _IS_IT_RUNNING)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ class RouterServer:
         gate: Gate,
         limits: Limits,
         on_requests: OnRequests,
-        on_closed: Any,
+        on_closed: Callable[[RouterServer], None],
     ) -> None:
         self._loop, self._clock = loop, clock
         self._socket = socket
@@ -286,15 +286,13 @@ class ZmqTransport:
             self._admission = Admission(self._loop, self._context, self._may_admit)
         self._connections_max = max(self._connections_max, limits.connections)
         options = msgspec.structs.replace(self._options, maxmsgsize=limits.request_bytes)
-        server = RouterServer(
-            self._loop,
-            self._clock,
-            sockets.router(self._context, options),
-            Gate(union, identity, limits, SOFTWARE),
-            limits,
-            on_requests,
-            self._servers.remove,
-        )
+        gate = Gate(union, identity, limits, SOFTWARE)
+        socket = sockets.router(self._context, options)
+        try:
+            server = RouterServer(self._loop, self._clock, socket, gate, limits, on_requests, self._servers.remove)
+        except zmq.ZMQError:  # too many open files
+            socket.close(linger=0)
+            raise
         self._servers.append(server)
         try:
             server.bind(binds, is_loopback_only=not insecure)

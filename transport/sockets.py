@@ -94,8 +94,12 @@ def monitor_of(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
     listener: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
     listener.setsockopt(zmq.LINGER, 0)
     listener.setsockopt(zmq.RCVHWM, 0)
-    socket.monitor(endpoint, events)
-    listener.connect(endpoint)
+    try:
+        socket.monitor(endpoint, events)
+        listener.connect(endpoint)
+    except zmq.ZMQError:  # too many open files
+        listener.close()
+        raise
     return listener
 
 

@@ -1,6 +1,7 @@
 """Requests over real sockets, on each of the three loops."""
 
 import os
+import resource
 import stat
 
 import msgspec
@@ -460,6 +461,23 @@ def test_socket_files_are_private_and_gone_after_close(tmp_path):
         server.close()
 
         assert os.listdir(tmp_path) == []
+
+
+def test_without_descriptors_new_connections_wait_and_old_ones_go_on():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with rig() as it:
+        server, _ = it.serve_echo()
+        old, _ = it.ready(server.endpoints[0])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1, hard))
+        try:
+            _, states = it.connect(server.endpoints[0])
+            it.until(lambda: states)
+            assert states[0].stage is Stage.CONNECT
+            assert "ulimit" in str(states[0])
+            assert it.ask(old, messages.MetadataRequest())[0].detail == "MetadataRequest"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        it.until(lambda: states[-1].is_ready)
 
 
 def test_inbound_is_frozen():
