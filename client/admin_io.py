@@ -1,0 +1,186 @@
+"""The admin client's shell on the I/O thread: finds who can answer, asks, asks again while that may help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import (
+    BrokerResponseError,
+    CallboardError,
+    CallboardTimeoutError,
+    ErrorCode,
+    NotControllerError,
+    is_metadata_stale,
+)
+from ..transport.addresses import choose_endpoint
+from ..transport.messages import Reply, Request
+from ..transport.seam import Connection
+from .cluster import Cluster, error_of
+from .config import AdminConfig
+from .io import Done, IoThread
+
+RETRY_MS = 50  # between two attempts; administration is rare
+ATTEMPT_MS = 10_000  # of one attempt at one broker; then another one is asked
+
+
+class Replies:
+    """What several were asked: an answer or an error each."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, Reply] = {}
+        self.errors: dict[str, CallboardError] = {}
+
+
+class AdminIo:
+    """All methods on the I/O thread."""
+
+    def __init__(self, io: IoThread, config: AdminConfig, client_id: str) -> None:
+        self._loop, self._clock = io.loop, io.clock
+        self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
+        self.config = config
+
+    def start(self) -> None:
+        self.cluster.start()
+
+    def shut_down(self, done: Done[None]) -> None:
+        self.cluster.close()
+        done(None, None)
+
+    # -- the cluster's listener --------------------------------------------------------------------
+
+    def on_metadata(self) -> None:
+        """Nothing waits for it but questions, which look by themselves."""
+
+    def on_connected(self, broker_id: int) -> None: ...
+
+    def on_disconnected(self, broker_id: int) -> None: ...
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def ask_controller(self, request: Request, timeout_ms: int, done: Done[tuple[Reply, bool]]) -> None:
+        """Ask the controller, wherever it is, until it answers. ``done`` gets the reply, and whether an earlier attempt
+        may have taken effect already.
+        """
+        _ControllerQuestion(self, request, self._clock.monotonic_ms() + timeout_ms, done).ask()
+
+    def ask_any(self, request: Request, timeout_ms: int, done: Done[Reply]) -> None:
+        """Ask any broker; when it is lost on the way, another. Only for questions that change nothing."""
+        until_ms = self._clock.monotonic_ms() + timeout_ms
+
+        def on_reply(reply: Reply | CallboardError, _: list[bytes]) -> None:
+            error = error_of(reply)
+            if isinstance(reply, Reply) and error is None:
+                done(reply, None)
+            elif error is not None and (not error.retriable or not self.cluster.has_contact or self._clock.monotonic_ms() + RETRY_MS >= until_ms):
+                done(None, error)
+            else:
+                self._loop.call_later(RETRY_MS / 1000, ask)
+
+        def ask() -> None:
+            left_ms = max(1, until_ms - self._clock.monotonic_ms())
+            self.cluster.ask_any(request, on_reply, min(left_ms, ATTEMPT_MS))
+
+        ask()
+
+    def ask_brokers(self, request: Request, timeout_ms: int, done: Done[Replies]) -> None:
+        """Ask every broker that the metadata knows; ``done`` gets what each said, by ``broker-<id>``."""
+        found = {f"broker-{id}": self.cluster.connection(id) for id in self.cluster.metadata.brokers}
+        self._ask_all({name: connection for name, connection in found.items() if connection}, request, timeout_ms, done)
+
+    def ask_endpoints(
+        self, endpoints: Mapping[str, tuple[list[str], str]], request: Request, timeout_ms: int, done: Done[Replies]
+    ) -> None:
+        """Ask others than brokers: name → (endpoints, machine). Connections are made for this question only."""
+        connections = {
+            name: self.cluster.connect_to(choose_endpoint(where, machine), lambda _: None)
+            for name, (where, machine) in endpoints.items()
+        }
+
+        def finish(replies: Replies | None, error: BaseException | None) -> None:
+            for connection in connections.values():
+                connection.close()
+            done(replies, error)
+
+        self._ask_all(connections, request, timeout_ms, finish)
+
+    def _ask_all(
+        self, connections: Mapping[str, Connection], request: Request, timeout_ms: int, done: Done[Replies]
+    ) -> None:
+        replies = Replies()
+        waiting = set(connections)
+        if not waiting:
+            done(replies, None)
+            return
+
+        def on_reply(name: str, reply: Reply | CallboardError) -> None:
+            error = error_of(reply)
+            if error is not None:
+                replies.errors[name] = error
+            elif isinstance(reply, Reply):
+                replies.replies[name] = reply
+            waiting.discard(name)
+            if not waiting:
+                done(replies, None)
+
+        def ask(name: str, connection: Connection) -> None:
+            connection.request(request, lambda reply, _: on_reply(name, reply), timeout_ms=timeout_ms)
+
+        for name, connection in connections.items():
+            ask(name, connection)
+
+
+class _ControllerQuestion:
+    """One request to the controller, through elections and lost connections, until its deadline."""
+
+    def __init__(self, admin: AdminIo, request: Request, until_ms: int, done: Done[tuple[Reply, bool]]) -> None:
+        self._admin, self._request, self._until_ms, self._done = admin, request, until_ms, done
+        self._begin_ms = admin._clock.monotonic_ms()
+        self._may_have_happened = False
+        self._last_error: CallboardError | None = None
+
+    def ask(self) -> None:
+        admin, cluster = self._admin, self._admin.cluster
+        now_ms = admin._clock.monotonic_ms()
+        left_ms = self._until_ms - now_ms
+        if not cluster.has_contact and now_ms - self._begin_ms >= cluster.bootstrap_timeout_ms:
+            left_ms = 0
+        if left_ms <= 0:
+            self._done(None, self._timeout_error())
+            return
+        connection = cluster.connection(cluster.metadata.controller_id)
+        if connection is None:
+            cluster.refresh()
+            self._later()
+            return
+        connection.request(self._request, self._on_reply, timeout_ms=min(left_ms, ATTEMPT_MS))
+
+    def _on_reply(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
+        error = error_of(reply)
+        if error is None and isinstance(reply, Reply):
+            refused = next((entry for entry in getattr(reply, "topics", ()) if entry.error == ErrorCode.NOT_CONTROLLER), None)
+            if refused is None:
+                self._done((reply, self._may_have_happened), None)
+                return
+            error = NotControllerError(refused.detail)
+        if error is None or not error.retriable:
+            self._done(None, error)
+            return
+        self._last_error = error
+        self._may_have_happened = self._may_have_happened or error.outcome_unknown
+        if not isinstance(error, BrokerResponseError) or is_metadata_stale(error.errno):
+            self._admin.cluster.refresh()
+        self._later()
+
+    def _later(self) -> None:
+        self._admin._loop.call_later(RETRY_MS / 1000, self.ask)
+
+    def _timeout_error(self) -> CallboardError:
+        cluster = self._admin.cluster
+        if not cluster.has_contact:
+            return cluster.unreachable_error()
+        error: CallboardError = CallboardTimeoutError("no controller was found in time; is the metadata process up?")
+        if self._last_error is not None:
+            error = CallboardTimeoutError(f"the controller did not do it in time; last error: {self._last_error}")
+            error.__cause__ = self._last_error
+        return error
+

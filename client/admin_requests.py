@@ -1,0 +1,102 @@
+"""What administrators say: topics to create, as objects, names or mappings; turned into requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ..config import nearest
+from ..errors import ConfigurationError
+from ..transport import messages as m
+
+
+class NewTopic(msgspec.Struct, frozen=True):
+    """A topic to create. -1: the cluster's default. ``assignments``: replicas by partition, instead of the counts."""
+
+    name: str
+    num_partitions: int = -1
+    replication_factor: int = -1
+    assignments: dict[int, list[int]] = {}
+    configs: dict[str, Any] = {}
+
+
+Topics = Sequence["NewTopic | str"] | Mapping[str, Mapping[str, Any] | int]
+Partitions = Mapping[str, "int | Mapping[str, Any]"]
+Changes = Mapping[str, Mapping[str, Any]]
+
+_TOPIC_KEYS = ("num_partitions", "replication_factor", "assignments", "configs")
+
+
+def topics_to_create(topics: Topics) -> list[m.NewTopic]:
+    """Return the requests for ``create_topics``.
+
+    Raises:
+        TypeError, ConfigurationError: something is neither a topic nor a name, or has a key that does not exist.
+    """
+    if isinstance(topics, (str, NewTopic)):
+        topics = [topics]
+    if isinstance(topics, Mapping):
+        return [_topic_from_mapping(name, given) for name, given in topics.items()]
+    found = []
+    for topic in topics:
+        if isinstance(topic, str):
+            topic = NewTopic(topic)
+        if not isinstance(topic, NewTopic):
+            raise TypeError(f"create_topics: expected NewTopic or a name, got {type(topic).__name__}")
+        found.append(_checked(topic.name, {key: getattr(topic, key) for key in _TOPIC_KEYS}))
+    return found
+
+
+def partitions_to_create(topics: Partitions) -> list[m.NewPartitions]:
+    """Return the requests for ``create_partitions``: new totals, with assignments of the added ones if wanted."""
+    found = []
+    for name, given in topics.items():
+        fields = {"count": given} if isinstance(given, int) else dict(given)
+        _refuse_unknown(name, fields, ("count", "assignments"))
+        found.append(_convert(name, {"name": name, **fields}, m.NewPartitions))
+    return found
+
+
+def changes_to_make(changes: Changes) -> list[m.TopicConfigChange]:
+    """Return the requests for ``alter_configs``: a value of None takes a setting back to its default."""
+    return [
+        m.TopicConfigChange(
+            name=name,
+            set={key: value for key, value in wanted.items() if value is not None},
+            delete=[key for key, value in wanted.items() if value is None],
+        )
+        for name, wanted in changes.items()
+    ]
+
+
+def names_of(names: Iterable[str] | str, what: str) -> list[str]:
+    listed = [names] if isinstance(names, str) else list(names)
+    for name in listed:
+        if not isinstance(name, str):
+            raise TypeError(f"{what}: expected topic names, got {type(name).__name__}")
+    return listed
+
+
+def _topic_from_mapping(name: str, given: Mapping[str, Any] | int) -> m.NewTopic:
+    fields = {"num_partitions": given} if isinstance(given, int) else dict(given)
+    _refuse_unknown(name, fields, _TOPIC_KEYS)
+    return _checked(name, fields)
+
+
+def _checked(name: str, fields: Mapping[str, Any]) -> m.NewTopic:
+    return _convert(name, {"name": name, **fields}, m.NewTopic)
+
+
+def _refuse_unknown(name: str, fields: Mapping[str, Any], valid: tuple[str, ...]) -> None:
+    for key in fields:
+        if key not in valid:
+            raise ConfigurationError(f"topic {name}: there is no {key!r}{nearest(key, valid)}; there are {', '.join(valid)}")
+
+
+def _convert(name: str, fields: Mapping[str, Any], kind: Any) -> Any:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"topic {name}: {str(error).replace('`', '').replace('$.', '')}") from None

@@ -1,0 +1,410 @@
+"""Which partitions to fetch, from which broker, and when. Pure: ``(state, event, now) → effects``.
+
+The problem: keep data ready for a consumer that polls when it likes, without asking for more than it may hold, and
+without waking up for nothing.
+
+Rules of this file:
+
+1. A partition is in at most one request. Several requests to a broker may be unanswered: one that waits for idle
+   partitions must not hold up another partition that is behind.
+2. Credit: a partition is fetched again when less than ``partition_bytes`` of it is buffered, and nothing is fetched when
+   ``buffer_bytes`` are buffered altogether. What the consumer has taken is given back through ``Credit``.
+3. An idle fetch waits at the broker for as long as ``wait_ms`` says, and is answered the moment there is something.
+4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic begins a new
+   ``generation`` or a new request, and what comes for the old one is dropped.
+5. Errors that pass (no leader, another leader) refresh the metadata and are tried again, at once when newer metadata
+   names another leader. An offset outside the log is reset by policy, or told. Anything else is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from ..errors import (
+    CallboardError,
+    ErrorCode,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    error_for_code,
+    is_metadata_stale,
+)
+from ..model import TopicPartition
+from ..transport.messages import EARLIEST_TIMESTAMP, FetchEntry, FetchEntryReply
+from .metadata import PartitionLeader
+
+
+class Credit:
+    """Bytes that have been fetched and not yet consumed. Two threads, one number each: no lock.
+
+    The I/O thread adds to ``fetched`` and sets ``is_wanted``, *then* looks at ``consumed``; the consumer adds to ``consumed``, *then*
+    looks at ``is_wanted``: one of them sees the other.
+    """
+
+    __slots__ = ("consumed", "fetched", "is_wanted")
+
+    def __init__(self) -> None:
+        self.fetched = 0  # moved by the I/O thread only
+        self.consumed = 0  # moved by the consumer's side only, under its lock; <= fetched
+        self.is_wanted = False  # the I/O thread waits for credit
+
+    @property
+    def buffered(self) -> int:
+        return self.fetched - self.consumed
+
+
+class FetchSettings(NamedTuple):
+    wait_ms: int  # how long a broker may wait for min_bytes
+    min_bytes: int
+    buffer_bytes: int
+    partition_bytes: int
+    retry_backoff_ms: int
+    retry_backoff_max_ms: int
+    reset_timestamp: int | None  # what auto_offset_reset means; None: no reset
+
+
+class FetchState:
+    """One partition that is being read."""
+
+    __slots__ = (
+        "credit",
+        "error",
+        "failures",
+        "fetch_offset",
+        "generation",
+        "in_flight",
+        "is_asking_offset",
+        "is_paused",
+        "key",
+        "leader",
+        "reset_to",
+        "retry_at_ms",
+        "topic_id",
+    )
+
+    def __init__(self, key: TopicPartition, generation: int, credit: Credit) -> None:
+        self.key = key
+        self.generation = generation  # of the position: grows with each seek
+        self.credit = credit
+        self.fetch_offset: int | None = None  # next to be fetched; None: not known, see reset_to
+        self.reset_to: int | None = None  # the timestamp to look an offset up for
+        self.is_asking_offset = False
+        self.is_paused = False
+        self.in_flight = 0  # request that holds it; 0: none
+        self.leader: PartitionLeader | None = None  # of that request
+        self.topic_id = ""  # the incarnation that fetch_offset belongs to
+        self.failures = 0  # in a row
+        self.retry_at_ms = 0
+        self.error: CallboardError | None = None  # told to the consumer, until it seeks or the error has passed
+
+
+# -- effects ---------------------------------------------------------------------------------------
+
+
+class SendFetch(NamedTuple):
+    """Send it; report under ``request_id``, once."""
+
+    request_id: int
+    broker_id: int
+    entries: tuple[FetchEntry, ...]
+    max_bytes: int
+
+
+class LookUpOffset(NamedTuple):
+    """Find the offset for a timestamp; answer with ``on_offset``."""
+
+    key: TopicPartition
+    generation: int
+    timestamp_ms: int
+
+
+class Deliver(NamedTuple):
+    """Batches for the consumer: whole ones, the first may begin below ``from_offset``."""
+
+    key: TopicPartition
+    generation: int
+    from_offset: int
+    data: bytes
+
+
+class TellPosition(NamedTuple):
+    """The position was looked up."""
+
+    key: TopicPartition
+    generation: int
+    offset: int
+
+
+class TellError(NamedTuple):
+    """Something the application must know; None: it has passed."""
+
+    key: TopicPartition
+    generation: int
+    error: CallboardError | None
+
+
+class TellWatermarks(NamedTuple):
+    key: TopicPartition
+    high_watermark: int
+    log_start_offset: int
+
+
+class Refresh(NamedTuple):
+    reason: str
+
+
+Effect = SendFetch | LookUpOffset | Deliver | TellPosition | TellError | TellWatermarks | Refresh
+
+
+class View(Protocol):
+    """What the fetcher knows of the cluster."""
+
+    def leader(self, topic: str, partition: int) -> PartitionLeader | None: ...
+
+    def is_connected(self, broker_id: int) -> bool: ...
+
+    def topic_error(self, topic: str, now_ms: int) -> CallboardError | None:
+        """Return why the topic cannot be read, if that is certain."""
+
+    def next_offset(self, data: bytes) -> int:
+        """Return the offset behind the last batch in ``data``."""
+
+
+class Fetcher:
+    """The fetching side of one consumer."""
+
+    def __init__(self, settings: FetchSettings, view: View) -> None:
+        self.settings = settings
+        self.view = view
+        self.total = Credit()
+        self.states: dict[TopicPartition, FetchState] = {}
+        self.requests: dict[int, tuple[FetchState, ...]] = {}
+        self._last_request_id = 0
+
+    # -- what the consumer says --------------------------------------------------------------------
+
+    def on_assign(self, key: TopicPartition, generation: int, credit: Credit, *, offset: int | None, reset_to: int | None) -> None:
+        """Read this partition: from ``offset``, or from where ``reset_to`` (a timestamp, -1 or -2) says."""
+        state = self.states[key] = FetchState(key, generation, credit)
+        state.fetch_offset, state.reset_to = offset, reset_to
+
+    def on_unassign(self, keys: Iterable[TopicPartition]) -> None:
+        for key in keys:
+            self.states.pop(key, None)
+
+    def on_seek(self, key: TopicPartition, generation: int, *, offset: int | None, reset_to: int | None) -> None:
+        """The position is another one from now on."""
+        state = self.states.get(key)
+        if state is None:
+            return
+        state.generation = generation
+        state.fetch_offset, state.reset_to = offset, reset_to
+        state.in_flight = 0
+        state.is_asking_offset = False
+        state.retry_at_ms = 0
+        state.failures = 0
+        state.error = None
+
+    def on_pause(self, keys: Iterable[TopicPartition], is_paused: bool) -> None:
+        for key in keys:
+            if key in self.states:
+                self.states[key].is_paused = is_paused
+
+    # -- what the cluster says ---------------------------------------------------------------------
+
+    def on_offset(
+        self, key: TopicPartition, generation: int, offset: int | None, error: CallboardError | None, now_ms: int
+    ) -> list[Effect]:
+        """The look-up has ended."""
+        state = self.states.get(key)
+        if state is None or state.generation != generation:
+            return []
+        state.is_asking_offset = False
+        if offset is not None:
+            state.fetch_offset, state.reset_to = offset, None
+            state.failures = 0
+            return [TellPosition(key, generation, offset), *self._passed(state)]
+        if error is not None and not error.retriable:
+            return self._tell(state, error)
+        self._back_off(state, now_ms)
+        return []
+
+    def on_metadata(self, now_ms: int) -> list[Effect]:
+        """The view has changed."""
+        effects: list[Effect] = []
+        for state in self.states.values():
+            leader = self.view.leader(*state.key)
+            if leader is None:
+                error = self.view.topic_error(state.key.topic, now_ms)
+                if error is not None and state.error is None:
+                    state.in_flight = 0
+                    effects += self._tell(state, error)
+                continue
+            if isinstance(state.error, UnknownTopicOrPartitionError):
+                effects += self._passed(state)
+            if state.topic_id and leader.topic_id != state.topic_id:
+                self._begin_anew(state)
+            if state.leader is not None and leader[3:] != state.leader[3:]:
+                state.in_flight = 0  # nobody answers there any more, or with old news
+                state.retry_at_ms = 0
+                state.leader = None
+        return effects
+
+    def on_connected(self, broker_id: int) -> None:
+        for state in self.states.values():
+            leader = self.view.leader(*state.key)
+            if leader is not None and leader.broker_id == broker_id:
+                state.retry_at_ms = 0
+
+    def on_reply(
+        self,
+        request_id: int,
+        entries: Sequence[FetchEntryReply],
+        data: Mapping[tuple[str, int], list[bytes]],
+        error: CallboardError | None,
+        now_ms: int,
+    ) -> list[Effect]:
+        """A fetch was answered (``data``: what belongs to each entry), or failed as a whole."""
+        states = [state for state in self.requests.pop(request_id, ()) if state.in_flight == request_id]
+        by_partition = {(entry.topic_id, entry.partition): entry for entry in entries}
+        effects: list[Effect] = []
+        for state in states:
+            state.in_flight = 0
+            if self.states.get(state.key) is not state:
+                continue  # no longer assigned
+            entry = by_partition.get((state.topic_id, state.key.partition))
+            if error is not None or entry is None:
+                self._back_off(state, now_ms)
+            elif entry.error:
+                effects += self._on_error(state, entry, now_ms)
+            else:
+                effects += self._on_data(state, entry, data.get((entry.topic_id, entry.partition), []))
+        if error is not None and states:
+            effects.append(Refresh(str(error)))
+        return effects
+
+    # -- fetching ----------------------------------------------------------------------------------
+
+    def drain(self, now_ms: int) -> list[Effect]:
+        """Return what can be asked for now."""
+        effects: list[Effect] = []
+        by_broker: dict[int, list[FetchState]] = {}
+        room = self._room()
+        for state in self.states.values():
+            if state.in_flight or state.is_paused or now_ms < state.retry_at_ms or state.error is not None:
+                continue
+            leader = self.view.leader(*state.key)
+            if leader is None or leader.broker_id < 0:
+                continue
+            if state.fetch_offset is None:
+                effects += self._look_up(state)
+            elif room > 0 and self._has_credit(state) and self.view.is_connected(leader.broker_id):
+                state.leader, state.topic_id = leader, leader.topic_id
+                by_broker.setdefault(leader.broker_id, []).append(state)
+        effects += [self._request(broker, states, room) for broker, states in by_broker.items()]
+        return effects
+
+    def next_event_ms(self, now_ms: int) -> int | None:
+        """Return when to call ``drain`` again if nothing else happens."""
+        times = [state.retry_at_ms for state in self.states.values() if state.retry_at_ms > now_ms and not state.in_flight]
+        return min(times, default=None)
+
+    def needs_leaders(self) -> bool:
+        """Say whether something waits for newer metadata."""
+        leaders = (self.view.leader(*state.key) for state in self.states.values() if not state.in_flight and not state.is_paused)
+        return any(leader is None or leader.broker_id < 0 for leader in leaders)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        room = self.settings.buffer_bytes - self.total.buffered
+        if room <= 0:
+            self.total.is_wanted = True
+            room = self.settings.buffer_bytes - self.total.buffered
+        if room > 0:
+            self.total.is_wanted = False
+        return room
+
+    def _has_credit(self, state: FetchState) -> bool:
+        credit = state.credit
+        if credit.buffered >= self.settings.partition_bytes:
+            credit.is_wanted = True
+            if credit.buffered >= self.settings.partition_bytes:
+                return False
+        credit.is_wanted = False
+        return True
+
+    def _request(self, broker: int, states: list[FetchState], room: int) -> SendFetch:
+        self._last_request_id += 1
+        request_id = self._last_request_id
+        entries = []
+        for state in states:
+            state.in_flight = request_id
+            entries.append(
+                FetchEntry(
+                    topic_id=state.topic_id,
+                    partition=state.key.partition,
+                    leader_epoch=state.leader.leader_epoch if state.leader is not None else -1,
+                    fetch_offset=state.fetch_offset or 0,
+                    max_bytes=self.settings.partition_bytes,
+                )
+            )
+        self.requests[request_id] = tuple(states)
+        return SendFetch(request_id, broker, tuple(entries), max(room, self.settings.partition_bytes))
+
+    def _look_up(self, state: FetchState) -> list[Effect]:
+        if state.is_asking_offset or state.reset_to is None:
+            return []
+        state.is_asking_offset = True
+        return [LookUpOffset(state.key, state.generation, state.reset_to)]
+
+    def _on_data(self, state: FetchState, entry: FetchEntryReply, frames: list[bytes]) -> list[Effect]:
+        state.failures = 0
+        effects: list[Effect] = [TellWatermarks(state.key, entry.high_watermark, entry.log_start_offset)]
+        for data in frames:
+            if not data or state.fetch_offset is None:
+                continue
+            effects.append(Deliver(state.key, state.generation, state.fetch_offset, data))
+            state.fetch_offset = max(state.fetch_offset, self.view.next_offset(data))
+            state.credit.fetched += len(data)
+            self.total.fetched += len(data)
+        return effects
+
+    def _on_error(self, state: FetchState, entry: FetchEntryReply, now_ms: int) -> list[Effect]:
+        if entry.error == ErrorCode.OFFSET_OUT_OF_RANGE:
+            return self._on_out_of_range(state, entry)
+        error = error_for_code(entry.error, entry.detail or str(state.key))
+        if not error.retriable:
+            return self._tell(state, error)
+        self._back_off(state, now_ms)
+        return [Refresh(f"{state.key}: {error.errno.name}")] if is_metadata_stale(error.errno) else []
+
+    def _on_out_of_range(self, state: FetchState, entry: FetchEntryReply) -> list[Effect]:
+        offset = state.fetch_offset
+        if self.settings.reset_timestamp is None:
+            detail = f"{state.key}: offset {offset} is outside the log (its start is {entry.log_start_offset})"
+            return self._tell(state, OffsetOutOfRangeError(detail))
+        state.fetch_offset, state.reset_to = None, self.settings.reset_timestamp
+        return []
+
+    def _begin_anew(self, state: FetchState) -> None:
+        """The topic was deleted and created anew: all that is in it is new to us."""
+        state.topic_id = ""
+        state.in_flight = 0
+        state.fetch_offset, state.reset_to = None, EARLIEST_TIMESTAMP
+        state.retry_at_ms = 0
+
+    def _tell(self, state: FetchState, error: CallboardError) -> list[Effect]:
+        state.error = error
+        return [TellError(state.key, state.generation, error)]
+
+    def _passed(self, state: FetchState) -> list[Effect]:
+        if state.error is None:
+            return []
+        state.error = None
+        return [TellError(state.key, state.generation, None)]
+
+    def _back_off(self, state: FetchState, now_ms: int) -> None:
+        state.failures += 1
+        pause = self.settings.retry_backoff_ms << min(state.failures - 1, 20)
+        state.retry_at_ms = now_ms + min(self.settings.retry_backoff_max_ms, pause)

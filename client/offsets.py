@@ -1,0 +1,161 @@
+"""Looking offsets up by timestamp: one question about many partitions, asked of whoever leads them, until all have answered.
+
+A shell on the I/O thread. -1 (latest) means the high watermark, -2 (earliest) the log start offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import (
+    CallboardError,
+    CallboardTimeoutError,
+    UnknownTopicOrPartitionError,
+    error_for_code,
+    is_metadata_stale,
+)
+from ..model import OffsetAndTimestamp, TopicPartition
+from ..transport.loop import Clock, Loop
+from ..transport.messages import ListOffsetsEntry, ListOffsetsReply, ListOffsetsRequest, Reply
+from .asking import topic_error
+from .cluster import Cluster, error_of
+from .io import Done
+
+RETRY_MS = 20
+ATTEMPT_MS = 5_000
+
+Found = dict[TopicPartition, "OffsetAndTimestamp | None"]  # None: no record at or after the timestamp
+
+
+class OffsetsQuestion:
+    """Ask once; ``done`` gets an entry for every partition, or the first error that will not pass."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        cluster: Cluster,
+        wanted: Mapping[TopicPartition, int],
+        timeout_ms: int,
+        done: Done[Found],
+    ) -> None:
+        self._loop, self._clock, self._cluster = loop, clock, cluster
+        self._left = dict(wanted)  # partition -> timestamp, not answered yet
+        self._found: Found = {}
+        self._begin_ms = clock.monotonic_ms()
+        self._until_ms = self._begin_ms + timeout_ms
+        self._timeout_ms = timeout_ms
+        self._done = done
+        self._is_over = False
+        self._unanswered = 0  # requests under way
+        self._last_error: CallboardError | None = None
+
+    def ask(self) -> None:
+        """Ask the leaders of what is left."""
+        if self._is_over:
+            return
+        if not self._left:
+            self._end(None)
+            return
+        now = self._clock.monotonic_ms()
+        if now >= self._until_ms or self._is_out_of_reach(now):
+            self._end(self._timeout_error())
+            return
+        self._cluster.add_interest({key.topic for key in self._left})
+        by_broker: dict[int, list[ListOffsetsEntry]] = {}
+        for key, timestamp in self._left.items():
+            leader = self._cluster.metadata.leader(*key)
+            if leader is None:
+                error = self._missing(key, now)
+                if error is not None:
+                    self._end(error)
+                    return
+            elif leader.broker_id >= 0 and self._cluster.is_connected(leader.broker_id):
+                by_broker.setdefault(leader.broker_id, []).append(
+                    ListOffsetsEntry(
+                        topic_id=leader.topic_id,
+                        partition=leader.partition,
+                        leader_epoch=leader.leader_epoch,
+                        timestamp_ms=timestamp,
+                    )
+                )
+        if not by_broker:
+            if not self._is_everything_led():
+                self._cluster.refresh()
+            self._loop.call_later(RETRY_MS / 1000, self.ask)
+            return
+        self._unanswered = len(by_broker)
+        for broker, entries in by_broker.items():
+            connection = self._cluster.connection(broker)
+            if connection is None:
+                self._loop.call_soon(self._on_reply, CallboardTimeoutError("no connection"), [])
+            else:
+                left_ms = max(1, min(ATTEMPT_MS, self._until_ms - now))
+                connection.request(ListOffsetsRequest(entries=entries), self._on_reply, timeout_ms=left_ms)
+
+    def _on_reply(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
+        self._unanswered -= 1
+        error = error_of(reply)
+        if error is not None:
+            self._last_error = error
+            self._cluster.refresh()
+        elif isinstance(reply, ListOffsetsReply):
+            self._take(reply)
+        if self._unanswered == 0 and not self._is_over:
+            if self._left:
+                self._loop.call_later(RETRY_MS / 1000, self.ask)
+            else:
+                self._end(None)
+
+    def _take(self, reply: ListOffsetsReply) -> None:
+        keys = {}
+        for key in self._left:
+            leader = self._cluster.metadata.leader(*key)
+            if leader is not None:
+                keys[leader.topic_id, leader.partition] = key
+        for entry in reply.entries:
+            known = keys.get((entry.topic_id, entry.partition))
+            if known is None:
+                continue
+            if not entry.error:
+                del self._left[known]
+                found = OffsetAndTimestamp(entry.offset, entry.timestamp_ms, entry.leader_epoch)
+                self._found[known] = found if entry.offset >= 0 else None
+                continue
+            error = error_for_code(entry.error, entry.detail or str(known))
+            self._last_error = error
+            if not error.retriable:
+                self._end(error)
+                return
+            if is_metadata_stale(error.errno):
+                self._cluster.refresh()
+
+    def _missing(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
+        """Return why a partition is not there, if that is certain."""
+        known = self._cluster.metadata.topics.get(key.topic)
+        if known is not None:
+            last = max(known.partitions, default=-1)
+            return UnknownTopicOrPartitionError(f"topic {key.topic!r} has partitions 0 to {last}, not {key.partition}")
+        return topic_error(self._cluster, key.topic, now_ms)
+
+    def _is_everything_led(self) -> bool:
+        leaders = [self._cluster.metadata.leader(*key) for key in self._left]
+        return all(leader is not None and leader.broker_id >= 0 for leader in leaders)
+
+    def _is_out_of_reach(self, now_ms: int) -> bool:
+        waited_ms = now_ms - self._begin_ms
+        return not self._cluster.has_contact and waited_ms >= self._cluster.bootstrap_timeout_ms
+
+    def _timeout_error(self) -> CallboardError:
+        if not self._cluster.has_contact:
+            return self._cluster.unreachable_error()
+        names = ", ".join(map(str, list(self._left)[:3]))
+        why = f"; last error: {self._last_error}" if self._last_error is not None else "; no leader"
+        error = CallboardTimeoutError(f"offsets of {names}: not within {self._timeout_ms / 1000:g} s{why}")
+        error.__cause__ = self._last_error
+        return error
+
+    def _end(self, error: CallboardError | None) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._done(None if error is not None else self._found, error)
