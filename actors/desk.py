@@ -56,6 +56,7 @@ class Roster:
     plans: dict[str, ProcessPlan]  # in start order; each written by its ProcessActor
     announce: Callable[[str], None]
     ready_file: str | None = None
+    document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
     has_served: bool = False  # written by the desk
     told_pids: dict[str, int] = field(default_factory=dict)  # by process: what the desk has last announced
     vitals: VitalSigns = field(default_factory=VitalSigns)
@@ -122,10 +123,11 @@ class Desk(LoopActor):
                 role="host", name=roster.name, cluster_id=roster.cluster_id, incarnation=roster.incarnation
             ),
         )
-        document = {"kind": "host", "endpoints": list(self._server.endpoints), "machine": machine_identity()}
+        endpoints = list(self._server.endpoints)
+        roster.document = {"kind": "host", "endpoints": endpoints, "machine": machine_identity(), "host": roster.name}
         session = self.context.directory.find(f"{roster.name}/session")
-        if session is not None:
-            session.post(Reopen(roster.incarnation, {**document, "host": roster.name}))
+        if session is not None:  # this actor was restarted: its port is another one
+            session.post(Reopen(roster.incarnation, roster.document))
         for plan in roster.plans.values():
             if plan.is_ready:
                 self._connect(plan)

@@ -80,15 +80,7 @@ class _Process:
         except Exception as error:  # noqa: BLE001 - whatever it is, the host must hear why there will be no process
             self._tell_failure(error)
             return EXIT_GAVE_UP
-        root = Root.start(
-            self.context,
-            spec,
-            on_ready=self._tell_ready,
-            on_end=self._on_end,
-            on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
-            before_kill=lambda: self._channel.tell("chaos"),
-        )
-        self.loop.add_signal_handler(signal.SIGTERM, root.post, StopProcess("SIGTERM"))
+        self.loop.call_soon(self._begin, spec)
         watch_for_stalls(self.loop, stall_s, self._log_file)
         try:
             self.loop.run_forever()
@@ -99,6 +91,18 @@ class _Process:
             self.loop.close()
         event(logger, "process.ends", name=options.name, status=self._exit_status)
         return self._exit_status
+
+    def _begin(self, spec: ChildSpec) -> None:
+        """Start the tree, on the running loop: uvloop forgets a signal that comes before it runs."""
+        root = Root.start(
+            self.context,
+            spec,
+            on_ready=self._tell_ready,
+            on_end=self._on_end,
+            on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
+            before_kill=lambda: self._channel.tell("chaos"),
+        )
+        self.loop.add_signal_handler(signal.SIGTERM, root.post, StopProcess("SIGTERM"))
 
     def _tell_ready(self) -> None:
         self._channel.tell("ready", pid=os.getpid(), endpoints=self.transport.endpoints)

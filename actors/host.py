@@ -1,9 +1,9 @@
 """The host: the process behind ``callboard up``. Its children are processes, under the rules of any supervisor.
 
     host            one_for_one, 10 in 30 s for each child
-    ├── session     MetadataClient   the host's own session: brokers and the CLI find its desk there
     ├── desk        Desk             told of every start and end; answers for all processes
     ├── metadata    process          past its limit the host ends
+    ├── session     MetadataClient   the host's own session: brokers and the CLI find the desk by it
     ├── broker-1    process          past its limit it is offline, host and siblings live on
     └── broker-2 …  process          brokers start, and stop, together
 
@@ -27,7 +27,7 @@ from ..errors import ConfigurationError
 from ..storage.files import OsFiles
 from ..transport.endpoint import ZmqTransport
 from ..transport.loop import SystemClock
-from .context import ThreadPool
+from .context import Context, ThreadPool
 from .datadir import DataDir, HostError, open_data_dir
 from .desk import Desk, Roster
 from .entry import BRANCH, first_cause, log_to, new_loop, real_context, run_process
@@ -35,6 +35,7 @@ from .launcher import Entry, ProcessLauncher
 from .log import event
 from .metadata.client import MetadataClient
 from .processes import Launcher, ProcessActor, ProcessPlan
+from .refs import LoopRef
 from .restarts import Backoff, OnGiveUp, Strategy
 from .root import Root, StopProcess
 from .specs import ChildSpec, SupervisorSpec
@@ -77,6 +78,8 @@ def run_host(
         files, config.data_dir, brokers=config.brokers, new_id=os.urandom(16).hex(), now_ms=clock.wall_ms()
     )
     try:
+        if ready_file is not None:
+            Path(ready_file).unlink(missing_ok=True)  # of a host that was killed: it must not be believed
         config = msgspec.structs.replace(config, data_dir=data.path)
         return _Host(config, data, ready_file, announce, functools.partial(run_process, branch=branch)).run()
     finally:
@@ -118,16 +121,7 @@ class _Host:
 
     def run(self) -> int:
         event(logger, "host.begins", pid=self._roster.pid, cluster=self._roster.cluster_id, data=self._roster.data_dir)
-        self._roster.announce(f"cluster {self._roster.cluster_id} in {self._roster.data_dir}")
-        root = Root.start(
-            self._context,
-            host_branch(self._roster, self._config.broker, self._launcher),
-            on_ready=lambda: event(logger, "host.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
-        )
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._loop.add_signal_handler(number, self._on_signal, root.post, signal.Signals(number).name)
+        self._loop.call_soon(self._begin)
         try:
             self._loop.run_forever()
         finally:
@@ -142,6 +136,19 @@ class _Host:
         if self._error is not None:
             raise as_host_error(self._error, self._roster) from self._error
         return 0
+
+    def _begin(self) -> None:
+        """Start the tree, on the running loop: uvloop forgets a signal that comes before it runs."""
+        root = Root.start(
+            self._context,
+            host_branch(self._roster, self._config.broker, self._launcher),
+            on_ready=lambda: event(logger, "host.ready"),
+            on_end=self._on_end,
+            on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self._on_signal, root.post, signal.Signals(number).name)
+        self._roster.announce(f"cluster {self._roster.cluster_id} in {self._roster.data_dir}")
 
     def _on_signal(self, tell: Callable[[object], bool], name: str) -> None:
         self._stops += 1
@@ -166,24 +173,20 @@ class _Host:
 def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) -> ChildSpec:
     """Return the tree of the host."""
     desk = f"{roster.name}/desk"
-    session = MetadataClient.starter(
-        endpoint=metadata_endpoint(roster.run_dir),
-        session_name=roster.name,
-        incarnation=roster.incarnation,
-        document=None,  # the desk announces itself when its door is open
-        settings=settings,
-    )
-    processes = tuple(
-        ChildSpec(
-            name=plan.name,
-            start=ProcessActor.starter(plan=plan, launcher=launcher, owner=desk),
-            backoff=BACKOFF,
-            shutdown_ms=METADATA_SHUTDOWN_MS if plan.broker_id < 0 else BROKER_SHUTDOWN_MS,
-            on_give_up=OnGiveUp.ESCALATE if plan.broker_id < 0 else OnGiveUp.LEAVE_OFFLINE,
-            waits=plan.broker_id < 0,
+
+    def session(context: Context, address: str, parent: LoopRef | None) -> LoopRef:
+        return MetadataClient.start(
+            context,
+            address,
+            parent,
+            endpoint=metadata_endpoint(roster.run_dir),
+            session_name=roster.name,
+            incarnation=roster.incarnation,
+            document=roster.document or None,
+            settings=settings,
         )
-        for plan in roster.plans.values()
-    )
+
+    metadata, *brokers = (_process_spec(plan, launcher, desk) for plan in roster.plans.values())
     spec = SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=INTENSITY,
@@ -191,12 +194,25 @@ def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) ->
         intensity_per_child=True,
         watcher=desk,
         children=(
-            ChildSpec(name="session", start=session),
             ChildSpec(name="desk", start=Desk.starter(roster=roster)),
-            *processes,
+            metadata,
+            ChildSpec(name="session", start=session),
+            *brokers,
         ),
     )
     return supervisor(roster.name, spec)
+
+
+def _process_spec(plan: ProcessPlan, launcher: Launcher, desk: str) -> ChildSpec:
+    is_broker = plan.broker_id >= 0
+    return ChildSpec(
+        name=plan.name,
+        start=ProcessActor.starter(plan=plan, launcher=launcher, owner=desk),
+        backoff=BACKOFF,
+        shutdown_ms=BROKER_SHUTDOWN_MS if is_broker else METADATA_SHUTDOWN_MS,
+        on_give_up=OnGiveUp.LEAVE_OFFLINE if is_broker else OnGiveUp.ESCALATE,
+        waits=not is_broker,
+    )
 
 
 def process_plans(config: ClusterConfig, run_dir: str, cluster_id: str) -> list[ProcessPlan]:

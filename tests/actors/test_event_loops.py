@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pykka
 import pytest
 import uvloop
+
 from callboard.actors.runtime import ActorDeadError, BlockingAskError, Context, LoopActor, ThreadPool
 from callboard.testing.context import Absent
 from callboard.transport.loop import SystemClock

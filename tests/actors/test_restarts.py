@@ -1,6 +1,9 @@
 """Supervision's arithmetic, by properties."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from callboard.actors.restarts import (
     Backoff,
     ChildPolicy,
@@ -17,8 +20,6 @@ from callboard.actors.restarts import (
     on_end,
 )
 from callboard.errors import IllegalArgumentError
-from hypothesis import given
-from hypothesis import strategies as st
 
 chances = st.floats(0, 1, exclude_max=True)
 backoffs = st.builds(

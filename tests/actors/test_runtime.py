@@ -5,6 +5,9 @@ import threading
 
 import pykka
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from callboard.actors.log import line_of
 from callboard.actors.runtime import (
     BATCH_MAX,
@@ -21,8 +24,6 @@ from callboard.errors import InvariantViolated
 from callboard.testing.context import sim_context
 from callboard.testing.loop import SimLoop
 from callboard.testing.probe import probe
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 class Say(str):

@@ -1,6 +1,9 @@
 """The promises of actors/supervisor.py, on virtual time."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from callboard.actors.runtime import ActorKilled, ChildFailed, ChildStarted, ChildStopped, Fail, LoopActor
 from callboard.actors.supervisor import (
     Backoff,
@@ -21,8 +24,6 @@ from callboard.errors import IllegalArgumentError
 from callboard.testing.context import sim_context
 from callboard.testing.loop import SimLoop
 from callboard.testing.probe import Probe, probe
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 BACKOFF = Backoff(min_ms=100, max_ms=1_000, jitter=0.0, reset_after_ms=2_000)
 
