@@ -17,7 +17,7 @@ PIPE_WIDTH = 1_000  # columns: wide enough that no cell is cut when a program re
 
 
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON. A struct becomes an object with every field, also those that are as by default."""
+    """Print a value as indented JSON. A struct becomes an object with every field, also those left at their default."""
     import msgspec
     import orjson
 
