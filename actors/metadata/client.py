@@ -170,7 +170,7 @@ class NewProducerId:
 class Reopen:
     """Have a session of this incarnation, saying this of itself (None: as before).
 
-    An incarnation that was lost stays lost: then only the document counts.
+    After a loss the incarnation is chosen here (rule 2): then only the document counts.
     """
 
     incarnation: str
@@ -319,7 +319,7 @@ class MetadataClient(LoopActor):
         self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "the metadata process is away")
 
     def on_reopen(self, reopen: Reopen) -> None:
-        if reopen.incarnation not in self._lost:
+        if not self._lost:
             self._incarnation = reopen.incarnation
         if reopen.document is not None:
             self._document = reopen.document

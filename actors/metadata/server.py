@@ -31,7 +31,7 @@ import msgspec
 import orjson
 
 from ...config import BrokerSettings, Limits
-from ...errors import ErrorCode, InvariantViolated
+from ...errors import ConfigurationError, ErrorCode, InvariantViolated
 from ...storage.metadata_store import (
     ANY_VERSION,
     AllocateProducerIds,
@@ -241,7 +241,9 @@ class MetadataServer(LoopActor):
     def _serve(self) -> None:
         cluster_id = read(ClusterDocument, self._documents[CLUSTER_KEY].value or {}).cluster_id
         if self._cluster_id and self._cluster_id != cluster_id:
-            raise InvariantViolated(f"the metadata store is of cluster {cluster_id}, not {self._cluster_id}")
+            raise ConfigurationError(
+                f"the metadata store is of cluster {cluster_id}, not {self._cluster_id}: is this the right --data-dir?"
+            )
         self._cluster_id = cluster_id
         self._server = self.context.transport.serve(
             self._binds,
