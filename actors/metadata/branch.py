@@ -38,7 +38,6 @@ def metadata_branch(
             binds=[bind.strip() for bind in options.metadata_endpoint.split(",")],
             incarnation=options.incarnation,
             cluster_id=options.cluster_id,
-            cluster_id=options.cluster_id,
             settings=config.broker,
             limits=config.limits,
             insecure=config.insecure,
