@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import CallboardError, ErrorCode, error_for_code
+from ..errors import CallboardError, ErrorCode, UnknownTopicOrPartitionError, error_for_code
+from ..model import TopicPartition
 from .cluster import Cluster, timed_out
 from .io import Done, IoThread
 
@@ -83,3 +84,14 @@ def topic_error(cluster: Cluster, topic: str, now_ms: int) -> CallboardError | N
         error = error_for_code(code, detail or topic)
         return None if error.retriable else error
     return None
+
+
+def partition_error(cluster: Cluster, key: TopicPartition, now_ms: int) -> CallboardError | None:
+    """Return why a partition is not there, if that is certain by now."""
+    known = cluster.metadata.topics.get(key.topic)
+    if known is None:
+        return topic_error(cluster, key.topic, now_ms)
+    if key.partition in known.partitions:
+        return None
+    last = max(known.partitions, default=-1)
+    return UnknownTopicOrPartitionError(f"topic {key.topic!r} has partitions 0 to {last}, not {key.partition}")

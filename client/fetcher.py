@@ -163,8 +163,8 @@ class View(Protocol):
 
     def is_connected(self, broker_id: int) -> bool: ...
 
-    def topic_error(self, topic: str, now_ms: int) -> CallboardError | None:
-        """Return why the topic cannot be read, if that is certain."""
+    def partition_error(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
+        """Return why a partition cannot be read, if that is certain."""
 
     def next_offset(self, data: bytes) -> int:
         """Return the offset behind the last batch in ``data``."""
@@ -235,7 +235,7 @@ class Fetcher:
         for state in self.states.values():
             leader = self.view.leader(*state.key)
             if leader is None:
-                error = self.view.topic_error(state.key.topic, now_ms)
+                error = self.view.partition_error(state.key, now_ms)
                 if error is not None and state.error is None:
                     state.in_flight = 0
                     effects += self._tell(state, error)

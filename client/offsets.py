@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from ..errors import (
     CallboardError,
     CallboardTimeoutError,
-    UnknownTopicOrPartitionError,
     error_for_code,
     is_metadata_stale,
 )
 from ..model import OffsetAndTimestamp, TopicPartition
 from ..transport.loop import Clock, Loop
 from ..transport.messages import ListOffsetsEntry, ListOffsetsReply, ListOffsetsRequest, Reply
-from .asking import topic_error
+from .asking import partition_error
 from .cluster import Cluster, error_of
 from .io import Done
 
@@ -66,7 +65,7 @@ class OffsetsQuestion:
         for key, timestamp in self._left.items():
             leader = self._cluster.metadata.leader(*key)
             if leader is None:
-                error = self._missing(key, now)
+                error = partition_error(self._cluster, key, now)
                 if error is not None:
                     self._end(error)
                     return
@@ -129,14 +128,6 @@ class OffsetsQuestion:
                 return
             if is_metadata_stale(error.errno):
                 self._cluster.refresh()
-
-    def _missing(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
-        """Return why a partition is not there, if that is certain."""
-        known = self._cluster.metadata.topics.get(key.topic)
-        if known is not None:
-            last = max(known.partitions, default=-1)
-            return UnknownTopicOrPartitionError(f"topic {key.topic!r} has partitions 0 to {last}, not {key.partition}")
-        return topic_error(self._cluster, key.topic, now_ms)
 
     def _is_everything_led(self) -> bool:
         leaders = [self._cluster.metadata.leader(*key) for key in self._left]

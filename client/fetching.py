@@ -1,0 +1,309 @@
+"""The consumer's shell on the I/O thread: performs what ``Fetcher`` decides, hands what comes to the consumer's inbox."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ..errors import CallboardError
+from ..model import TopicPartition
+from ..storage.batch import iter_batches
+from ..transport.loop import Timer
+from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, FetchReply, FetchRequest, Reply
+from .asking import partition_error
+from .cluster import Cluster, error_of
+from .config import ConsumerConfig
+from .fetcher import (
+    Credit,
+    Deliver,
+    Effect,
+    Fetcher,
+    FetchSettings,
+    LookUpOffset,
+    Refresh,
+    SendFetch,
+    TellError,
+    TellPosition,
+    TellWatermarks,
+)
+from .io import Done, IoThread
+from .metadata import PartitionLeader
+from .offsets import Found, OffsetsQuestion
+
+RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, "none": None}
+LOOK_UP_MS = 60_000  # of one look-up; then again
+
+
+class Assigned(NamedTuple):
+    """A partition of a subscribed topic is being read from now on."""
+
+    key: TopicPartition
+    generation: int
+    credit: Credit
+
+
+class Subscription(NamedTuple):
+    topics: frozenset[str]
+    pattern: re.Pattern[str] | None = None
+
+
+Item = Deliver | TellPosition | TellError | TellWatermarks | Assigned
+
+
+class Fetching:
+    """The I/O side of one consumer. All methods on the I/O thread but those that say so."""
+
+    def __init__(
+        self,
+        io: IoThread,
+        config: ConsumerConfig,
+        client_id: str,
+        generations: itertools.count[int],
+        put: Callable[[Item], None],
+        woken: Callable[[], None],
+    ) -> None:
+        self._loop, self._clock = io.loop, io.clock
+        self._config = config
+        self._generations = generations
+        self._put, self._woken = put, woken
+        self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
+        self.fetcher = Fetcher(_fetch_settings(config), self)
+        self.counters = dict.fromkeys(("fetches", "bytes_fetched", "errors"), 0)
+        self.answered_ms = -1  # of the last fetch that a broker answered
+        self._subscription: Subscription | None = None
+        self._seen_topics: set[str] = set()  # subscribed ones whose first partitions have been assigned
+        self._timer: Timer | None = None
+        self._is_ended = False
+
+    # -- the view of the fetcher -------------------------------------------------------------------
+
+    def leader(self, topic: str, partition: int) -> PartitionLeader | None:
+        return self.cluster.metadata.leader(topic, partition)
+
+    def is_connected(self, broker_id: int) -> bool:
+        return self.cluster.is_connected(broker_id)
+
+    def partition_error(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
+        return partition_error(self.cluster, key, now_ms)
+
+    def next_offset(self, data: bytes) -> int:
+        next_offset = 0
+        for header, _ in iter_batches(data):
+            next_offset = header.next_offset
+        return next_offset
+
+    # -- what the consumer says --------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.cluster.start()
+
+    def assign(self, wanted: Sequence[tuple[TopicPartition, int, Credit]]) -> None:
+        """Read exactly these partitions (beside none of a subscription)."""
+        self._unsubscribe()
+        self.fetcher.on_unassign(list(self.fetcher.states))
+        reset_to = RESET_TIMESTAMPS[self._config.auto_offset_reset]
+        for key, generation, credit in wanted:
+            self.fetcher.on_assign(key, generation, credit, offset=None, reset_to=reset_to)
+        self.cluster.add_interest({key.topic for key, _, _ in wanted})
+        self._after_change()
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Read all partitions of these topics, also those that come later."""
+        self._unsubscribe()
+        self.fetcher.on_unassign(list(self.fetcher.states))
+        self._subscription = subscription
+        if subscription.pattern is not None:
+            self.cluster.interests = None
+            self.cluster.include_internal = not self._config.exclude_internal_topics
+            self.cluster.refresh()
+        else:
+            self.cluster.add_interest(subscription.topics)
+        self._after_change()
+
+    def seek(self, seeks: Iterable[tuple[TopicPartition, int, int | None, int | None]]) -> None:
+        """(partition, generation, offset, timestamp to look up) each."""
+        for key, generation, offset, reset_to in seeks:
+            self.fetcher.on_seek(key, generation, offset=offset, reset_to=reset_to)
+        self._pump()
+
+    def pause(self, keys: Sequence[TopicPartition], is_paused: bool) -> None:
+        self.fetcher.on_pause(keys, is_paused)
+        self._pump()
+
+    def credit_returned(self) -> None:
+        self._pump()
+
+    def look_up(self, wanted: Mapping[TopicPartition, int], timeout_ms: int, done: Done[Found]) -> None:
+        OffsetsQuestion(self._loop, self._clock, self.cluster, wanted, timeout_ms, done).ask()
+
+    def shut_down(self, done: Done[None]) -> None:
+        self._is_ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.cluster.close()
+        done(None, None)
+
+    # -- what the cluster says ---------------------------------------------------------------------
+
+    def on_metadata(self) -> None:
+        self._expand_subscription()
+        self._perform(self.fetcher.on_metadata(self._clock.monotonic_ms()))
+        self._pump()
+
+    def on_connected(self, broker_id: int) -> None:
+        self.fetcher.on_connected(broker_id)
+        self._pump()
+        self._woken()
+
+    def on_disconnected(self, broker_id: int) -> None:
+        """Requests on the connection fail one by one, through their callbacks; who polls may have to be told."""
+        self._woken()
+
+    def _on_fetched(self, request_id: int, reply: Reply | CallboardError, payload: list[bytes]) -> None:
+        if self._is_ended:
+            return
+        entries = reply.entries if isinstance(reply, FetchReply) and not reply.error else []
+        data: dict[tuple[str, int], list[bytes]] = {}
+        at = 0
+        for entry in entries:
+            data[entry.topic_id, entry.partition] = payload[at : at + entry.frames]
+            at += entry.frames
+        now = self._clock.monotonic_ms()
+        error = error_of(reply)
+        if error is None:
+            self.answered_ms = now
+            self.counters["bytes_fetched"] += sum(map(len, payload))
+        else:
+            self.counters["errors"] += 1
+        self._perform(self.fetcher.on_reply(request_id, entries, data, error, now))
+        self._pump()
+
+    def _on_offset(self, effect: LookUpOffset, found: Found | None, error: BaseException | None) -> None:
+        if self._is_ended:
+            return
+        answer = found.get(effect.key) if found is not None else None
+        known = error if isinstance(error, CallboardError) else None
+        now = self._clock.monotonic_ms()
+        offset = answer.offset if answer is not None else None
+        self._perform(self.fetcher.on_offset(effect.key, effect.generation, offset, known, now))
+        self._pump()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._pump()
+
+    # -- performing --------------------------------------------------------------------------------
+
+    def _after_change(self) -> None:
+        self._expand_subscription()
+        self._perform(self.fetcher.on_metadata(self._clock.monotonic_ms()))
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._is_ended:
+            return
+        now = self._clock.monotonic_ms()
+        self._perform(self.fetcher.drain(now))
+        if self.fetcher.needs_leaders() or self._is_topic_missing():
+            self.cluster.refresh()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.fetcher.next_event_ms(now)
+        if due is not None:
+            self._timer = self._loop.call_later(max(1, due - now) / 1000, self._on_timer)
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        has_news = False
+        for effect in effects:
+            if isinstance(effect, SendFetch):
+                self._fetch(effect)
+            elif isinstance(effect, LookUpOffset):
+                self.look_up({effect.key: effect.timestamp_ms}, LOOK_UP_MS, partial(self._on_offset, effect))
+            elif isinstance(effect, Refresh):
+                self.cluster.refresh()
+            else:
+                self._put(effect)
+                has_news = has_news or not isinstance(effect, TellWatermarks)
+        if has_news:
+            self._woken()
+
+    def _fetch(self, effect: SendFetch) -> None:
+        connection = self.cluster.connection(effect.broker_id)
+        on_reply = partial(self._on_fetched, effect.request_id)
+        if connection is None:
+            self._loop.call_soon(on_reply, self.cluster.unreachable_error(), [])
+            return
+        self.counters["fetches"] += 1
+        settings = self.fetcher.settings
+        request = FetchRequest(
+            max_wait_ms=settings.wait_ms,
+            min_bytes=settings.min_bytes,
+            max_bytes=effect.max_bytes,
+            entries=list(effect.entries),
+        )
+        connection.request(request, on_reply, timeout_ms=settings.wait_ms + self._config.request_timeout_ms)
+
+    # -- subscriptions -----------------------------------------------------------------------------
+
+    def _expand_subscription(self) -> None:
+        """Assign what the subscribed topics have and is not being read: at the policy's end when the topic is first seen;
+        partitions that were added later from their beginning, or the records before we knew of them would be missed.
+        """
+        subscription = self._subscription
+        if subscription is None:
+            return
+        policy = RESET_TIMESTAMPS[self._config.auto_offset_reset]
+        for name, topic in sorted(self.cluster.metadata.topics.items()):
+            if not self._is_subscribed(subscription, name, is_internal=topic.is_internal):
+                continue
+            reset_to = EARLIEST_TIMESTAMP if name in self._seen_topics else policy
+            for partition in topic.partitions:
+                key = TopicPartition(name, partition)
+                if key not in self.fetcher.states:
+                    generation, credit = next(self._generations), Credit()
+                    self._put(Assigned(key, generation, credit))
+                    self.fetcher.on_assign(key, generation, credit, offset=None, reset_to=reset_to)
+            self._seen_topics.add(name)
+
+    def _is_subscribed(self, subscription: Subscription, name: str, *, is_internal: bool) -> bool:
+        if subscription.pattern is None:
+            return name in subscription.topics
+        if is_internal and self._config.exclude_internal_topics:
+            return False
+        return subscription.pattern.fullmatch(name) is not None
+
+    def missing_topic_error(self) -> CallboardError | None:
+        """Return why a subscribed topic cannot be read, if that is certain. From any thread."""
+        subscription = self._subscription
+        for name in sorted(subscription.topics) if subscription is not None else ():
+            if name not in self.cluster.metadata.topics:
+                error = self.partition_error(TopicPartition(name, 0), self._clock.monotonic_ms())
+                if error is not None:
+                    return error
+        return None
+
+    def _is_topic_missing(self) -> bool:
+        subscription = self._subscription
+        return subscription is not None and any(name not in self.cluster.metadata.topics for name in subscription.topics)
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None and self._subscription.pattern is not None:
+            self.cluster.interests = set()
+        self._subscription = None
+        self._seen_topics = set()
+
+
+def _fetch_settings(config: ConsumerConfig) -> FetchSettings:
+    return FetchSettings(
+        wait_ms=config.park_ms,
+        min_bytes=config.fetch_min_bytes,
+        buffer_bytes=config.fetch_max_bytes,
+        partition_bytes=config.max_partition_fetch_bytes,
+        retry_backoff_ms=config.retry_backoff_ms,
+        retry_backoff_max_ms=config.retry_backoff_max_ms,
+        reset_timestamp=RESET_TIMESTAMPS[config.auto_offset_reset],
+    )
