@@ -225,7 +225,7 @@ class OsFiles:
         temporary = path + ".tmp"
         self._write(temporary, data, sync=True)
         os.rename(temporary, path)
-        self.sync_dir(os.path.dirname(path) or ".")
+        self.sync_dir(parent_of(path))
 
     def free_bytes(self, path: str) -> int:
         state = os.statvfs(path)
@@ -256,6 +256,11 @@ class OsFiles:
                 _datasync(fd)
         finally:
             os.close(fd)
+
+
+def parent_of(path: str) -> str:
+    """Return the directory that ``path`` is in."""
+    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
 
 
 def _unwritten(buffers: list[bytes], written: int) -> list[bytes]:

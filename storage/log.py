@@ -31,7 +31,7 @@ from ..errors import (
 )
 from .batch import BatchHeader, parse_header
 from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
-from .files import Files
+from .files import Files, parent_of
 from .flushing import DISK_FULL, FlushJob, write_checkpoint
 from .index import NO_TIMESTAMP
 from .recovery import Recovered, RecoveryReport, recover
@@ -85,9 +85,7 @@ class Log:
             StorageError: a sync failed in this directory before, or it cannot be read or written.
         """
         try:
-            if not files.exists(directory):
-                files.make_dir(directory)
-                files.sync_dir(directory.rpartition("/")[0] or ".")
+            _make_dir(files, directory)
             recovered = recover(
                 files, directory, config.index_interval_bytes, now_ms=now_ms, producer_expiry_ms=producer_expiry_ms
             )
@@ -126,7 +124,7 @@ class Log:
             files.rename(directory, doomed)
         if files.exists(doomed):
             files.remove_tree(doomed)
-            files.sync_dir(directory.rpartition("/")[0] or ".")
+            files.sync_dir(parent_of(directory))
 
     # -- where it stands -----------------------------------------------------------------------------------
 
@@ -561,6 +559,15 @@ class Log:
 
     def _fail(self, why: str) -> None:
         self._failure = self._failure or why
+
+
+def _make_dir(files: Files, directory: str) -> None:
+    """Create a directory and what is missing above it, each entered in its parent on disk."""
+    if not files.exists(directory):
+        parent = parent_of(directory)
+        _make_dir(files, parent)
+        files.make_dir(directory)
+        files.sync_dir(parent)
 
 
 def _begin(files: Files, directory: str, config: TopicConfig, recovered: Recovered, now_ms: int) -> None:

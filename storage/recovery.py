@@ -21,6 +21,7 @@ until a flush has covered the rest.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -103,6 +104,8 @@ def recover(
             files.remove(f"{directory}/{name}")
     checkpoint = _load(files, f"{directory}/{CHECKPOINT_FILE}")
     segments = _list_segments(files, directory, names, index_interval_bytes, checkpoint)
+    if checkpoint is not None and checkpoint.position == 0:
+        _make_first_unsynced(files, directory, index_interval_bytes, segments, checkpoint)
     clean = decode_clean(files.read_bytes(f"{directory}/{CLEAN_FILE}")) if CLEAN_FILE in names else None
 
     first = segments[0].base_offset if segments else 0
@@ -190,6 +193,17 @@ def _list_segments(
     return segments
 
 
+def _make_first_unsynced(
+    files: Files, directory: str, index_interval_bytes: int, segments: list[Segment], checkpoint: Checkpoint
+) -> None:
+    """Have a segment at a recovery point where one begins: its entry may be lost while later ones are there."""
+    bases = [segment.base_offset for segment in segments]
+    if checkpoint.segment not in bases:
+        segment = Segment(files, directory, checkpoint.segment, index_interval_bytes)
+        segment.create()
+        segments.insert(bisect_left(bases, checkpoint.segment), segment)
+
+
 def _place_of_recovery_point(directory: str, segments: list[Segment], checkpoint: Checkpoint | None) -> int:
     """Return which segment holds the recovery point, having made sure that nothing below it is missing."""
     if checkpoint is None:
@@ -208,10 +222,8 @@ def _place_of_recovery_point(directory: str, segments: list[Segment], checkpoint
                     segment.size,
                 )
             return place
-    if checkpoint.recovery_offset > checkpoint.log_start_offset or segments:
-        missing = f"{directory}/{segment_name(checkpoint.segment)}.log"
-        raise StorageCorruption(f"{missing} is missing; it was synced to byte {checkpoint.position}", missing, 0)
-    return 0
+    missing = f"{directory}/{segment_name(checkpoint.segment)}.log"
+    raise StorageCorruption(f"{missing} is missing; it was synced to byte {checkpoint.position}", missing, 0)
 
 
 # -- producers -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..storage.files import AlreadyLocked
+from ..storage.files import AlreadyLocked, parent_of
 
 PAGE_BYTES = 4_096
 SECTOR_BYTES = 512
@@ -308,7 +308,7 @@ class SimDisk:
         file.datasync()
         file.close()
         self.rename(temporary, path)
-        self.sync_dir(os.path.dirname(path))
+        self.sync_dir(parent_of(path))
 
     def free_bytes(self, path: str) -> int:
         return (1 << 50) if self.capacity_bytes is None else max(self.capacity_bytes - self.used_bytes(), 0)
@@ -468,7 +468,7 @@ def _nodes(directory: _Dir) -> Iterator[_Node]:
 
 
 def _names(path: str) -> list[str]:
-    return [name for name in path.split("/") if name]
+    return [name for name in path.split("/") if name not in ("", ".")]
 
 
 def _error(code: int, path: str) -> OSError:
