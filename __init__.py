@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .client.aio import AsyncConsumer as AsyncConsumer
     from .client.aio import AsyncProducer as AsyncProducer
     from .client.consumer import Consumer as Consumer
-    from .client.consumer import RecordColumns as RecordColumns
     from .client.futures import FutureBatchMetadata as FutureBatchMetadata
     from .client.futures import FutureRecordMetadata as FutureRecordMetadata
     from .client.partitioners import Crc32Partitioner as Crc32Partitioner
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from .client.partitioners import Partitioner as Partitioner
     from .client.partitioners import RoundRobinPartitioner as RoundRobinPartitioner
     from .client.producer import Producer as Producer
+    from .client.reading import RecordColumns as RecordColumns
     from .client.serializers import Deserializer as Deserializer
     from .client.serializers import JsonSerializer as JsonSerializer
     from .client.serializers import Serializer as Serializer
@@ -59,7 +59,7 @@ _HOMES = {
     "AsyncConsumer": "client.aio",
     "AsyncProducer": "client.aio",
     "Consumer": "client.consumer",
-    "RecordColumns": "client.consumer",
+    "RecordColumns": "client.reading",
     "FutureBatchMetadata": "client.futures",
     "FutureRecordMetadata": "client.futures",
     "Crc32Partitioner": "client.partitioners",

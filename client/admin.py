@@ -19,7 +19,7 @@ from .admin_requests import Changes, Partitions, Topics
 from .asking import topic_error, wait_until
 from .cluster import timed_out
 from .config import AdminConfig, from_keywords
-from .io import IoThread, MakeTransport
+from .io import Done, IoThread, MakeTransport
 
 _numbers = itertools.count(1)
 
@@ -32,10 +32,12 @@ class AdminClient:
         with AdminClient(bootstrap_servers="localhost:9192") as admin:
             admin.create_topics({"flights": {"num_partitions": 6}})
 
-    ``timeout_ms`` of a call: None means ``request_timeout_ms``. Settings are those of ``client.config.AdminConfig``, by name.
+    ``timeout_ms`` of a call: None means ``request_timeout_ms``. Settings are those of
+    ``client.config.AdminConfig``, by name.
 
-    Every call may raise ``ConnectionFailedError`` (nobody could be reached within ``bootstrap_timeout_ms``; it tells the
-    endpoints, stages, and what to try), ``CallboardTimeoutError``, ``IllegalStateError`` (closed) and ``ForkedClientError``.
+    Every call may raise ``ConnectionFailedError`` (nobody could be reached within ``bootstrap_timeout_ms``; it
+    tells the endpoints, stages, and what to try), ``CallboardTimeoutError``, ``IllegalStateError`` (closed) and
+    ``ForkedClientError``.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -69,7 +71,9 @@ class AdminClient:
             InvalidConfigurationError, …: a refusal. Other topics of the same call may have been created.
         """
         request = m.CreateTopicsRequest(topics=admin_requests.topics_to_create(topics), validate_only=validate_only)
-        version, results = self._change(request, timeout_ms, raise_errors, happened_before=ErrorCode.TOPIC_ALREADY_EXISTS)
+        version, results = self._change(
+            request, timeout_ms, raise_errors, happened_before=ErrorCode.TOPIC_ALREADY_EXISTS
+        )
         created = [name for name, result in results.items() if not result.error]
         if wait_for_metadata and created and not validate_only:
             self._wait_for_version(version, created, self._timeout(timeout_ms))
@@ -116,7 +120,9 @@ class AdminClient:
         """Return the names of all topics, sorted."""
         return sorted(topic.name for topic in self._topics(None, include_internal, timeout_ms))
 
-    def describe_topics(self, topics: Iterable[str] | None = None, timeout_ms: int | None = None) -> list[m.TopicMetadata]:
+    def describe_topics(
+        self, topics: Iterable[str] | None = None, timeout_ms: int | None = None
+    ) -> list[m.TopicMetadata]:
         """Return partitions, leaders, replicas and changed settings of topics (None: of all), by name.
 
         Raises:
@@ -129,10 +135,13 @@ class AdminClient:
                 raise error_for_code(topic.error, topic.detail or f"there is no topic {topic.name!r}")
         return sorted(found, key=lambda topic: topic.name)
 
-    def describe_configs(self, topics: Iterable[str] | None = None, timeout_ms: int | None = None) -> dict[str, dict[str, Any]]:
+    def describe_configs(
+        self, topics: Iterable[str] | None = None, timeout_ms: int | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Return every setting of topics (None: of all) as it holds, defaults included."""
         return {
-            topic.name: {**defaults_of(TopicConfig), **topic.configs} for topic in self.describe_topics(topics, timeout_ms)
+            topic.name: {**defaults_of(TopicConfig), **topic.configs}
+            for topic in self.describe_topics(topics, timeout_ms)
         }
 
     def wait_for_topics(self, names: Iterable[str], timeout_ms: int = 10_000) -> None:
@@ -180,7 +189,9 @@ class AdminClient:
             reply.tree for reply in replies.replies.values() if isinstance(reply, m.DescribeTreeReply) and reply.tree
         ]
         if not trees:
-            raise next(iter(replies.errors.values()), None) or timed_out("the supervision tree", self._timeout(timeout_ms))
+            raise next(iter(replies.errors.values()), None) or timed_out(
+                "the supervision tree", self._timeout(timeout_ms)
+            )
         return trees[0] if len(trees) == 1 else m.ActorDescription(address="", kind="cluster", children=trees)
 
     def kill(self, address: str, how: str = "", timeout_ms: int | None = None) -> m.KillReply:
@@ -220,7 +231,8 @@ class AdminClient:
     def describe_replicas(
         self, topics: Iterable[str] | None = None, timeout_ms: int | None = None
     ) -> dict[int, list[m.ReplicaDescription]]:
-        """Return the replicas that each broker hosts (None: of all topics), by broker id. Brokers that are away are left out."""
+        """Return the replicas that each broker hosts (None: of all topics), by broker id. Brokers that are away are
+        left out."""
         ids = [] if topics is None else [topic.topic_id for topic in self.describe_topics(topics, timeout_ms)]
         replies = self._ask_brokers(m.DescribeReplicasRequest(topic_ids=ids), timeout_ms)
         return {
@@ -250,7 +262,9 @@ class AdminClient:
     def __enter__(self) -> AdminClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- inside ------------------------------------------------------------------------------------
@@ -265,9 +279,11 @@ class AdminClient:
         attempt of the same call was lost on its way back.
         """
         bound_ms = self._timeout(timeout_ms)
-        reply, may_have_happened = self._io.ask(
-            lambda done: self._shell.ask_controller(request, bound_ms, done), bound_ms / 1000 + 1, "the controller"
-        )
+
+        def start(done: Done[tuple[m.Reply, bool]]) -> None:
+            self._shell.ask_controller(request, bound_ms, done)
+
+        reply, may_have_happened = self._io.ask(start, bound_ms / 1000 + 1, "the controller")
         answer = cast("m.TopicsReply", reply)
         results: dict[str, m.TopicResult] = {}
         for result in answer.topics:
@@ -300,24 +316,29 @@ class AdminClient:
     def _ask_hosts(self, hosts: list[m.HostMetadata], request: m.Request, timeout_ms: int | None) -> Replies:
         where = {host.name: (host.endpoints, host.machine) for host in hosts if host.endpoints}
         bound_ms = self._timeout(timeout_ms)
-        return self._io.ask(
-            lambda done: self._shell.ask_endpoints(where, request, bound_ms, done), bound_ms / 1000 + 1, "the hosts"
-        )
+
+        def start(done: Done[Replies]) -> None:
+            self._shell.ask_endpoints(where, request, bound_ms, done)
+
+        return self._io.ask(start, bound_ms / 1000 + 1, "the hosts")
 
     def _ask_brokers(self, request: m.Request, timeout_ms: int | None) -> Replies:
         bound_ms = self._timeout(timeout_ms)
         cluster = self._shell.cluster
         wait_until(self._io, cluster, lambda: True if cluster.metadata.brokers else None, bound_ms, "the brokers")
-        return self._io.ask(
-            lambda done: self._shell.ask_brokers(request, bound_ms, done), bound_ms / 1000 + 1, "the brokers"
-        )
+
+        def start(done: Done[Replies]) -> None:
+            self._shell.ask_brokers(request, bound_ms, done)
+
+        return self._io.ask(start, bound_ms / 1000 + 1, "the brokers")
 
     def _ask_any(self, request: m.Request, kind: type[R], timeout_ms: int | None) -> R:
         bound_ms = self._timeout(timeout_ms)
-        reply = self._io.ask(
-            lambda done: self._shell.ask_any(request, bound_ms, done), bound_ms / 1000 + 1, "the cluster"
-        )
-        return cast("R", reply)
+
+        def start(done: Done[m.Reply]) -> None:
+            self._shell.ask_any(request, bound_ms, done)
+
+        return cast("R", self._io.ask(start, bound_ms / 1000 + 1, "the cluster"))
 
 
 def _all_led(reply: m.MetadataReply) -> bool:

@@ -71,7 +71,9 @@ class AdminIo:
             error = error_of(reply)
             if isinstance(reply, Reply) and error is None:
                 done(reply, None)
-            elif error is not None and (not error.retriable or not self.cluster.has_contact or self._clock.monotonic_ms() + RETRY_MS >= until_ms):
+            elif error is not None and (
+                not error.retriable or not self.cluster.has_contact or self._clock.monotonic_ms() + RETRY_MS >= until_ms
+            ):
                 done(None, error)
             else:
                 self._loop.call_later(RETRY_MS / 1000, ask)
@@ -157,7 +159,9 @@ class _ControllerQuestion:
     def _on_reply(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
         error = error_of(reply)
         if error is None and isinstance(reply, Reply):
-            refused = next((entry for entry in getattr(reply, "topics", ()) if entry.error == ErrorCode.NOT_CONTROLLER), None)
+            refused = next(
+                (entry for entry in getattr(reply, "topics", ()) if entry.error == ErrorCode.NOT_CONTROLLER), None
+            )
             if refused is None:
                 self._done((reply, self._may_have_happened), None)
                 return
@@ -183,4 +187,3 @@ class _ControllerQuestion:
             error = CallboardTimeoutError(f"the controller did not do it in time; last error: {self._last_error}")
             error.__cause__ = self._last_error
         return error
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ class NewTopic(msgspec.Struct, frozen=True):
 Topics = Sequence["NewTopic | str"] | Mapping[str, Mapping[str, Any] | int]
 Partitions = Mapping[str, "int | Mapping[str, Any]"]
 Changes = Mapping[str, Mapping[str, Any]]
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _TOPIC_KEYS = ("num_partitions", "replication_factor", "assignments", "configs")
 
@@ -92,10 +94,12 @@ def _checked(name: str, fields: Mapping[str, Any]) -> m.NewTopic:
 def _refuse_unknown(name: str, fields: Mapping[str, Any], valid: tuple[str, ...]) -> None:
     for key in fields:
         if key not in valid:
-            raise ConfigurationError(f"topic {name}: there is no {key!r}{nearest(key, valid)}; there are {', '.join(valid)}")
+            raise ConfigurationError(
+                f"topic {name}: there is no {key!r}{nearest(key, valid)}; there are {', '.join(valid)}"
+            )
 
 
-def _convert(name: str, fields: Mapping[str, Any], kind: Any) -> Any:
+def _convert(name: str, fields: Mapping[str, Any], kind: type[S]) -> S:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:

@@ -1,7 +1,7 @@
 """The client's connections: first contact, one connection a broker, metadata. A shell on the I/O thread.
 
-First contact: all bootstrap endpoints are tried at once, the first that answers is asked for metadata. From then on brokers
-are reached where the metadata says (ipc on the same machine), each connected when it is first needed; the
+First contact: all bootstrap endpoints are tried at once, the first that answers is asked for metadata. From then on
+brokers are reached where the metadata says (ipc on the same machine), each connected when it is first needed; the
 bootstrap connections are closed, and come back only when no known broker can be reached.
 
 Every failed attempt is remembered by endpoint with its stage, so that an error can say: which endpoints, how far each

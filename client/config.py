@@ -116,11 +116,11 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
 
     ``fetch_max_bytes`` also bounds what is prefetched and not yet polled, over all partitions.
 
-    ``default_poll_ms``: what ``poll()`` waits when it is not told. ``raise_after_ms``: how long no broker may be reachable
-    before ``poll`` raises ``ConnectionFailedError`` (None: never; ``health()`` tells).
+    ``default_poll_ms``: what ``poll()`` waits when it is not told. ``raise_after_ms``: how long no broker may be
+    reachable before ``poll`` raises ``ConnectionFailedError`` (None: never; ``health()`` tells).
 
-    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` with topic, partition, offset
-    and raw data; the position stays, ``seek`` past it to go on) or "skip" (logged).
+    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` with topic,
+    partition, offset and raw data; the position stays, ``seek`` past it to go on) or "skip" (logged).
     """
 
     group_id: str | None = None

@@ -4,8 +4,9 @@ The I/O thread fetches ahead and puts what comes into an inbox; ``poll`` and ite
 decode, and hand out. Positions live on this side, fetch offsets on the other; a *generation* per partition, new with
 each seek, tells which of what comes is still wanted.
 
-One lock guards this side. It is never held while waiting, so ``close``, ``seek`` and ``pause`` from other threads go through
-while one waits in ``poll``. Two threads may poll: each record goes to one of them. Iterate with one thread at a time.
+One lock guards this side. It is never held while waiting, so ``close``, ``seek`` and ``pause`` from other threads
+go through while one waits in ``poll``. Two threads may poll: each record goes to one of them. Iterate with one
+thread at a time.
 """
 
 from __future__ import annotations
@@ -178,17 +179,20 @@ class Consumer(Generic[K, V]):
         """Return records by partition; {} if none came in time.
 
         Args:
-            timeout_ms: how long to wait for the first record. None: ``default_poll_ms`` (1 s). 0: what is there already;
+            timeout_ms: how long to wait for the first record. None: ``default_poll_ms`` (1 s). 0: what is there
+            already;
                 fetching goes on in the background all the same.
             max_records: None: ``max_poll_records``.
 
         Raises:
-            SerializationError: a deserializer failed on the very next record (with ``on_bad_record="raise"``); it carries the
+            SerializationError: a deserializer failed on the very next record (with ``on_bad_record="raise"``); it
+            carries the
                 raw data and the offset. The position stays: ``seek`` past it to go on.
             OffsetOutOfRangeError, NoOffsetForPartitionError: with ``auto_offset_reset="none"``.
-            UnknownTopicOrPartitionError, TopicAuthorizationFailedError, CorruptRecordError: what is read is not there, …
-            ConnectionFailedError: no broker has been reachable for ``raise_after_ms`` (at first: ``bootstrap_timeout_ms``).
-            IllegalStateError, ForkedClientError: it is closed, nothing is subscribed; it was made before a fork.
+            UnknownTopicOrPartitionError, TopicAuthorizationFailedError, CorruptRecordError: what is read is not
+            there, … ConnectionFailedError: no broker has been reachable for ``raise_after_ms`` (at first:
+            ``bootstrap_timeout_ms``). IllegalStateError, ForkedClientError: it is closed, nothing is subscribed; it
+            was made before a fork.
         """
         limit = self.config.max_poll_records if max_records is None else max_records
         if limit < 1:
@@ -201,7 +205,8 @@ class Consumer(Generic[K, V]):
         """Return whole batches as columns, by partition: the fastest way out. Keys and values are bytes.
 
         Args:
-            max_records: when to stop adding batches; the first is returned whatever its size. Waits and raises as ``poll``.
+            max_records: when to stop adding batches; the first is returned whatever its size. Waits and raises as
+            ``poll``.
         """
         limit = 1 << 62 if max_records is None else max_records
         return self._wait_for(lambda: self._take_columns(limit), self._poll_ms(timeout_ms)) or {}
@@ -240,7 +245,7 @@ class Consumer(Generic[K, V]):
                 raise reader.error
             return reader.position
 
-        found = self._wait_for(look, bound_ms, is_reading=False)
+        found: int | None = self._wait_for(look, bound_ms, is_reading=False)
         if found is None:
             raise CallboardTimeoutError(f"position of {key}: not known within {bound_ms / 1000:g} s")
         return found
@@ -282,7 +287,9 @@ class Consumer(Generic[K, V]):
 
     # -- questions ---------------------------------------------------------------------------------
 
-    def beginning_offsets(self, partitions: Iterable[TopicPartition], timeout_ms: int | None = None) -> dict[TopicPartition, int]:
+    def beginning_offsets(
+        self, partitions: Iterable[TopicPartition], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, int]:
         """Return the offset of the first record there still is.
 
         Raises:
@@ -290,8 +297,11 @@ class Consumer(Generic[K, V]):
         """
         return self._bounds(partitions, EARLIEST_TIMESTAMP, timeout_ms)
 
-    def end_offsets(self, partitions: Iterable[TopicPartition], timeout_ms: int | None = None) -> dict[TopicPartition, int]:
-        """Return the high watermark: the offset behind the last record that can be read. Raises as ``beginning_offsets``."""
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, int]:
+        """Return the high watermark: the offset behind the last record that can be read. Raises as
+        ``beginning_offsets``."""
         return self._bounds(partitions, LATEST_TIMESTAMP, timeout_ms)
 
     def offsets_for_times(
@@ -387,8 +397,14 @@ class Consumer(Generic[K, V]):
     def __enter__(self) -> Consumer[K, V]:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+
+    def on_arrival(self, call: Callable[[], None] | None) -> None:
+        """Call this, on the I/O thread, whenever something has come; None: no more. For the asyncio twin."""
+        self._on_arrival = call
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -432,7 +448,9 @@ class Consumer(Generic[K, V]):
             if reader.error is not None and not reader.is_paused:
                 raise reader.error
             if reader.position is None and self.config.auto_offset_reset == "none" and reader.generation:
-                raise NoOffsetForPartitionError(f"{reader.key} has no position and auto_offset_reset is 'none'; seek first")
+                raise NoOffsetForPartitionError(
+                    f"{reader.key} has no position and auto_offset_reset is 'none'; seek first"
+                )
         missing = self._fetching.missing_topic_error()
         if missing is not None:
             raise missing
@@ -459,7 +477,7 @@ class Consumer(Generic[K, V]):
         while inbox:
             item = inbox.popleft()
             if isinstance(item, Assigned):
-                if self._subscription is not None:
+                if self._subscription is item.subscription:  # and not an earlier one
                     readers[item.key] = PartitionReader(item.key, item.generation, item.credit)
                 continue
             reader = readers.get(item.key)
@@ -549,10 +567,7 @@ class Consumer(Generic[K, V]):
             if reader.is_paused:
                 continue
             del self._ready[key]
-            if reader.at >= len(reader.records):
-                _, freed = reader.take(0, self._decoding)
-                self._give_back(freed, reader)
-                reader.prepare(self._decoding)
+            self._give_back(reader.prepare(self._decoding), reader)
             if reader.has_data:
                 self._ready[key] = reader
             if reader.at < len(reader.records):
@@ -624,7 +639,9 @@ class Consumer(Generic[K, V]):
     def _total_back(self, freed: int) -> None:
         self._fetching.fetcher.total.consumed += freed
 
-    def _bounds(self, partitions: Iterable[TopicPartition], timestamp: int, timeout_ms: int | None) -> dict[TopicPartition, int]:
+    def _bounds(
+        self, partitions: Iterable[TopicPartition], timestamp: int, timeout_ms: int | None
+    ) -> dict[TopicPartition, int]:
         found = self._look_up({_partition(key): timestamp for key in partitions}, timeout_ms)
         return {key: answer.offset for key, answer in found.items() if answer is not None}
 
@@ -634,9 +651,7 @@ class Consumer(Generic[K, V]):
         bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
         if not wanted:
             return {}
-        return self._io.ask(
-            lambda done: self._fetching.look_up(wanted, bound_ms, done), bound_ms / 1000 + 1, "offsets"
-        )
+        return self._io.ask(lambda done: self._fetching.look_up(wanted, bound_ms, done), bound_ms / 1000 + 1, "offsets")
 
 
 def _partition(given: Any) -> TopicPartition:

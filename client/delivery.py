@@ -1,6 +1,7 @@
 """The producer's shell on the I/O thread: performs what ``Sender`` decides, tells it what happened.
 
-Encoding is done here, a whole batch at a time. Everything but ``wake``, ``is_woken`` and ``failures`` belongs to the I/O thread.
+Encoding is done here, a whole batch at a time. Everything but ``wake``, ``is_woken`` and ``failures`` belongs to
+the I/O thread.
 """
 
 from __future__ import annotations
@@ -234,15 +235,19 @@ class Delivery:
         return alone
 
     def _fail_unrouted(self, now_ms: int) -> None:
+        oldest_ms = now_ms - self._config.delivery_timeout_ms
+
+        def is_over(batch: ProducerBatch) -> bool:
+            return batch.created_ms <= oldest_ms
+
         for topic in self._accumulator.topics.values():
             error = self._unrouted_error(topic, now_ms)
             if error is not None:
                 for batch in self._take_unrouted(topic):
                     self._settle(batch, -1, failed_because(batch, error))
             elif topic.unrouted.waiting:
-                oldest = now_ms - self._config.delivery_timeout_ms
                 with self._accumulator.lock:
-                    over = self._accumulator.drop_waiting(topic.unrouted, lambda batch: batch.created_ms <= oldest)
+                    over = self._accumulator.drop_waiting(topic.unrouted, is_over)
                 for batch in over:
                     self._settle(batch, -1, self._no_metadata_error(topic))
 
@@ -264,8 +269,9 @@ class Delivery:
 
     def _no_metadata_error(self, topic: TopicBuffer) -> CallboardError:
         seconds = self._config.delivery_timeout_ms / 1000
+        why = self.cluster.unreachable_error()
         return CallboardTimeoutError(
-            f"topic {topic.name!r}: its partitions were not learnt within {seconds:g} s; {self.cluster.unreachable_error()}"
+            f"topic {topic.name!r}: its partitions were not learnt within {seconds:g} s; {why}"
         )
 
     def _take_unrouted(self, topic: TopicBuffer) -> list[ProducerBatch]:

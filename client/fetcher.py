@@ -7,11 +7,11 @@ Rules of this file:
 
 1. A partition is in at most one request. Several requests to a broker may be unanswered: one that waits for idle
    partitions must not hold up another partition that is behind.
-2. Credit: a partition is fetched again when less than ``partition_bytes`` of it is buffered, and nothing is fetched when
-   ``buffer_bytes`` are buffered altogether. What the consumer has taken is given back through ``Credit``.
+2. Credit: a partition is fetched again when less than ``partition_bytes`` of it is buffered, and nothing is fetched
+   when ``buffer_bytes`` are buffered altogether. What the consumer has taken is given back through ``Credit``.
 3. An idle fetch waits at the broker for as long as ``wait_ms`` says, and is answered the moment there is something.
-4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic begins a new
-   ``generation`` or a new request, and what comes for the old one is dropped.
+4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic
+   begins a new ``generation`` or a new request, and what comes for the old one is dropped.
 5. Errors that pass (no leader, another leader) refresh the metadata and are tried again, at once when newer metadata
    names another leader. An offset outside the log is reset by policy, or told. Anything else is told.
 """
@@ -37,8 +37,8 @@ from .metadata import PartitionLeader
 class Credit:
     """Bytes that have been fetched and not yet consumed. Two threads, one number each: no lock.
 
-    The I/O thread adds to ``fetched`` and sets ``is_wanted``, *then* looks at ``consumed``; the consumer adds to ``consumed``, *then*
-    looks at ``is_wanted``: one of them sees the other.
+    The I/O thread adds to ``fetched`` and sets ``is_wanted``, *then* looks at ``consumed``; the consumer adds to
+    ``consumed``, *then* looks at ``is_wanted``: one of them sees the other.
     """
 
     __slots__ = ("consumed", "fetched", "is_wanted")
@@ -183,7 +183,9 @@ class Fetcher:
 
     # -- what the consumer says --------------------------------------------------------------------
 
-    def on_assign(self, key: TopicPartition, generation: int, credit: Credit, *, offset: int | None, reset_to: int | None) -> None:
+    def on_assign(
+        self, key: TopicPartition, generation: int, credit: Credit, *, offset: int | None, reset_to: int | None
+    ) -> None:
         """Read this partition: from ``offset``, or from where ``reset_to`` (a timestamp, -1 or -2) says."""
         state = self.states[key] = FetchState(key, generation, credit)
         state.fetch_offset, state.reset_to = offset, reset_to
@@ -306,12 +308,18 @@ class Fetcher:
 
     def next_event_ms(self, now_ms: int) -> int | None:
         """Return when to call ``drain`` again if nothing else happens."""
-        times = [state.retry_at_ms for state in self.states.values() if state.retry_at_ms > now_ms and not state.in_flight]
+        times = [
+            state.retry_at_ms for state in self.states.values() if state.retry_at_ms > now_ms and not state.in_flight
+        ]
         return min(times, default=None)
 
     def needs_leaders(self) -> bool:
         """Say whether something waits for newer metadata."""
-        leaders = (self.view.leader(*state.key) for state in self.states.values() if not state.in_flight and not state.is_paused)
+        leaders = (
+            self.view.leader(*state.key)
+            for state in self.states.values()
+            if not state.in_flight and not state.is_paused
+        )
         return any(leader is None or leader.broker_id < 0 for leader in leaders)
 
     # -- inside ------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The consumer's shell on the I/O thread: performs what ``Fetcher`` decides, hands what comes to the consumer's inbox."""
+"""The consumer's shell on the I/O thread: performs what ``Fetcher`` decides, hands what comes to the consumer's
+inbox."""
 
 from __future__ import annotations
 
@@ -37,17 +38,18 @@ RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, 
 LOOK_UP_MS = 60_000  # of one look-up; then again
 
 
+class Subscription(NamedTuple):
+    topics: frozenset[str]
+    pattern: re.Pattern[str] | None = None
+
+
 class Assigned(NamedTuple):
     """A partition of a subscribed topic is being read from now on."""
 
     key: TopicPartition
     generation: int
     credit: Credit
-
-
-class Subscription(NamedTuple):
-    topics: frozenset[str]
-    pattern: re.Pattern[str] | None = None
+    subscription: Subscription
 
 
 Item = Deliver | TellPosition | TellError | TellWatermarks | Assigned
@@ -250,8 +252,9 @@ class Fetching:
     # -- subscriptions -----------------------------------------------------------------------------
 
     def _expand_subscription(self) -> None:
-        """Assign what the subscribed topics have and is not being read: at the policy's end when the topic is first seen;
-        partitions that were added later from their beginning, or the records before we knew of them would be missed.
+        """Assign what the subscribed topics have and is not being read: at the policy's end when the topic is first
+        seen; partitions that were added later from their beginning, or the records before we knew of them would be
+        missed.
         """
         subscription = self._subscription
         if subscription is None:
@@ -265,7 +268,7 @@ class Fetching:
                 key = TopicPartition(name, partition)
                 if key not in self.fetcher.states:
                     generation, credit = next(self._generations), Credit()
-                    self._put(Assigned(key, generation, credit))
+                    self._put(Assigned(key, generation, credit, subscription))
                     self.fetcher.on_assign(key, generation, credit, offset=None, reset_to=reset_to)
             self._seen_topics.add(name)
 
@@ -288,7 +291,9 @@ class Fetching:
 
     def _is_topic_missing(self) -> bool:
         subscription = self._subscription
-        return subscription is not None and any(name not in self.cluster.metadata.topics for name in subscription.topics)
+        return subscription is not None and any(
+            name not in self.cluster.metadata.topics for name in subscription.topics
+        )
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None and self._subscription.pattern is not None:

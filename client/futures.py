@@ -5,8 +5,8 @@ settles 10,000 futures with one write. Nothing is registered for a future that n
 
 Two orders of events are the whole difficulty, both with the I/O thread settling while a user thread asks:
 
-- a waiter sets ``batch.event`` first and looks at ``is_done`` afterwards; the settler sets ``is_done`` first and looks at
-  ``event`` afterwards. One of them sees the other.
+- a waiter sets ``batch.event`` first and looks at ``is_done`` afterwards; the settler sets ``is_done`` first and
+  looks at ``event`` afterwards. One of them sees the other.
 - callbacks are added and taken under one lock, which is never held while anything of the application runs.
 """
 
@@ -170,7 +170,8 @@ class FutureRecordMetadata(msgspec.Struct, gc=False, eq=False):
 
 
 class BatchMetadata(msgspec.Struct, frozen=True, gc=False):
-    """Where a run of records of one ``send_batch`` is: ``count`` offsets from ``base_offset`` on (-1 with ``acks=0``)."""
+    """Where a run of records of one ``send_batch`` is: ``count`` offsets from ``base_offset`` on (-1 with
+    ``acks=0``)."""
 
     topic: str
     partition: int
@@ -321,7 +322,9 @@ def _wait_one(batch: ProducerBatch, timeout: float | None) -> bool:
         return True
     with _lock:
         event = batch.event = batch.event or threading.Event()
-    return batch.is_done or event.wait(timeout) or batch.is_done
+    if not batch.is_done:  # looked at after the event was put there: see the rules above
+        event.wait(timeout)
+    return batch.is_done
 
 
 def settle(batch: ProducerBatch, base_offset: int, error: CallboardError | None) -> bool:

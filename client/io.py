@@ -3,7 +3,8 @@
 User threads never touch a socket. They post a callable (``post``), or post one and wait for its answer (``ask``); the
 thread sleeps in its selector until something is there, so an idle client costs nothing.
 
-- It is a daemon thread: a program that forgets ``close()`` still ends. What is open then is closed by ``atexit``, bounded.
+- It is a daemon thread: a program that forgets ``close()`` still ends. What is open then is closed by ``atexit``,
+  bounded.
 - Waiting is done on locks of ``threading``, which signals interrupt: Ctrl-C works in every blocking call.
 - After ``fork`` the thread does not exist in the child and its sockets belong to the parent: every object made before
   raises ``ForkedClientError`` at once. Objects made in the child work.

@@ -2,13 +2,14 @@
 
 Rules of this file:
 
-1. Metadata never goes back: a reply of an older ``version`` than what is known changes nothing (another broker may lag),
-   and within one topic id a partition's leader epoch only grows.
+1. Metadata never goes back: a reply of an older ``version`` than what is known changes nothing (another broker may
+   lag), and within one topic id a partition's leader epoch only grows.
 2. Another cluster id is another cluster: everything known is dropped.
-3. A topic that a broker does not know counts as gone only when it was unknown for ``unknown_topic_timeout_ms``: it may just have been
-   created, and the news not have reached that broker.
-4. Asking: at once when somebody needs it, but after an attempt that brought nothing new only with a doubling pause; and when
-   the last good answer is ``metadata_max_age_ms`` old. Nothing is asked for its own sake while nobody uses a topic.
+3. A topic that a broker does not know counts as gone only when it was unknown for ``unknown_topic_timeout_ms``: it
+   may just have been created, and the news not have reached that broker.
+4. Asking: at once when somebody needs it, but after an attempt that brought nothing new only with a doubling pause;
+   and when the last good answer is ``metadata_max_age_ms`` old. Nothing is asked for its own sake while nobody uses
+   a topic.
 """
 
 from __future__ import annotations

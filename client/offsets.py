@@ -1,4 +1,5 @@
-"""Looking offsets up by timestamp: one question about many partitions, asked of whoever leads them, until all have answered.
+"""Looking offsets up by timestamp: one question about many partitions, asked of whoever leads them, until all have
+answered.
 
 A shell on the I/O thread. -1 (latest) means the high watermark, -2 (earliest) the log start offset.
 """

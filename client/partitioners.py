@@ -90,8 +90,9 @@ def make_partitioner(given: Any) -> Partitioner:
     """
     if isinstance(given, str):
         if given not in BY_NAME:
+            names = list(BY_NAME)
             raise ConfigurationError(
-                f"producer: there is no partitioner {given!r}{nearest(given, list(BY_NAME))}; there are {', '.join(BY_NAME)}"
+                f"producer: there is no partitioner {given!r}{nearest(given, names)}; there are {', '.join(names)}"
             )
         return BY_NAME[given]()
     if isinstance(given, type):
@@ -100,8 +101,9 @@ def make_partitioner(given: Any) -> Partitioner:
         return given  # type: ignore[no-any-return]
     if callable(given):
         return _Function(given)
+    kind = type(given).__name__
     raise ConfigurationError(
-        f"producer: partitioner: expected a name, an object with .partition(…) or a callable, got {given!r}"
+        f"producer: partitioner: expected a name, an object with .partition(…), or a callable; got {kind}"
     )
 
 

@@ -1,8 +1,8 @@
 """The producer as applications see it.
 
-``send`` is the hot path: about a microsecond. Its fast part appends a value to a list under a lock and makes a two-word
-future; everything else (serializers, keys, a new batch, a full buffer) is in methods of its own. The I/O thread is woken only
-when a batch is begun.
+``send`` is the hot path: about a microsecond. Its fast part appends a value to a list under a lock and makes a
+two-word future; everything else (serializers, keys, a new batch, a full buffer) is in methods of its own. The I/O
+thread is woken only when a batch is begun.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -25,7 +26,7 @@ from ..errors import (
     IllegalStateError,
     UnknownTopicOrPartitionError,
 )
-from ..model import Header
+from ..model import Header, TopicPartition
 from . import futures, records
 from .accumulator import Accumulator, PartitionBuffer, TopicBuffer
 from .config import ProducerConfig, from_keywords
@@ -52,8 +53,8 @@ class Producer(Generic[K, V]):
 
     - Per partition, records are in the log in the order of ``send``, each once (``enable_idempotence``, the default).
     - Every future ends: acknowledged, refused, or failed after ``delivery_timeout_ms``.
-    - ``flush``, ``close`` and the end of a ``with`` block raise ``DeliveryError`` for records that were not delivered and whose
-      failure nobody has looked at: nothing is lost silently.
+    - ``flush``, ``close`` and the end of a ``with`` block raise ``DeliveryError`` for records that were not
+      delivered and whose failure nobody has looked at: nothing is lost silently.
 
     Settings are those of ``client.config.ProducerConfig``, by name.
 
@@ -96,7 +97,8 @@ class Producer(Generic[K, V]):
     ) -> FutureRecordMetadata:
         """Queue a record; return its future. Does not wait for brokers, not even for the topic's metadata.
 
-        It waits only when ``buffer_memory`` is full: up to ``max_block_ms``, not at all with ``on_full="raise"`` or in a callback.
+        It waits only when ``buffer_memory`` is full: up to ``max_block_ms``, not at all with ``on_full="raise"`` or
+        in a callback.
 
         Args:
             value, key: bytes, or what the serializers take. A value of None with a key is a tombstone.
@@ -105,11 +107,10 @@ class Producer(Generic[K, V]):
             timestamp_ms: since 1970; None: now.
 
         Raises:
-            TypeError, IllegalArgumentError: an argument of a wrong type; neither value nor key; a partition that cannot be.
-            SerializationError: a serializer failed.
-            MessageSizeTooLargeError: above ``max_request_size``.
-            BufferExhaustedError: see above.
-            IllegalStateError, ForkedClientError: it is closed; it was made before a fork.
+            TypeError, IllegalArgumentError: an argument of a wrong type; neither value nor key; a partition that
+            cannot be. SerializationError: a serializer failed. MessageSizeTooLargeError: above
+            ``max_request_size``. BufferExhaustedError: see above. IllegalStateError, ForkedClientError: it is
+            closed; it was made before a fork.
 
         What only a broker can know (no such topic, not allowed, timed out) ends up in the future.
         """
@@ -144,8 +145,8 @@ class Producer(Generic[K, V]):
     ) -> FutureBatchMetadata:
         """Queue many records at once, as columns; return one future for all. The fastest way in.
 
-        The lists must not be changed afterwards. They are split into batches of ``batch_size``: by key if there are keys,
-        else each batch goes to one partition. Blocks and raises as ``send``.
+        The lists must not be changed afterwards. They are split into batches of ``batch_size``: by key if there are
+        keys, else each batch goes to one partition. Blocks and raises as ``send``.
 
         Args:
             keys, timestamps, headers: as long as ``values``; ``timestamps`` may be one for all, None: now.
@@ -251,6 +252,28 @@ class Producer(Generic[K, V]):
             until = until or self._block_until()
             self._wait_for_space(until)
 
+    def send_now(
+        self, topic: str, value: Any, key: Any, headers: Any, partition: int | None, timestamp_ms: int | None
+    ) -> FutureRecordMetadata | None:
+        """``send`` that never waits: None when there is no room. For the asyncio twin."""
+        return self._try_append(topic, self._record(topic, value, key, headers, partition, timestamp_ms))
+
+    @contextmanager
+    def waiting_for_space(self, call: Callable[[], Any]) -> Iterator[None]:
+        """While this lasts batches leave without lingering; ``call`` is called, once, when memory is given back."""
+        accumulator = self._accumulator
+        with self._lock:
+            accumulator.waiters += 1
+            accumulator.on_space.append(call)
+        try:
+            self._delivery.wake()
+            yield
+        finally:
+            with self._lock:
+                accumulator.waiters -= 1
+                if call in accumulator.on_space:
+                    accumulator.on_space.remove(call)
+
     def _record(self, topic: Any, value: Any, key: Any, headers: Any, partition: Any, timestamp_ms: Any) -> _Record:
         """Check and serialize. The application's code runs here, on its own thread and without a lock."""
         records.check_topic(topic)
@@ -338,7 +361,7 @@ class Producer(Generic[K, V]):
         for asked, key, value in zip(requested, keys, batch.values, strict=True):
             try:
                 chosen.append(asked if asked is not None else self._choose(topic, key, value))
-            except Exception:  # the application's partitioner: its record fails as "no such partition"
+            except Exception:  # noqa: BLE001 - the application's partitioner: its record fails, no other
                 chosen.append(len(topic.buffers))
         return chosen
 
@@ -383,7 +406,7 @@ class Producer(Generic[K, V]):
         batch = records.whole_batch(topic, UNROUTED, values, keys, timestamps, checked, self._clock.monotonic_ms())
         if batch.size > self.config.max_request_size:
             limit = self.config.max_request_size + RECORD_OVERHEAD
-            largest = max(records._row_sizes(batch, range(count)))
+            largest = max(records.row_sizes(batch, range(count)))
             records.check_size(largest, limit, topic)
         return batch
 
@@ -434,7 +457,7 @@ class Producer(Generic[K, V]):
 
         batch_size = topic.buffers[0].batch_size
         return records.split_columns(
-            topic, batch, partition, lambda key, value: self._choose(topic, key, value), sticky, batch_size
+            batch, partition, lambda key, value: self._choose(topic, key, value), sticky, batch_size
         )
 
     def _split_moved(self, topic: TopicBuffer, batch: ProducerBatch) -> list[ProducerBatch]:
@@ -457,7 +480,7 @@ class Producer(Generic[K, V]):
     def _wait_for_space(self, until: float) -> None:
         left = until - time.monotonic()
         if left <= 0:
-            raise self._exhausted()
+            raise self.exhausted_error()
         accumulator = self._accumulator
         with self._lock:
             accumulator.waiters += 1
@@ -470,7 +493,7 @@ class Producer(Generic[K, V]):
             with self._lock:
                 accumulator.waiters -= 1
 
-    def _exhausted(self) -> BufferExhaustedError:
+    def exhausted_error(self) -> BufferExhaustedError:
         waited = "" if self.config.on_full == "raise" else f" and stayed so for {self.config.max_block_ms / 1000:g} s"
         return BufferExhaustedError(
             f"buffer_memory ({self.config.buffer_memory} bytes) is full{waited}; "
@@ -509,7 +532,7 @@ class Producer(Generic[K, V]):
                 first = batch.error
             failed += unseen
         if failed:
-            places = sorted({str(future.topic_partition) for future in failed})
+            places = sorted({_place(future.topic_partition) for future in failed})
             where = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
             noun = "record was" if len(failed) == 1 else "records were"
             raise DeliveryError(f"{what}: {len(failed)} {noun} not delivered ({where}): {first}", failed) from first
@@ -531,6 +554,10 @@ class Producer(Generic[K, V]):
 
 
 _Record = tuple["bytes | None", "bytes | None", "list[Header] | None", "int | None", int]
+
+
+def _place(where: TopicPartition) -> str:
+    return str(where) if where.partition >= 0 else where.topic
 
 
 def _left(deadline: float | None) -> float | None:

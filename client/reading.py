@@ -63,7 +63,7 @@ class RecordColumns:
 class Decoding:
     """How a consumer turns bytes into records."""
 
-    __slots__ = ("is_verifying", "key_deserializer", "skips_bad", "skipped", "value_deserializer")
+    __slots__ = ("is_verifying", "key_deserializer", "skipped", "skips_bad", "value_deserializer")
 
     def __init__(self, key: Deserializer, value: Deserializer, *, is_verifying: bool, skips_bad: bool) -> None:
         self.key_deserializer, self.value_deserializer = key, value
@@ -155,11 +155,15 @@ class PartitionReader:
             freed += self.release()
         return taken, freed
 
-    def prepare(self, decoding: Decoding) -> None:
-        """Decode until there is a record to hand out, or nothing left. The caller has released the last chunk."""
-        while self.at >= len(self.records) and self.chunks and self.bad is None:
-            self.credit.consumed += self.release()
+    def prepare(self, decoding: Decoding) -> int:
+        """Decode until there is a record to hand out, or nothing left; return the bytes that are used up."""
+        freed = 0
+        while self.at >= len(self.records) and self.bad is None:
+            freed += self.release()
+            if not self.chunks:
+                break
             self._decode_next(decoding)
+        return freed
 
     def release(self) -> int:
         """The records of the present chunk are all handed out: let go of it, return its bytes."""
@@ -168,7 +172,8 @@ class PartitionReader:
         return len(chunk) if chunk is not None else 0
 
     def take_columns(self, decoding: Decoding) -> tuple[list[RecordColumns], int]:
-        """Return the batches of the next chunk from the position on, and the bytes that are used up. Moves the position."""
+        """Return the batches of the next chunk from the position on, and the bytes that are used up. Moves the
+        position."""
         data = self.chunk if self.chunk is not None else self.chunks.popleft()
         self.chunk, self.records, self.at, self.bad = None, [], 0, None
         found = []
@@ -220,7 +225,10 @@ def _deserialized(record: AnyRecord, decoding: Decoding) -> AnyRecord:
     import msgspec
 
     key, value = record.key, record.value
-    for what, item, deserializer in (("key", key, decoding.key_deserializer), ("value", value, decoding.value_deserializer)):
+    for what, item, deserializer in (
+        ("key", key, decoding.key_deserializer),
+        ("value", value, decoding.value_deserializer),
+    ):
         if item is None or deserializer is None:
             continue
         try:

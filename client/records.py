@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import IllegalArgumentError, MessageSizeTooLargeError
 from ..model import Header
-from .accumulator import PartitionBuffer, TopicBuffer
+from .accumulator import PartitionBuffer
 from .producer_batch import RECORD_OVERHEAD, ProducerBatch, record_size
 
 TIMESTAMP_MS_MAX = 1 << 62
@@ -125,7 +125,6 @@ def whole_batch(
 
 
 def split_columns(
-    topic: TopicBuffer,
     batch: ProducerBatch,
     partition: int | None,
     partition_of: PartitionOf,
@@ -159,7 +158,7 @@ def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterabl
     if len(rows) == batch.count and batch.size <= batch_size:
         yield rows
         return
-    ends = list(accumulate(_row_sizes(batch, rows)))
+    ends = list(accumulate(row_sizes(batch, rows)))
     begin, before = 0, 0
     for at, end in enumerate(ends):
         if end - before > batch_size and at > begin:
@@ -168,7 +167,7 @@ def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterabl
     yield rows[begin:]
 
 
-def _row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
+def row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
     keys, values, headers = batch.keys, batch.values, batch.headers
     return [
         record_size(values[row], keys[row] if keys is not None else None, headers[row] if headers is not None else None)
@@ -177,7 +176,7 @@ def _row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
 
 
 def _size_of(batch: ProducerBatch, rows: Sequence[int]) -> int:
-    return batch.size if len(rows) == batch.count else sum(_row_sizes(batch, rows))
+    return batch.size if len(rows) == batch.count else sum(row_sizes(batch, rows))
 
 
 def _part(batch: ProducerBatch, partition: int, rows: Sequence[int]) -> ProducerBatch:

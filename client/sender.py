@@ -9,10 +9,11 @@ Rules of this file:
    unanswered per broker.
 2. Every batch taken from the accumulator is settled exactly once: acknowledged, failed, or split into batches that are.
 3. A batch is settled ``delivery_timeout_ms`` after its first record at the latest, whatever brokers do.
-4. An answer that says "not here" refreshes the metadata: at once, then with backoff. A batch is sent again when the backoff
-   has passed, or at once when newer metadata names another leader or epoch, or the leader's connection is back.
-5. What had been sent to a topic that was deleted and made anew fails; it is not slipped into the new one. What was never
-   sent goes to the new one.
+4. An answer that says "not here" refreshes the metadata: at once, then with backoff. A batch is sent again when the
+   backoff has passed, or at once when newer metadata names another leader or epoch, or the leader's connection is
+   back.
+5. What had been sent to a topic that was deleted and made anew fails; it is not slipped into the new one. What was
+   never sent goes to the new one.
 
 The accumulator's methods are called with its lock held (``with self.accumulator.lock``), for as short as can be.
 """

@@ -11,14 +11,14 @@ Rules of this file:
 2. ``unresolved`` holds the sequenced batches without a result, by sequence; at most five (B14). Retries go out in that
    order, and nothing new goes out while one of them waits (B18).
 3. When a sequence is given up (refused, expired), the ones behind it can never be "next": the partition takes a new
-   producer epoch and numbers them from 0 again. But only when it is *known* that none of them was appended under the old
-   epoch: no request with one is under way, none has an unknown outcome, and no lost request can still arrive (B15,
-   KIP-360). Those of unknown outcome are sent again under the old epoch first; the leader's answer tells: appended, or
-   out of order, which means it was not.
-4. "Out of order" for a batch that was not next when it was sent says nothing about it: it waits for its turn. For the
-   next one it means that the leader has lost what it had acknowledged: with ``acks=all`` a broken promise, which the
-   application is told of by the failure of that batch; with ``acks=1`` what may happen, so the batch goes again under a new
-   epoch.
+   producer epoch and numbers them from 0 again. But only when it is *known* that none of them was appended under
+   the old epoch: no request with one is under way, none has an unknown outcome, and no lost request can still
+   arrive (B15, KIP-360). Those of unknown outcome are sent again under the old epoch first; the leader's answer
+   tells: appended, or out of order, which means it was not.
+4. "Out of order" for a batch that was not next when it was sent says nothing about it: it waits for its turn. For
+   the next one it means that the leader has lost what it had acknowledged: with ``acks=all`` a broken promise,
+   which the application is told of by the failure of that batch; with ``acks=1`` what may happen, so the batch goes
+   again under a new epoch.
 5. Without a producer id one batch is under way at a time: all that can be done for order.
 
 Epochs are counted per partition: a producer id belongs to one producer only, and a leader compares epochs per log.
@@ -160,7 +160,8 @@ class PartitionSequence:
         self._give_up(batch)
 
     def on_split(self, batch: ProducerBatch, parts: list[ProducerBatch]) -> None:
-        """A batch that was too large is replaced, in its place, by smaller ones. They are numbered at the next epoch."""
+        """A batch that was too large is replaced, in its place, by smaller ones. They are numbered at the next
+        epoch."""
         at = self.unresolved.index(batch)
         self.unresolved[at : at + 1] = parts
         if self.is_idempotent:

@@ -101,7 +101,7 @@ def _function(given: Any, name: str, method: str) -> Callable[[str, Any, Any], A
         raise ConfigurationError(
             f"{name}: expected a callable or an object with .{method}(topic, headers, data), got {given!r}"
         )
-    return lambda topic, headers, data: given(data)
+    return lambda _topic, _headers, data: given(data)
 
 
 def _one_line(error: BaseException) -> str:

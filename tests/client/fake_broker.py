@@ -21,7 +21,8 @@ from callboard.transport.seam import Inbound, ServerIdentity
 from callboard.transport.selector_loop import SelectorLoop
 
 Fault = Callable[[Inbound], "ErrorCode | str | None"]
-"""Of a request: an error code to answer with; "drop" (no answer, not handled); "lose" (handled, no answer); None: nothing."""
+"""Of a request: an error code to answer with; "drop" (no answer, not handled); "lose" (handled, no answer); None:
+nothing."""
 
 
 class FakeLog:
@@ -127,7 +128,7 @@ class FakeCluster:
         def run() -> None:
             try:
                 result.append(function(*args))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - told to the test that waits
                 result.append(error)
             done.set()
 
