@@ -150,7 +150,9 @@ class Log:
     def append(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader], now_ms: int) -> None:
         """Append batches that have been checked and stamped with their offsets; one system call for all.
 
-        Only when a segment is full in between, there are two.
+        Only when a segment is full in between, there are two. A batch whose append failed is gone for this process and
+        after a kill; after power loss it may be there all the same, if it was whole: its outcome is as unknown as that
+        of any batch that was not acknowledged.
 
         Args:
             batches: each as frames, the first one its stamped prefix.

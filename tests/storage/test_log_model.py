@@ -1,0 +1,214 @@
+"""Any sequence of operations, against a list: what is read is what was written, durable records outlive everything."""
+
+from __future__ import annotations
+
+import errno
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from callboard.config import TopicConfig
+from callboard.errors import StorageFull
+from callboard.storage.flushing import FlushJob
+from callboard.storage.producers import Duplicate
+from callboard.testing.disk import SimDisk
+from callboard.testing.logs import DIRECTORY, a_batch, append, append_many, contents, open_log
+
+CONFIG = TopicConfig(segment_bytes=1_024, index_interval_bytes=200, segment_ms=1_000)
+
+payloads = st.sampled_from([b"", b"x", b"y" * 30, b"z" * 400, b"w" * 1_500, None])
+some = st.lists(payloads, min_size=1, max_size=4)
+
+
+class LogModel(RuleBasedStateMachine):
+    """``records`` is the log; those below ``durable`` survive power loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = SimDisk()
+        self.log = open_log(self.disk, CONFIG)
+        self.records: list[bytes | None] = []
+        self.timestamps: list[int] = []
+        self.epochs: list[int] = []  # of each record
+        self.batches: list[tuple[int, int, int]] = []  # of the idempotent producer: sequence, count, base offset
+        self.epoch = 0
+        self.durable = 0
+        self.now_ms = 0
+        self.job: FlushJob | None = None
+        self.refused: list[bytes | None] = []  # of the last append, if it failed: power loss may bring it back
+
+    # -- growing -------------------------------------------------------------------------------------
+
+    @rule(values=some, timestamp=st.integers(0, 50), is_new_epoch=st.booleans())
+    def append(self, values, timestamp, is_new_epoch):
+        self.epoch += is_new_epoch
+        sequence = sum(count for _, count, _ in self.batches)
+        header = append(
+            self.log,
+            *values,
+            epoch=self.epoch,
+            timestamp=timestamp,
+            now_ms=self.now_ms,
+            producer_id=1,
+            sequence=sequence,
+        )
+        self.batches.append((sequence, len(values), header.base_offset))
+        self._wrote(values, timestamp)
+
+    @rule(batches=st.lists(some, min_size=1, max_size=5))
+    def append_many(self, batches):
+        append_many(self.log, batches, self.now_ms)
+        self.epoch = max(self.log.epochs.latest, 0)
+        for values in batches:
+            self._wrote(values, 1_000)
+
+    @rule(values=some, room=st.integers(0, 2_000))
+    def append_to_a_full_disk(self, values, room):
+        frames, header = a_batch(values, at=len(self.records), epoch=self.epoch)
+        self.disk.capacity_bytes = self.disk.used_bytes() + room
+        try:
+            self.log.append([frames], [header], self.now_ms)
+        except StorageFull:
+            self.refused = values
+        else:
+            self._wrote(values, 1_000)
+        self.disk.capacity_bytes = None
+
+    @rule(values=some, written=st.integers(0, 300))
+    def append_to_a_failing_disk(self, values, written):
+        frames, header = a_batch(values, at=len(self.records), epoch=self.epoch)
+        self.disk.fail("append", errno.EIO, written=written)
+        try:
+            self.log.append([frames], [header], self.now_ms)
+        except Exception as error:  # noqa: BLE001
+            assert "append failed" in str(error)  # noqa: PT017
+            self.refused = values
+        self.disk.heal()
+
+    def _wrote(self, values, timestamp):
+        self.refused = []
+        self.records += values
+        self.timestamps += [timestamp] * len(values)
+        self.epochs += [self.epoch] * len(values)
+
+    @rule(ms=st.sampled_from([10, 600, 1_500]))
+    def time_passes(self, ms):
+        self.now_ms += ms
+        self.log.roll_if_due(self.now_ms)
+
+    # -- becoming durable ------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.job is None)
+    @rule()
+    def begin_flush(self):
+        self.job = self.log.begin_flush()
+
+    @precondition(lambda self: self.job is None)
+    @rule()
+    def begin_checkpoint(self):
+        self.job = self.log.begin_checkpoint(self.now_ms)
+
+    @precondition(lambda self: self.job is not None)
+    @rule()
+    def finish_job(self):
+        job, self.job = self.job, None
+        job()
+        self.log.end_flush(job, None)
+        self.durable = self.log.durable_offset
+
+    # -- ending ----------------------------------------------------------------------------------------
+
+    @rule()
+    def close_and_reopen(self):
+        self.log.close(self.now_ms)
+        self.durable = len(self.records)
+        self._reopen(self.disk)
+        assert self.log.recovery.was_clean
+        assert self.log.recovery.scanned_bytes == 0
+
+    @rule()
+    def kill(self):
+        self._reopen(self.disk.kill())
+        assert self.log.log_end_offset == len(self.records)
+
+    @rule(seed=st.integers(0, 1_000))
+    def power_loss(self, seed):
+        self._reopen(self.disk.crash(seed))
+        end = self.log.log_end_offset
+        if self.refused and end == len(self.records) + len(self.refused):
+            self._wrote(self.refused, 1_000)  # written, cut, and the cut did not reach the disk
+        assert self.durable <= end <= len(self.records)
+        self._cut(end)
+
+    @rule(seed=st.integers(0, 1_000), names=st.sets(st.sampled_from(["producers", "clean-shutdown", "index"])))
+    def kill_and_lose_side_files(self, seed, names):
+        disk = self.disk.kill()
+        for name in disk.list_dir(DIRECTORY):
+            if any(lost in name for lost in names):
+                disk.erase(f"{DIRECTORY}/{name}")
+        self._reopen(disk)
+        assert self.log.log_end_offset == len(self.records)
+
+    def _reopen(self, disk: SimDisk) -> None:
+        self.disk, self.job = disk, None
+        self.log = open_log(disk, CONFIG, now_ms=self.now_ms)
+        assert self.log.durable_offset <= self.log.log_end_offset
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def truncate(self, data):
+        offset = data.draw(st.integers(0, len(self.records)))
+        self.log.truncate_to(offset)
+        if self.job is not None and self.job.is_done:
+            self.job = None
+        end = self.log.log_end_offset
+        assert end <= offset
+        assert offset - end < 4, "no more than the batch that held it"
+        self._cut(end)
+        self.durable = self.log.durable_offset
+
+    def _cut(self, end: int) -> None:
+        self.refused = []
+        del self.records[end:], self.timestamps[end:], self.epochs[end:]
+        self.batches = [batch for batch in self.batches if batch[2] < end]
+        self.durable = min(self.durable, end)
+
+    # -- always ----------------------------------------------------------------------------------------
+
+    @invariant()
+    def everything_is_read_back(self):
+        assert contents(self.log, 700) == list(enumerate(self.records))
+
+    @invariant()
+    def offsets_are_in_order(self):
+        log = self.log
+        assert 0 == log.log_start_offset <= log.durable_offset <= log.log_end_offset == len(self.records)
+        assert log.durable_offset <= max(self.durable, log.recovery.log_end_offset)
+
+    @invariant()
+    def epochs_are_those_of_the_records(self):
+        starts = {}
+        for offset, epoch in enumerate(self.epochs):
+            starts.setdefault(epoch, offset)
+        assert self.log.epochs.entries == tuple(starts.items())
+
+    @invariant()
+    def the_last_five_batches_are_known(self):
+        for sequence, count, base_offset in self.batches[-5:]:
+            _, header = a_batch([b""] * count, producer_id=1, sequence=sequence)
+            verdict = self.log.producers.check(header)
+            assert isinstance(verdict, Duplicate)
+            assert (verdict.base_offset, verdict.last_offset) == (base_offset, base_offset + count - 1)
+
+    @invariant()
+    def timestamps_are_found(self):
+        for timestamp in (0, 20, 50, 1_000, 1_001):
+            wanted = next(((o, t) for o, t in enumerate(self.timestamps) if t >= timestamp), None)
+            assert self.log.offset_for_timestamp(timestamp) == wanted
+
+
+TestLogModel = LogModel.TestCase
+TestLogModel.settings = settings(
+    max_examples=120, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
