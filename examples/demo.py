@@ -34,7 +34,7 @@ from callboard.examples.flights import Flight, airlines, load
 
 TOPIC, PARTITIONS, BROKERS = "flights", 6, 3
 START_S_MAX, DELIVERY_S_MAX, SILENCE_S_MAX, STOP_S_MAX = 60.0, 120.0, 30.0, 30.0
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoFailed(Exception):
@@ -72,7 +72,7 @@ class Cluster:
         return content
 
     def broker_pid(self, broker_id: int) -> int:
-        return next(broker["pid"] for broker in self.ready()["brokers"] if broker["id"] == broker_id)
+        return next(int(broker["pid"]) for broker in self.ready()["brokers"] if broker["id"] == broker_id)
 
     def kill(self, broker_id: int) -> int:
         """SIGKILL a broker process; return the pid that it had."""

@@ -31,9 +31,10 @@ def main() -> None:
     begin = time.perf_counter()
     with Consumer(options.topic, bootstrap_servers=options.bootstrap_servers, auto_offset_reset="earliest") as consumer:
         while count < ROUNDS * ROWS:
-            for columns in consumer.poll_batches(timeout_ms=5_000):
-                count += len(columns.values)
-                total += sum(map(int, columns.values))
+            for batches in consumer.poll_batches(timeout_ms=5_000).values():
+                for columns in batches:
+                    count += columns.count
+                    total += sum(int(value) for value in columns.values if value is not None)
     seconds = time.perf_counter() - begin
     print(f"read {count:,} records in {seconds:.2f} s: {count / seconds:,.0f}/s; their sum is {total:,}")
 

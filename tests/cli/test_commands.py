@@ -171,7 +171,7 @@ def test_a_reader_that_goes_away_is_no_error(bootstrap_servers, cli, topic):
         told = consuming.stderr.read()
 
     assert consuming.returncode == 0
-    assert told == b"50 records\n"
+    assert re.fullmatch(rb"\d+ records?\n", told)
 
 
 def test_ctrl_c_ends_consuming_with_130(bootstrap_servers, cli, topic):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,26 +18,31 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 DEMO = str(Path(examples.__file__).parent / "demo.py")
 
 
-def test_the_demo_ends_with_a_log_that_equals_the_file_and_leaves_nothing(run, monkeypatch):
-    monkeypatch.setenv("TMPDIR", tempfile.mkdtemp(prefix="demo-"))
+@pytest.fixture
+def private_tmp(monkeypatch):
+    """A temporary directory of its own: what is left in it afterwards, the demo has left."""
+    directory = tempfile.mkdtemp(prefix="demo-")
+    monkeypatch.setenv("TMPDIR", directory)
+    yield directory
+    shutil.rmtree(directory)
 
+
+def test_the_demo_ends_with_a_log_that_equals_the_file_and_leaves_nothing(run, private_tmp):
     ended = run([], program=[DEMO], timeout=150)
 
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
     assert "The log equals the file." in ended.stdout
     assert "NO" not in ended.stdout
-    assert re.search(r"UA\s+United Air Lines Inc\.\s+4,637\s+4,637\s+yes", ended.stdout)
+    assert re.search(r"UA\W+United Air Lines Inc\.\W+4,637\W+4,637\W+yes", ended.stdout)
     assert re.search(r"killed broker 2 \(pid \d+, SIGKILL\)", ended.stdout)
     away = re.search(r"its partitions were away (\d+\.\d+) s", ended.stdout)
     assert away is not None
     assert float(away[1]) > 0
-    assert os.listdir(os.environ["TMPDIR"]) == []
-    os.rmdir(os.environ["TMPDIR"])
+    assert os.listdir(private_tmp) == []
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_cleans_up_when_it_is_interrupted(signal_number, monkeypatch):
-    monkeypatch.setenv("TMPDIR", tempfile.mkdtemp(prefix="demo-"))
+def test_the_demo_cleans_up_when_it_is_interrupted(signal_number, private_tmp):
     with subprocess.Popen([sys.executable, "-u", DEMO], stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
@@ -47,5 +53,4 @@ def test_the_demo_cleans_up_when_it_is_interrupted(signal_number, monkeypatch):
 
     assert demo.returncode == 130, rest
     assert "interrupted" in rest
-    assert os.listdir(os.environ["TMPDIR"]) == []
-    os.rmdir(os.environ["TMPDIR"])
+    assert os.listdir(private_tmp) == []
