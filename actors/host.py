@@ -19,6 +19,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -50,6 +51,7 @@ INTENSITY, PERIOD_MS = 10, 30_000
 BACKOFF = Backoff(min_ms=50, max_ms=5_000, jitter=0.2, reset_after_ms=2_000)
 BROKER_SHUTDOWN_MS = 60_000  # it writes what is not on disk yet
 METADATA_SHUTDOWN_MS = 10_000
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_host(
@@ -100,6 +102,7 @@ class _Host:
         self._config, self._ready_file = config, ready_file
         self._error: BaseException | None = None
         self._stops = 0
+        self._handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         log_to(data.path, HOST_NAME, config.log_level)
         self._loop = new_loop()
         self._pool = ThreadPool(self._loop, 1, HOST_NAME)
@@ -125,6 +128,7 @@ class _Host:
         try:
             self._loop.run_forever()
         finally:
+            before = self._ignore_signals()
             self._kill_what_is_left()
             self._transport.close()
             self._pool.close()
@@ -132,6 +136,8 @@ class _Host:
             self._launcher.close()
             if self._ready_file is not None:
                 Path(self._ready_file).unlink(missing_ok=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         event(logger, "host.ends", error=self._error)
         if self._error is not None:
             raise as_host_error(self._error, self._roster) from self._error
@@ -146,7 +152,7 @@ class _Host:
             on_end=self._on_end,
             on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
         )
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._on_signal, root.post, signal.Signals(number).name)
         self._roster.announce(f"cluster {self._roster.cluster_id} in {self._roster.data_dir}")
 
@@ -155,14 +161,24 @@ class _Host:
         if self._stops == 1:
             self._roster.announce("stopping")
             tell(StopProcess(name))
-        elif self._stops == 3:  # twice may be an impatient finger
-            self._roster.announce("killing what has not stopped yet")
+        elif self._stops == 2:
+            self._roster.announce("still stopping: once more to kill what has not stopped yet")
+        elif self._stops == 3:
             self._error = HostError("stopped by force: the next start recovers what was not closed cleanly")
             self._loop.stop()
 
     def _on_end(self, error: BaseException | None) -> None:
         self._error = self._error or error
         self._loop.stop()
+
+    def _ignore_signals(self) -> dict[signal.Signals, Any]:
+        """Let nothing interrupt the cleaning up; return what was in force before this host."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        for number in STOP_SIGNALS:
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return self._handlers
 
     def _kill_what_is_left(self) -> None:
         """Nothing after an ordered stop; everything after a forced one."""

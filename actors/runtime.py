@@ -213,7 +213,8 @@ class LoopActor(pykka.Actor):
 
     def fail(self, phase: Phase, error: BaseException) -> None:
         """End as a failure, now. Handlers simply raise."""
-        if self.has_ended:
+        if self.has_ended:  # a handler that raised after finish(): nobody restarts it, but nobody overlooks it
+            event(logger, "actor.failed_after_its_end", logging.ERROR, actor=self.address, phase=phase, error=error)
             return
         self._actor_close("failed")
         self._actor_failed(phase, error)

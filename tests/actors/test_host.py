@@ -394,6 +394,20 @@ def test_a_broken_desk_is_restarted_and_finds_its_processes_again(start):
     assert Path(host.ready_file).exists()
 
 
+def test_a_third_signal_ends_what_does_not_stop(start):
+    host = start().ready()
+    os.kill(host.brokers()[2]["pid"], signal.SIGSTOP)  # SIGTERM does not reach it
+    host.process.send_signal(signal.SIGTERM)
+    host.until("stopping")
+    host.process.send_signal(signal.SIGTERM)
+    host.until("once more")
+    host.process.send_signal(signal.SIGTERM)
+
+    assert host.wait() == 2
+    assert "stopped by force" in host.printed[-1]
+    assert host.leftovers() == []
+
+
 def test_a_stop_during_the_start_ends_it_cleanly(start):
     host = start()
     host.until("cluster")

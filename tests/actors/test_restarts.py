@@ -75,6 +75,13 @@ def test_it_gives_up_exactly_when_more_than_intensity_failures_fall_within_a_per
         assert isinstance(decision, GiveUp) == (not chaos and len(in_period) > intensity)
 
 
+def test_a_failure_is_forgotten_exactly_one_period_later():
+    policy, child = Policy(intensity=1, period_ms=1_000), ChildPolicy()
+
+    assert isinstance(run(policy, child, [(0, False), (999, False)])[-1][2], GiveUp)
+    assert isinstance(run(policy, child, [(0, False), (1_000, False)])[-1][2], RestartAfter)
+
+
 @given(st.lists(st.integers(0, 10), max_size=50))
 def test_chaos_never_makes_it_give_up_and_waits_only_the_least_backoff(gaps):
     policy, child = Policy(intensity=0, period_ms=60_000), ChildPolicy(backoff=Backoff(7, 1000, 0.0))

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import deque
 
 import pykka
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard.actors.log import line_of
+from callboard.actors.mailbox import Mailbox
 from callboard.actors.runtime import (
     BATCH_MAX,
     ActorDeadError,
@@ -387,6 +389,19 @@ def test_after_a_failure_nothing_more_is_handled(echo, loop):
     assert echo.actor_ref.post(Say("c")) is False
 
 
+def test_an_exception_after_the_normal_end_is_logged_and_is_no_second_end(context, loop, parent, caplog):
+    class Hasty(Echo):
+        def on_say(self, message):
+            self.finish()
+            raise ValueError("too late")
+
+    Hasty.start(context, "hasty", parent.actor_ref).tell(Say("a"))
+    loop.run_until_idle()
+
+    assert [type(message) for message in parent.told] == [ChildStarted, ChildStopped]
+    assert "actor.failed_after_its_end actor=hasty" in caplog.text
+
+
 @pytest.mark.parametrize(("how", "error"), [("raise", ChaosError), ("exit", SystemExit), (OSError(5, "io"), OSError)])
 def test_chaos_fails_an_actor_as_it_asks(echo, loop, parent, how, error):
     echo.actor_ref.tell(Fail(how))
@@ -512,6 +527,65 @@ def test_a_future_takes_one_value_only(echo, loop):
     with pytest.raises(queue.Full):
         answer.set("b")
     assert answer.get() == "a"
+
+
+# -- races with other threads, made to happen ------------------------------------------------------------
+
+
+class RacyMailbox(Mailbox):
+    """Lets another thread tell something in the worst moment: after the last look, before the flag is cleared."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_the_worst_moment = None
+
+    @property
+    def is_scheduled(self):
+        return self._is_scheduled
+
+    @is_scheduled.setter
+    def is_scheduled(self, value):
+        act = getattr(self, "in_the_worst_moment", None)
+        if not value and act is not None:
+            self.in_the_worst_moment = None
+            act()
+        self._is_scheduled = value
+
+
+class RacyQueue(deque):
+    """Ends the actor between an asker's look at it and the asker's message."""
+
+    before_append = None
+
+    def append(self, entry):
+        act, self.before_append = self.before_append, None
+        if act is not None:
+            act()
+        super().append(entry)
+
+
+class Racy(Echo):
+    _create_actor_inbox = staticmethod(RacyMailbox)
+
+
+def test_a_tell_that_comes_while_the_drain_clears_its_flag_is_not_lost(context, loop):
+    actor = Racy.start(context, "racy").actor
+    loop.run_until_idle()
+    actor.mailbox.in_the_worst_moment = lambda: actor.actor_ref.tell(Say("late"))
+    actor.actor_ref.tell(Say("a"))
+    loop.run_until_idle()
+
+    assert actor.journal == ["start", "a", "drained", "late", "drained"]
+
+
+def test_an_ask_that_comes_while_the_actor_ends_is_answered(context, loop, echo):
+    ref = echo.actor_ref
+    queue_ = ref._queue = echo.mailbox.queue = RacyQueue()
+    queue_.before_append = echo.finish
+    answer = ref.ask(Say("a"))
+
+    with pytest.raises(ActorDeadError):
+        answer.get()
 
 
 # -- Pykka ---------------------------------------------------------------------------------------------
