@@ -54,7 +54,8 @@ clean: ## Remove what the other targets made (no data directory of a cluster)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "make: Callboard needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1)." \
+	  found=$$($(PYTHON) --version 2>/dev/null) || found="not there"; \
+	  echo "make: Callboard needs Python 3.11 or newer; '$(PYTHON)' is $$found." \
 	       "Say which one to use: make PYTHON=/path/to/python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
