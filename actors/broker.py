@@ -33,8 +33,8 @@ from ..transport.seam import Connection
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
-from .metadata.client import MetadataChanged, Reopen, SessionLost, SessionOpened, Subscribe
-from .partition.events import AnnounceReplicas, Assign, Discard, Discarded, Hosted
+from .metadata.client import MetadataChanged, Subscribe
+from .partition.events import AnnounceReplicas, Assign, Discard, Discarded, ForController, Hosted
 from .partition.replica import DOORS, NewEpochNeeded, Replica
 from .runtime import Context, LoopActor, LoopRef
 from .supervisor import ChildSpec, GaveUp, OnGiveUp, Restart, StartChild, StopChild
@@ -43,15 +43,10 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_FILE = "broker.json"
 REELECT_RETRY_MS = 200
-REOPEN_MS = 100  # a namesake that lives may have taken the session: do not fight over it in a tight loop
 
 
 class AskAgain(msgspec.Struct, frozen=True):
     """Time to ask the controller again for the epochs that are still missing."""
-
-
-class ReopenDue(msgspec.Struct, frozen=True):
-    """Time to open a session under a new incarnation."""
 
 
 class HostedReplica(msgspec.Struct):
@@ -74,9 +69,7 @@ class Broker(LoopActor):
         AnnounceReplicas: "on_announce_replicas",
         Hosted: "on_hosted",
         AskAgain: "on_ask_again",
-        ReopenDue: "on_reopen_due",
-        SessionOpened: "on_session_opened",
-        SessionLost: "on_session_lost",
+        ForController: "on_for_controller",
     }
 
     def __init__(
@@ -113,7 +106,7 @@ class Broker(LoopActor):
         for parent in (data_dir, posixpath.dirname(data_dir) or "."):
             with contextlib.suppress(PermissionError):  # a parent that is not ours to read was there before us
                 files.sync_dir(parent)  # or power loss takes the directory, with every record that was synced in it
-        self._tell("metadata", Subscribe(self.actor_ref, with_sessions=True))
+        self._tell("metadata", Subscribe(self.actor_ref))
 
     def on_stop(self) -> None:
         for connection in self._peers.values():
@@ -246,19 +239,6 @@ class Broker(LoopActor):
             if key not in self._hosted:
                 self._apply(key)
 
-    # -- the broker's session ------------------------------------------------------------------------
-
-    def on_session_opened(self, opened: SessionOpened) -> None:
-        self.role = f"broker {self._broker_id}"
-
-    def on_session_lost(self, lost: SessionLost) -> None:
-        """The cluster went on without us (a pause, a cut): come back as somebody new, elected anew for everything."""
-        event(logger, "session.reopening", logging.WARNING, was=lost.incarnation, detail=lost.detail)
-        self.set_timer(REOPEN_MS, ReopenDue())
-
-    def on_reopen_due(self, _: ReopenDue) -> None:
-        self._tell("metadata", Reopen(self.context.new_id()))
-
     # -- epochs that are missing -----------------------------------------------------------------------
 
     def on_new_epoch_needed(self, needed: NewEpochNeeded) -> None:
@@ -296,7 +276,10 @@ class Broker(LoopActor):
         else:
             self._is_asking = False
 
-    def _ask_controller(self, request: m.ReelectRequest) -> None:
+    def on_for_controller(self, asked: ForController) -> None:
+        self._ask_controller(asked.request)
+
+    def _ask_controller(self, request: m.Request) -> None:
         controller_id = self._image.controller_id
         if controller_id == self._broker_id:
             self._tell("controller", AdminCommand(request, lambda _: None))

@@ -37,6 +37,7 @@ from .partition.events import (
     Answers,
     DescribeReplica,
     Fetch,
+    ForController,
     Hosted,
     ListOffset,
     Produce,
@@ -258,7 +259,7 @@ class Router(LoopActor):
         absent = [name for name in request.topics or () if self._image.topic_named(name) is None]
         if may_create and absent:
             create = m.CreateTopicsRequest(topics=[m.NewTopic(name=name) for name in absent])
-            self._tell_controller(create, lambda _: None)
+            self._tell_sibling("hosting", ForController(create))  # the client asks again until it is there
         self._reply(inbound, self._image.metadata_reply(request))
 
     def _init_producer_id(self, inbound: Inbound, request: m.InitProducerIdRequest) -> None:
@@ -266,11 +267,8 @@ class Router(LoopActor):
             self._refuse(inbound, ErrorCode.STORE_UNAVAILABLE, "the metadata client is restarting")
 
     def _administer(self, inbound: Inbound, request: m.Request) -> None:
-        self._tell_controller(request, lambda reply: self._reply(inbound, reply))
-
-    def _tell_controller(self, request: m.Request, reply: Callable[[m.Reply], None]) -> None:
-        if not self._tell_sibling("controller", AdminCommand(request, reply)):
-            reply(m.ErrorReply(error=ErrorCode.NOT_CONTROLLER, detail="the controller of this broker is restarting"))
+        if not self._tell_sibling("controller", AdminCommand(request, lambda reply: self._reply(inbound, reply))):
+            self._refuse(inbound, ErrorCode.NOT_CONTROLLER, "the controller of this broker is restarting")
 
     def _describe_cluster(self, inbound: Inbound, request: m.DescribeClusterRequest) -> None:
         counters: dict[str, int] = {"overloaded": self._overloaded, "requests_waiting": len(self._sessions)}

@@ -608,7 +608,7 @@ ClientRequest = (
     | DescribeClusterRequest
     | DescribeProcessesRequest
 )
-PeerRequest = Hello | FetchRequest | ReelectRequest | DescribeTreeRequest | KillRequest
+PeerRequest = Hello | FetchRequest | ReelectRequest | CreateTopicsRequest | DescribeTreeRequest | KillRequest
 StoreRequest = (
     Hello
     | StoreCommitRequest

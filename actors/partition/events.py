@@ -15,7 +15,7 @@ from ...config import TopicConfig
 from ...errors import ErrorCode
 from ...model import LeaderEpoch, Offset, PartitionKey
 from ...storage.batch import BatchHeader
-from ...transport.messages import Part
+from ...transport.messages import Part, Request
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -140,6 +140,12 @@ class Hosted(msgspec.Struct, frozen=True, gc=False):
 
     key: PartitionKey
     ref: Any
+
+
+class ForController(msgspec.Struct, frozen=True):
+    """To the broker: ask the active controller this, wherever it is; nobody waits for the answer."""
+
+    request: Request
 
 
 class Discarded(msgspec.Struct, frozen=True, gc=False):

@@ -3,6 +3,7 @@
 import pytest
 
 from callboard.actors.lifecycle import Fail
+from callboard.config import BrokerSettings, ClusterConfig
 from callboard.errors import ErrorCode
 from callboard.storage.batch import decode_batch, encode_batch, iter_batches
 from callboard.testing.simulated import METADATA, SimulatedCluster
@@ -403,3 +404,30 @@ def test_two_runs_of_one_seed_take_the_same_steps():
         return cluster.loop.steps, cluster.loop.now_us, topic.topic_id
 
     assert run() == run()
+
+
+@pytest.mark.parametrize("asked", ["the controller", "another broker"])
+def test_a_topic_is_made_by_asking_for_it_where_that_is_allowed(asked):
+    config = ClusterConfig(brokers=2, data_dir="/data", broker=BrokerSettings(auto_create_topics=True))
+    cluster = SimulatedCluster(config=config).start()
+    cluster.run_until(lambda: cluster.metadata().controller_id >= 0)
+    controller = cluster.metadata().controller_id
+    broker = controller if asked == "the controller" else 3 - controller
+
+    request = m.MetadataRequest(topics=["orders"], allow_auto_create=True)
+    assert cluster.ask(cluster.client_endpoint(broker), request).topics[0].error == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+    assert cluster.wait_for_leaders("orders").partitions[0].leader > 0
+
+
+def test_a_paused_broker_comes_back_as_somebody_new(cluster):
+    topic = cluster.create_topic("orders")
+    name = f"broker-{lead(topic).leader}"
+    produce(cluster, topic, [b"a"])
+
+    cluster.ask("ipc:///sim/metadata.sock", m.EndSessionRequest(name=name, reason="silent for too long"))
+    cluster.run_until(lambda: lead(cluster.wait_for_leaders("orders")).leader_epoch > lead(topic).leader_epoch)
+    again = cluster.wait_for_leaders("orders")
+
+    assert produce(cluster, topic, [b"late"]).error == ErrorCode.FENCED_LEADER_EPOCH, "sent in the old epoch"
+    assert produce(cluster, again, [b"b"]).base_offset == 1
