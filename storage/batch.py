@@ -440,6 +440,16 @@ class Columns:
         return self._places.values is not None
 
     @property
+    def some_keys_null(self) -> bool:
+        """Whether some keys are null and some are not."""
+        return self._places.keys is not None and self._places.keys.validity >= 0
+
+    @property
+    def some_values_null(self) -> bool:
+        """Whether some values are null and some are not."""
+        return self._places.values is not None and self._places.values.validity >= 0
+
+    @property
     def has_headers(self) -> bool:
         return self._places.headers is not None
 

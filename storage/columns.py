@@ -232,7 +232,12 @@ def decode_binary(block: memoryview, place: Place, count: int) -> list[bytes | N
     """Return one item a record; each is a copy of its own, so none keeps the batch alive."""
     offsets = decode_offsets(block, place, count)
     data = bytes(block[place.data : place.data + place.data_bytes])
-    items: list[bytes | None] = [data[a:b] for a, b in pairwise(offsets)]
+    items: list[bytes | None]
+    width = offsets[1]
+    if width and offsets == list(range(0, width * count + 1, width)):  # all of one size: twice as fast
+        items = [item for (item,) in struct.iter_unpack(f"{width}s", data)]
+    else:
+        items = [data[a:b] for a, b in pairwise(offsets)]
     if place.validity >= 0:
         present = decode_bitmap(block, place.validity, count)
         items = [item if bit == "1" else None for item, bit in zip(items, present, strict=True)]

@@ -63,8 +63,8 @@ def records_of(
     values: Sequence[Any] = columns.values[skip:] if skip else columns.values
     headers = columns.headers[skip:] if skip else columns.headers
     offsets = columns.offsets[skip:]
-    key_sizes = _sizes(keys) if columns.has_keys else repeat(-1)
-    value_sizes = _sizes(values) if columns.has_values else repeat(-1)
+    key_sizes = _sizes(keys, columns.some_keys_null) if columns.has_keys else repeat(-1)
+    value_sizes = _sizes(values, columns.some_values_null) if columns.has_values else repeat(-1)
     header_sizes: Iterable[int] = columns.header_sizes[skip:] if columns.has_headers else repeat(-1)
     if key_deserializer is not None and columns.has_keys:
         keys = _deserialized("key", key_deserializer, topic, partition, offsets, headers, keys)
@@ -90,8 +90,8 @@ def records_of(
     )
 
 
-def _sizes(items: Sequence[bytes | None]) -> Iterable[int]:
-    if None in items:
+def _sizes(items: Sequence[bytes | None], some_null: bool) -> Iterable[int]:
+    if some_null:
         return [-1 if item is None else len(item) for item in items]
     return map(len, items)  # type: ignore[arg-type]
 
