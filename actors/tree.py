@@ -1,14 +1,16 @@
 """THE supervision tree: who starts whom, in which order, and what happens when one fails.
 
-    host                                 callboard up
-    ├── metadata      process            10 in 30 s, then the host ends
-    ├── broker-1      process            10 in 30 s each, then that broker is offline
+    host              one_for_one        callboard up: 10 in 30 s each
+    ├── desk          Desk               answers for the processes, reports their deaths
+    ├── metadata      process            past its limit the host ends
+    ├── session       MetadataClient     the host's own session
+    ├── broker-1      process            past its limit that broker stays offline, the others live
     └── broker-2 …    process
 
-    metadata                             one_for_all, 3 in 5 s, then the process ends
-    ├── …                                see ``actors/metadata``
+    metadata          one_for_all        3 in 5 s, then the process ends
+    └── server        MetadataServer     one SQLite file, sessions, the controller lease
 
-    broker-1                             rest_for_one, 5 in 10 s, then the process ends
+    broker-1          rest_for_one       5 in 10 s, then the process ends
     ├── metadata      MetadataClient     session, picture of the cluster, commits
     ├── controller    Controller         active where the lease is
     ├── partitions    one_for_one        each 5 in 30 s, then that partition is offline here
