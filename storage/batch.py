@@ -18,8 +18,7 @@
          96  columns             padded to a multiple of 8, compressed as one block if the attributes say so
 
 The first 61 bytes are Kafka's v2 batch header, big-endian. A batch travels as a list of frames that are never
-joined when they are large: the first is the 21-byte prefix, the second begins with the rest of header and
-directory (75 bytes). On disk and in a fetch reply a batch is contiguous.
+joined when they are large: the first is the 21-byte prefix, the others are cut wherever the sender likes. On disk and in a fetch reply a batch is contiguous.
 
 Rules of this file:
 
@@ -307,10 +306,7 @@ def check_batch(frames: Frames) -> BatchHeader:
     header = check_envelope(frames)
     if header.magic != MAGIC_COLUMNS:
         raise UnsupportedVersionError("batches of Kafka's row layout (magic 2) are not supported yet")
-    directory = _first_bytes(frames, COLUMNS_AT)
-    if len(directory) < COLUMNS_AT:
-        raise CorruptRecordError(f"the second frame of a batch has at least {COLUMNS_AT - PREFIX_BYTES} bytes")
-    _check_columns(header, directory, 0)
+    _check_columns(header, _first_bytes(frames, COLUMNS_AT), 0)
     return header
 
 
@@ -343,12 +339,12 @@ def check_crc(data: bytes | memoryview, at: int, header: BatchHeader) -> None:
 
 
 def _first_bytes(frames: Frames, wanted: int = HEADER_BYTES) -> bytes:
-    if not frames:
-        return b""
-    first = frames[0]
-    if len(first) >= wanted or len(frames) == 1:
-        return first
-    return first + frames[1][: wanted - len(first)]
+    first = b""
+    for frame in frames:
+        first = first + frame[: wanted - len(first)] if first else frame
+        if len(first) >= wanted:
+            break
+    return first
 
 
 def _impossible(header: BatchHeader) -> str:

@@ -381,13 +381,13 @@ def test_frames_that_are_no_batch_are_refused(frames):
         check_batch(frames)
 
 
-def test_frames_cut_at_other_places_are_refused():
+def test_only_the_first_cut_between_frames_matters():
     whole = b"".join(encode_batch(None, [b"v"], 0))
 
     with pytest.raises(CorruptRecordError, match="the first frame"):
         check_batch([whole[:30], whole[30:]])
-    with pytest.raises(CorruptRecordError, match="second frame"):
-        check_batch([whole[:21], whole[21:80], whole[80:]])
+    assert check_batch([whole[:21], whole[21:80], b"", whole[80:]]) == check_batch([whole])
+    assert check_batch([whole[:21], *(whole[at : at + 1] for at in range(21, len(whole)))]) == check_batch([whole])
 
 
 @settings(max_examples=300, deadline=None)
