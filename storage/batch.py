@@ -18,7 +18,8 @@
          96  columns             padded to a multiple of 8, compressed as one block if the attributes say so
 
 The first 61 bytes are Kafka's v2 batch header, big-endian. A batch travels as a list of frames that are never
-joined when they are large: the first is the 21-byte prefix, the others are cut wherever the sender likes. On disk and in a fetch reply a batch is contiguous.
+joined when they are large: the first is the 21-byte prefix, the others are cut wherever the sender likes. On disk and
+in a fetch reply a batch is contiguous.
 
 Rules of this file:
 

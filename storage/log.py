@@ -60,6 +60,7 @@ class Log:
         self._is_dir_dirty = True  # an entry of the directory may not be on disk
         self._fresh_indexes = self._dirty[:-1]  # full since the last job: their index files are not written
         self._job: FlushJob | None = None  # at most one under way
+        self._told_durable_offset = self.durable_offset  # <= durable_offset; what the last end_flush let be known
         self._is_checkpoint_due = recovered.checkpoint is None
         self._on_disk: Checkpoint | None = recovered.checkpoint  # the checkpoint there is
         self._producers_on_disk = -1 if recovered.report.producers_rebuilt else self.producers.version
@@ -325,11 +326,13 @@ class Log:
     def begin_flush(self) -> FlushJob | None:
         """Return a job for a pool thread that makes everything appended so far durable.
 
-        None when nothing is dirty, or while another job is under way: begin again when it has ended.
+        None when nothing is dirty, or while another job is under way: begin again when it has ended. When it was a
+        checkpoint that made records durable, an empty job is returned, so that its ``end_flush`` makes that known.
         """
         if self._is_busy() or self._failure:
             return None
-        if not self._dirty and not self._is_checkpoint_due:
+        is_all_known = self._told_durable_offset == self.durable_offset
+        if not self._dirty and not self._is_checkpoint_due and is_all_known:
             return None
         return self._new_job()
 
@@ -358,6 +361,7 @@ class Log:
         if error is not None:
             self._fail(f"{error}")
             raise StorageError(self._failure) from error
+        self._told_durable_offset = self.durable_offset
 
     def _is_busy(self) -> bool:
         """Whether a job is under way; one whose end nobody told (a checkpoint's) is taken in here."""
@@ -464,7 +468,7 @@ class Log:
             segment.file().datasync()
         self._files.sync_dir(self.directory)
         self._dirty, self._is_dir_dirty = [], False
-        self.durable_offset = self.log_end_offset
+        self.durable_offset = self._told_durable_offset = self.log_end_offset
         self._on_disk = self._checkpoint(self.log_end_offset)
         write_checkpoint(self._files, self.directory, self._on_disk, self.producers.copy())
         self._producers_on_disk = self.producers.version

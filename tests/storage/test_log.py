@@ -391,6 +391,24 @@ def test_a_checkpoint_makes_everything_durable_and_is_not_repeated_when_idle(dis
     assert len(again.producers) == 1
 
 
+def test_what_a_checkpoint_made_durable_becomes_known_by_the_next_flush(disk):
+    """Or a produce that came in the checkpoint's turn would wait for the next one to be acknowledged."""
+    log = open_log(disk)
+    append(log, b"a")
+    job = log.begin_checkpoint(0)
+    assert log.begin_flush() is None
+    job()
+    syncs = disk.counts["datasync"]
+
+    job = log.begin_flush()
+    assert job is not None
+    job()
+    log.end_flush(job, None)
+
+    assert (log.durable_offset, disk.counts["datasync"]) == (1, syncs)
+    assert log.begin_flush() is None
+
+
 def test_a_checkpoint_that_comes_during_a_flush_is_written_by_the_next_one(disk):
     log = open_log(disk)
     append(log, b"a")
