@@ -31,7 +31,8 @@ from ..errors import (
 )
 from .batch import BatchHeader, parse_header
 from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
-from .files import Files, parent_of
+from .directory import begin_empty, make_directory, remove_directory
+from .files import Files
 from .flushing import DISK_FULL, FlushJob, write_checkpoint
 from .index import NO_TIMESTAMP
 from .recovery import Recovered, RecoveryReport, recover
@@ -86,12 +87,12 @@ class Log:
             StorageError: a sync failed in this directory before, or it cannot be read or written.
         """
         try:
-            _make_dir(files, directory)
+            make_directory(files, directory)
             recovered = recover(
                 files, directory, config.index_interval_bytes, now_ms=now_ms, producer_expiry_ms=producer_expiry_ms
             )
             if not recovered.segments:
-                _begin(files, directory, config, recovered, now_ms)
+                begin_empty(files, directory, config.index_interval_bytes, recovered, now_ms)
             active = recovered.segments[-1]
             active.file()
             known = recovered.checkpoint
@@ -120,12 +121,7 @@ class Log:
     @staticmethod
     def remove(files: Files, directory: str) -> None:
         """Remove a closed log: renamed first, so that no crash leaves half of one behind under its name."""
-        doomed = directory + ".removed"
-        if files.exists(directory):
-            files.rename(directory, doomed)
-        if files.exists(doomed):
-            files.remove_tree(doomed)
-            files.sync_dir(parent_of(directory))
+        remove_directory(files, directory)
 
     # -- where it stands -----------------------------------------------------------------------------------
 
@@ -565,34 +561,6 @@ class Log:
 
     def _fail(self, why: str) -> None:
         self._failure = self._failure or why
-
-
-def _make_dir(files: Files, directory: str) -> None:
-    """Create a directory and what is missing above it, each entered in its parent on disk."""
-    if not files.exists(directory):
-        parent = parent_of(directory)
-        _make_dir(files, parent)
-        files.make_dir(directory)
-        files.sync_dir(parent)
-
-
-def _begin(files: Files, directory: str, config: TopicConfig, recovered: Recovered, now_ms: int) -> None:
-    """Make an empty log: first the checkpoint, on disk, then the first segment."""
-    start = recovered.log_start_offset
-    if recovered.checkpoint is None:
-        recovered.checkpoint = checkpoint = Checkpoint(
-            log_start_offset=start,
-            recovery_offset=start,
-            segment=start,
-            position=0,
-            segment_created_ms=now_ms,
-            epochs=(),
-            has_producers=False,
-        )
-        files.write_atomic(f"{directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
-    segment = Segment(files, directory, start, config.index_interval_bytes)
-    segment.create()
-    recovered.segments.append(segment)
 
 
 def _holds(data: bytes, offset: int) -> bool:

@@ -1,0 +1,50 @@
+"""A log directory's begin and end, so that no crash leaves something that looks like a log and is none.
+
+It begins with its checkpoint, on disk, before there is a segment: so a log without a checkpoint has lost it. It ends
+under another name.
+"""
+
+from __future__ import annotations
+
+from .checkpoint import CHECKPOINT_FILE, Checkpoint, encode_checkpoint
+from .files import Files, parent_of
+from .recovery import Recovered
+from .segment import Segment
+
+
+def make_directory(files: Files, directory: str) -> None:
+    """Create a directory and what is missing above it, each entered in its parent on disk."""
+    if not files.exists(directory):
+        parent = parent_of(directory)
+        make_directory(files, parent)
+        files.make_dir(directory)
+        files.sync_dir(parent)
+
+
+def begin_empty(files: Files, directory: str, index_interval_bytes: int, recovered: Recovered, now_ms: int) -> None:
+    """Make an empty log: first the checkpoint, on disk, then the first segment."""
+    start = recovered.log_start_offset
+    if recovered.checkpoint is None:
+        recovered.checkpoint = checkpoint = Checkpoint(
+            log_start_offset=start,
+            recovery_offset=start,
+            segment=start,
+            position=0,
+            segment_created_ms=now_ms,
+            epochs=(),
+            has_producers=False,
+        )
+        files.write_atomic(f"{directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+    segment = Segment(files, directory, start, index_interval_bytes)
+    segment.create()
+    recovered.segments.append(segment)
+
+
+def remove_directory(files: Files, directory: str) -> None:
+    """Remove a directory, renamed first: half of it is never found under its name."""
+    doomed = directory + ".removed"
+    if files.exists(directory):
+        files.rename(directory, doomed)
+    if files.exists(doomed):
+        files.remove_tree(doomed)
+        files.sync_dir(parent_of(directory))
