@@ -160,6 +160,14 @@ class FakeCluster:
 
         self.call(move)
 
+    def add_partition(self, name: str) -> None:
+        """On the cluster's thread, see ``call``."""
+        topic = self.topics[name]
+        topic.logs.append(FakeLog())
+        topic.leaders.append(1)
+        topic.epochs.append(0)
+        self.version += 1
+
     def stop_broker(self, broker: int) -> None:
         """Its port is closed, its connections end. Its partitions keep it as their leader."""
         self.call(lambda: self.servers.pop(broker).close())
@@ -197,6 +205,19 @@ class FakeCluster:
 
     def requests_of(self, kind: type) -> list[Any]:
         return self.call(lambda: [request for request in self.requests if isinstance(request, kind)])
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when a condition holds; looked at on the cluster's thread, every millisecond, for 10 s at most."""
+        done = threading.Event()
+
+        def look() -> None:
+            if condition():
+                done.set()
+            else:
+                self.loop.call_later(0.001, look)
+
+        self.loop.call_soon_threadsafe(look)
+        assert done.wait(10), "it did not happen"
 
     def close(self) -> None:
         self.loop.stop()
