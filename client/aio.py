@@ -160,6 +160,7 @@ class AsyncConsumer(Generic[K, V]):
         )
         self.pause, self.resume, self.paused = consumer.pause, consumer.resume, consumer.paused
         self.highwater, self.metrics = consumer.highwater, consumer.metrics
+        self.bootstrap_connected = consumer.bootstrap_connected
 
     async def start(self) -> None:
         """There is nothing to start; here for those who come from aiokafka."""

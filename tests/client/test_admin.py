@@ -1,0 +1,146 @@
+"""Administration through real sockets against scripted brokers."""
+
+from __future__ import annotations
+
+import pytest
+
+from callboard import AdminClient, ConfigurationError, ConnectionFailedError, ErrorCode, IllegalStateError, NewTopic
+from callboard.errors import CallboardTimeoutError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from callboard.transport.messages import CreateTopicsRequest, DeleteTopicsRequest
+
+
+@pytest.fixture
+def admin(cluster):
+    with AdminClient(bootstrap_servers=cluster.bootstrap_servers, unknown_topic_timeout_ms=50) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "topics",
+    [["t"], "t", [NewTopic("t", 1)], {"t": {"num_partitions": 1, "configs": {"flush": "os"}}}, {"t": 1}],
+)
+def test_topics_are_created_from_names_objects_and_mappings(cluster, admin, topics):
+    results = admin.create_topics(topics)
+
+    assert results["t"].error == 0
+    assert admin.list_topics() == ["t"]
+
+
+def test_a_created_topic_is_known_to_every_broker(cluster, admin):
+    admin.create_topics({"t": {"num_partitions": 3}})
+
+    (topic,) = admin.describe_topics(["t"])
+    assert [part.leader for part in topic.partitions] == [1, 2, 1]
+
+
+def test_a_refusal_is_raised_or_returned(cluster, admin):
+    cluster.create("t")
+
+    with pytest.raises(TopicAlreadyExistsError, match="'t'"):
+        admin.create_topics(["t"])
+    assert admin.create_topics(["t"], raise_errors=False)["t"].error == ErrorCode.TOPIC_ALREADY_EXISTS
+
+
+def test_validating_changes_nothing(cluster, admin):
+    admin.create_topics(["t"], validate_only=True)
+
+    assert admin.list_topics() == []
+
+
+def test_topics_are_deleted(cluster, admin):
+    cluster.create("t")
+
+    admin.delete_topics(["t"])
+
+    assert admin.list_topics() == []
+    with pytest.raises(UnknownTopicOrPartitionError):
+        admin.delete_topics(["t"])
+
+
+def test_the_controller_is_looked_for_until_it_is_found(cluster, admin):
+    cluster.add_fault(CreateTopicsRequest, ErrorCode.NOT_CONTROLLER, count=2)
+
+    assert admin.create_topics(["t"])["t"].error == 0
+
+
+def test_a_creation_whose_answer_was_lost_counts_as_done(cluster, admin):
+    cluster.add_fault(CreateTopicsRequest, "lost connection")
+
+    assert admin.create_topics(["t"])["t"].error == 0
+
+
+def test_a_deletion_whose_answer_was_lost_counts_as_done(cluster, admin):
+    cluster.create("t")
+    cluster.add_fault(DeleteTopicsRequest, "lost connection")
+
+    assert admin.delete_topics(["t"])["t"].error == 0
+
+
+def test_no_controller_is_told_in_time(cluster, admin):
+    cluster.add_fault(CreateTopicsRequest, ErrorCode.NOT_CONTROLLER, count=1_000)
+
+    with pytest.raises(CallboardTimeoutError, match="NOT_CONTROLLER"):
+        admin.create_topics(["t"], timeout_ms=200)
+
+
+def test_nobody_there_is_told_with_endpoint_and_stage():
+    with AdminClient(bootstrap_servers="127.0.0.1:1", bootstrap_timeout_ms=100) as admin:
+        for call in (admin.list_topics, admin.describe_cluster, lambda: admin.create_topics(["t"])):
+            with pytest.raises(ConnectionFailedError, match=r"tcp://127\.0\.0\.1:1: connect"):
+                call()
+
+
+def test_waiting_for_topics_ends_when_they_have_leaders_or_are_not_there(cluster, admin):
+    cluster.create("t", 2)
+
+    admin.wait_for_topics(["t"])
+    with pytest.raises(UnknownTopicOrPartitionError):
+        admin.wait_for_topics(["nope"], timeout_ms=5_000)
+    cluster.call(lambda: cluster.topics["t"].leaders.__setitem__(0, -1))
+    cluster.call(lambda: setattr(cluster, "version", cluster.version + 1))
+    with AdminClient(bootstrap_servers=cluster.bootstrap_servers) as other, pytest.raises(CallboardTimeoutError):
+        other.wait_for_topics(["t"], timeout_ms=100)
+
+
+def test_settings_are_described_with_their_defaults(cluster, admin):
+    cluster.create("t", flush="os")
+
+    configs = admin.describe_configs(["t"])["t"]
+
+    assert configs["flush"] == "os"
+    assert configs["max_message_bytes"] == 1 << 20
+
+
+def test_the_cluster_is_described(cluster, admin):
+    described = admin.describe_cluster()
+
+    assert [broker.id for broker in described.brokers] == [1, 2]
+    assert described.controller_id == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda a: a.create_topics([5]), TypeError, "NewTopic or a name"),
+        (lambda a: a.create_topics({"t": {"num_partition": 3}}), ConfigurationError, "'num_partitions'"),
+        (lambda a: a.create_topics({"t": {"num_partitions": "3"}}), TypeError, "topic t"),
+        (lambda a: a.create_partitions({"t": {"total": 3}}), ConfigurationError, "count"),
+        (lambda a: a.delete_topics([b"t"]), TypeError, "names"),
+        (lambda a: a.kill(5), TypeError, "address"),
+        (lambda a: AdminClient(bootstrap_server="x"), ConfigurationError, "'bootstrap_servers'"),
+        (lambda a: AdminClient(bootstrap_servers="x:y"), ConfigurationError, "not a port"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(admin, call, error, says):
+    with pytest.raises(error, match=says) as caught:
+        call(admin)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_closed_client_says_so(cluster):
+    admin = AdminClient(bootstrap_servers=cluster.bootstrap_servers)
+    admin.close()
+    admin.close()
+
+    with pytest.raises(IllegalStateError, match="closed"):
+        admin.list_topics()
