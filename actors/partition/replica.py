@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import CorruptRecordError, ErrorCode
+from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
 from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
@@ -249,7 +249,7 @@ class Replica(LoopActor):
             return
         try:
             header = check_batch(produce.frames)
-        except CorruptRecordError as error:
+        except BrokerResponseError as error:  # damaged, of a layout or a codec that is not spoken here
             refusal = refusal_of_produce(self.key, error.errno, error.detail)
             self._answers.append(Answer(produce.ticket, refusal))
             return
@@ -320,7 +320,8 @@ class Replica(LoopActor):
                 self._answers.append(effect)
             elif isinstance(effect, Append):
                 self._staged.append(effect)
-                self._staged_producers.add(effect.header.producer_id)
+                if effect.header.producer_id >= 0:  # the others have no sequence that could be judged
+                    self._staged_producers.add(effect.header.producer_id)
             else:
                 self._read(effect)
 

@@ -1,5 +1,6 @@
 """The whole tree on a virtual loop: records survive crashes, failures stay where they are, orders are carried out."""
 
+import google_crc32c
 import pytest
 
 from callboard.actors.lifecycle import Fail
@@ -431,3 +432,25 @@ def test_a_paused_broker_comes_back_as_somebody_new(cluster):
 
     assert produce(cluster, topic, [b"late"]).error == ErrorCode.FENCED_LEADER_EPOCH, "sent in the old epoch"
     assert produce(cluster, again, [b"b"]).base_offset == 1
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "code"),
+    [(16, 2, ErrorCode.UNSUPPORTED_VERSION), (22, 7, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)],
+)
+def test_a_batch_of_an_unknown_layout_or_codec_is_refused_by_name(cluster, at, value, code):
+    topic = cluster.create_topic("orders")
+    whole = bytearray(b"".join(encode_batch([None], [b"value"], 1_000)))
+    whole[at] = value
+    whole[17:21] = google_crc32c.value(bytes(whole[21:])).to_bytes(4, "big")
+    entry = m.ProduceEntry(topic_id=topic.topic_id, partition=0, frames=2)
+    before = replica(cluster, topic)
+
+    reply = cluster.ask(
+        cluster.client_endpoint(lead(topic).leader),
+        m.ProduceRequest(entries=[entry]),
+        [bytes(whole[:21]), bytes(whole[21:])],
+    )
+
+    assert reply.entries[0].error == code
+    assert replica(cluster, topic) is before, "and nobody failed of it"
