@@ -10,11 +10,13 @@ Exit statuses: 0 stopped as asked; 70 the tree gave up (the reason has been told
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import importlib
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 BRANCH = f"{__package__}.tree:branch_for"
 EXIT_GAVE_UP = 70  # EX_SOFTWARE
+DESCRIPTORS_MAX = 1 << 20
 STALL_CHECKS = 4  # re-arms within stall_ms
 
 Branch = Callable[[ProcessOptions, Context], ChildSpec]
@@ -58,6 +61,7 @@ def run_process(options: ProcessOptions, channel: Channel, branch: str = BRANCH)
     os.dup2(log_file.fileno(), 1)  # whatever a library prints or dumps belongs into the log, not on the terminal
     os.dup2(log_file.fileno(), 2)
     faulthandler.enable(log_file)
+    raise_descriptor_limit()
     event(logger, "process.begins", name=options.name, pid=os.getpid(), incarnation=options.incarnation)
     sys.exit(_Process(options, channel, log_file, branch).run())
 
@@ -159,6 +163,14 @@ def real_context(name: str, loop: asyncio.AbstractEventLoop, transport: Transpor
         files=OsFiles(),
         pool=pool,
     )
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as it is allowed to: every log and every connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

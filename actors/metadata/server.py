@@ -28,23 +28,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import msgspec
-import orjson
 
 from ...config import BrokerSettings, Limits
-from ...errors import ConfigurationError, ErrorCode, InvariantViolated
+from ...errors import ConfigurationError, ErrorCode
 from ...storage.metadata_store import (
-    ANY_VERSION,
     AllocateProducerIds,
     Committed,
-    Conflict,
     DocumentStore,
     Operation,
     Outcome,
     ProducerIds,
-    StaleEpoch,
     StoredDocument,
     Transaction,
-    Unstorable,
     Write,
 )
 from ...transport import messages as m
@@ -55,7 +50,6 @@ from ..runtime import Context, LoopActor, LoopRef
 from .changes import ChangeLog, Watch, Watches
 from .documents import (
     CLUSTER_KEY,
-    CONTROLLED_KINDS,
     LEASE_KEY,
     ClusterDocument,
     LeaseDocument,
@@ -70,13 +64,12 @@ from .documents import (
 )
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
+from .translation import own_writes, problem_with_commit, refusal_of_commit, registration, session_document
 
 logger = logging.getLogger(__name__)
 
 GROUP_MAX = 512  # operations that share one fsync
 WAITING_MAX = 20_000  # operations
-PUTS_MAX = 200_000  # of one commit
-SESSION_BYTES_MAX = 64 * 1024  # of what a session says of itself
 WATCH_WAIT_MS_MAX = 120_000
 PRODUCER_IDS_MAX = 1_000_000  # of one block
 TICK_MS_MAX = 250  # between two looks at the deadlines
@@ -218,7 +211,7 @@ class MetadataServer(LoopActor):
             cluster = ClusterDocument(
                 cluster_id=self._cluster_id or self.context.new_id(), created_ms=self.context.clock.wall_ms()
             )
-            self._write(_set((CLUSTER_KEY, written(cluster))), lambda _: self._serve())
+            self._write(own_writes((CLUSTER_KEY, written(cluster))), lambda _: self._serve())
 
     def _restore(self) -> None:
         """Begin where the store ended: whoever was alive has its time to be heard of."""
@@ -303,7 +296,7 @@ class MetadataServer(LoopActor):
     def _open_session(self, inbound: Inbound, request: m.OpenSessionRequest) -> None:
         name, incarnation = request.name, request.incarnation
         try:
-            document, value = _session_document(request)
+            document, value = session_document(request)
         except msgspec.ValidationError as error:
             self._refuse(inbound, ErrorCode.INVALID_REQUEST, f"session {name}: {error}")
             return
@@ -320,12 +313,12 @@ class MetadataServer(LoopActor):
             return
         changes: list[tuple[str, dict[str, Any] | None]] = [(session_key(name), value)]
         if document.kind == "broker" and document.broker_id >= 0:
-            changes.append((registration_key(document.broker_id), written(_registration(name, document))))
+            changes.append((registration_key(document.broker_id), written(registration(name, document))))
         if isinstance(opened, Opened):
             event(logger, "session.opened", name=name, incarnation=incarnation, replaced=bool(opened.replaced))
             changes += self._lease_after_end_of(opened.replaced)
         self._set_timer()
-        self._write(_set(*changes), lambda outcome: self._session_written(inbound, outcome))
+        self._write(own_writes(*changes), lambda outcome: self._session_written(inbound, outcome))
 
     def _end_session(self, inbound: Inbound, request: m.EndSessionRequest) -> None:
         ended = self._sessions.end(request.name, request.incarnation)
@@ -338,7 +331,7 @@ class MetadataServer(LoopActor):
         if isinstance(outcome, Committed):
             self._reply(inbound, self._session_reply())
         else:
-            self._refuse(inbound, ErrorCode.INVALID_REQUEST, _refusal(outcome).detail)
+            self._refuse(inbound, ErrorCode.INVALID_REQUEST, refusal_of_commit(outcome).detail)
 
     def _write_end_of(self, sessions: Sequence[Session], reason: str, then: Callable[[Outcome], None]) -> None:
         changes: list[tuple[str, dict[str, Any] | None]] = []
@@ -346,7 +339,7 @@ class MetadataServer(LoopActor):
             event(logger, "session.ended", name=session.name, incarnation=session.incarnation, reason=reason)
             changes.append((session_key(session.name), None))
             changes += self._lease_after_end_of(session)
-        self._write(_set(*changes), then)
+        self._write(own_writes(*changes), then)
 
     def _lease_after_end_of(self, session: Session | None) -> list[tuple[str, dict[str, Any] | None]]:
         if session and self._lease.session_ended(session.name, session.incarnation):
@@ -366,7 +359,7 @@ class MetadataServer(LoopActor):
             event(logger, "lease.granted", holder=name, controller_epoch=lease.controller_epoch)
             self._set_timer()
             reply = m.LeaseReply(holder=name, controller_epoch=lease.controller_epoch)
-            self._write(_set((LEASE_KEY, self._lease_value())), lambda _: self._reply(inbound, reply))
+            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: self._reply(inbound, reply))
         else:
             self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, f"{lease.holder} holds the lease")
 
@@ -379,7 +372,7 @@ class MetadataServer(LoopActor):
     def _resign(self, inbound: Inbound, request: m.ResignRequest) -> None:
         if self._lease.resign(request.name, request.controller_epoch):
             event(logger, "lease.vacant", reason="resigned", holder=request.name)
-            self._write(_set((LEASE_KEY, self._lease_value())), lambda _: self._lease_reply(inbound))
+            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: self._lease_reply(inbound))
         else:
             self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, "the lease is not yours")
 
@@ -401,7 +394,7 @@ class MetadataServer(LoopActor):
     def _commit(self, inbound: Inbound, request: m.StoreCommitRequest) -> None:
         if self._is_overloaded(inbound):
             return
-        if problem := _problem_with_commit(request):
+        if problem := problem_with_commit(request):
             self._refuse(inbound, ErrorCode.INVALID_REQUEST, problem)
             return
         writes = [Write(put.key, put.value, put.if_version) for put in request.puts]
@@ -410,7 +403,7 @@ class MetadataServer(LoopActor):
             if isinstance(outcome, Committed):
                 self._reply(inbound, m.StoreCommitReply(version=outcome.version))
             else:
-                self._reply(inbound, _refusal(outcome))
+                self._reply(inbound, refusal_of_commit(outcome))
 
         self._write(Transaction(writes, request.controller_epoch), then)
 
@@ -518,7 +511,7 @@ class MetadataServer(LoopActor):
         holder = self._lease.holder
         if self._lease.expire(now_ms):
             event(logger, "lease.vacant", logging.WARNING, reason="not renewed in time", holder=holder)
-            self._write(_set((LEASE_KEY, self._lease_value())), lambda _: None)
+            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: None)
         for watch in self._watches.expired(now_ms):
             self._answer_watch(watch)
         self._timer = None
@@ -570,54 +563,3 @@ class MetadataServer(LoopActor):
     def _send(self, peer: bytes, request_id: int, reply: m.Reply) -> None:
         if self._server is not None:
             self._server.reply(peer, msgspec.structs.replace(reply, id=request_id))
-
-
-def _set(*changes: tuple[str, dict[str, Any] | None]) -> Transaction:
-    """Return a transaction of the metadata process itself: it is the only one who writes these."""
-    return Transaction([Write(key, value, ANY_VERSION) for key, value in changes])
-
-
-def _session_document(request: m.OpenSessionRequest) -> tuple[SessionDocument, dict[str, Any]]:
-    if not request.name or not request.incarnation or "/" in request.name:
-        raise msgspec.ValidationError("a session needs a name without '/' and an incarnation")
-    value = {**request.document, "incarnation": request.incarnation, "timeout_ms": request.timeout_ms}
-    try:
-        size = len(orjson.dumps(value))
-    except orjson.JSONEncodeError as error:
-        raise msgspec.ValidationError(str(error)) from error
-    if size > SESSION_BYTES_MAX:
-        raise msgspec.ValidationError(f"{size} bytes; {SESSION_BYTES_MAX} at most")
-    return read(SessionDocument, value), value
-
-
-def _registration(name: str, document: SessionDocument) -> RegistrationDocument:
-    return RegistrationDocument(
-        name=name,
-        incarnation=document.incarnation,
-        machine=document.machine,
-        host=document.host,
-        endpoints=document.endpoints,
-    )
-
-
-def _problem_with_commit(request: m.StoreCommitRequest) -> str:
-    if len(request.puts) > PUTS_MAX:
-        return f"{len(request.puts)} puts in one commit; {PUTS_MAX} at most"
-    for put in request.puts:
-        if kind_of(put.key) not in CONTROLLED_KINDS:
-            return f"{put.key!r} is not the controller's to write"
-        if put.if_version < 0:
-            return f"{put.key!r}: a controller says which version it has seen"
-    return ""
-
-
-def _refusal(outcome: Outcome) -> m.StoreCommitReply:
-    if isinstance(outcome, StaleEpoch):
-        detail = f"the controller epoch is {outcome.controller_epoch}" + ("" if outcome.is_held else ", and vacant")
-        return m.StoreCommitReply(error=ErrorCode.STALE_CONTROLLER_EPOCH, detail=detail)
-    if isinstance(outcome, Conflict):
-        detail = f"{outcome.key} is at version {outcome.found}, not {outcome.expected}"
-        return m.StoreCommitReply(error=ErrorCode.STORE_CONFLICT, detail=detail)
-    if isinstance(outcome, Unstorable):
-        return m.StoreCommitReply(error=ErrorCode.INVALID_REQUEST, detail=f"{outcome.key}: {outcome.reason}")
-    raise InvariantViolated(f"{outcome} is not a refusal")
