@@ -1,1 +1,1 @@
-""" """
+"""``callboard …``: prints, never decides."""

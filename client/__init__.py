@@ -1,1 +1,1 @@
-""" """
+"""Producer, Consumer, AdminClient and their asyncio twins. Imports no actor."""
