@@ -7,13 +7,16 @@ for an earlier position (before a seek) is dropped when it comes up.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, Header, TopicPartition
 from ..storage.batch import Columns, decode_batch, iter_batches
 from ..storage.records import Deserializer, decode_records
 from .fetcher import Credit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class RecordColumns:
@@ -52,6 +55,15 @@ class RecordColumns:
     @property
     def headers(self) -> list[list[Header]]:
         return self._columns.headers[self._skip :] if self._skip else self._columns.headers
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """Return the columns as a ``pyarrow.RecordBatch``: offset, timestamp, key, value, headers.
+
+        Keys and values are not copied. Needs the extra ``callboard[arrow]``; without it: ConfigurationError.
+        """
+        from .arrow import to_arrow
+
+        return to_arrow(self._columns, self._skip)
 
     def __len__(self) -> int:
         return self.count
