@@ -153,14 +153,12 @@ class AdminClient:
         """
         wanted = admin_requests.names_of(names, "wait_for_topics")
         cluster = self._shell.cluster
-        begin_version = -1
+        begin_ms = self._io.clock.monotonic_ms()
 
         def look() -> bool | None:
-            nonlocal begin_version
             cluster.add_interest(wanted)
-            if begin_version < 0:  # at least one answer that is newer than this call
-                begin_version = 0
-                return None
+            if cluster.metadata.updated_ms <= begin_ms:
+                return None  # only an answer that is newer than the question counts
             for name in wanted:
                 error = topic_error(cluster, name, self._io.clock.monotonic_ms())
                 if error is not None:

@@ -25,7 +25,10 @@ def partitions_of(io: IoThread, cluster: Cluster, topic: str, timeout_ms: int) -
         ConnectionFailedError, CallboardTimeoutError: nobody could be asked in time.
     """
 
+    begin_ms = io.clock.monotonic_ms()
+
     def look() -> set[int] | None:
+        cluster.metadata.doubt_unknown(topic, begin_ms)
         cluster.add_interest([topic])
         known = cluster.metadata.topics.get(topic)
         if known is not None:

@@ -48,6 +48,7 @@ from .sender import (
 )
 
 FAILURES_MAX = 1_000  # failed batches kept for flush() and close() to tell of; beyond, the oldest are only counted
+FAILED_BYTES_MAX = 16 << 20  # of their records; beyond, only how many there were
 
 RouteBatch = Callable[[TopicBuffer, ProducerBatch], "list[int | None]"]  # the partition of each record; None: sticky
 SplitColumns = Callable[[TopicBuffer, ProducerBatch], "list[ProducerBatch]"]
@@ -74,6 +75,7 @@ class Delivery:
         self.sender = Sender(_sender_settings(config), accumulator, self)
         self.is_woken = False  # on_wake is on its way
         self.failures: deque[ProducerBatch] = deque(maxlen=FAILURES_MAX)
+        self.failed_bytes = 0  # of the records in them, kept for sending again
         self.counters = dict.fromkeys(
             ("records_acked", "records_failed", "batches_sent", "requests_sent", "bytes_sent", "retries"), 0
         )
@@ -112,6 +114,9 @@ class Delivery:
             topics, accumulator.new_topics = accumulator.new_topics, []
         if topics:
             self.cluster.add_interest(topics)
+        for buffer in woken:
+            if buffer.waiting:
+                self.cluster.metadata.doubt_unknown(buffer.topic, buffer.waiting[0].created_ms)
         self.sender.on_woken(buffer for buffer in woken if buffer.partition != UNROUTED)
         self._pump()
 
@@ -386,6 +391,9 @@ class Delivery:
     def _settle(self, batch: ProducerBatch, base_offset: int, error: CallboardError | None) -> None:
         if error is not None:
             self.failures.append(batch)
+            self.failed_bytes += batch.size
+            if self.failed_bytes > FAILED_BYTES_MAX:
+                batch.forget_data()
         futures.settle(batch, base_offset, error)
         self.counters["records_acked" if error is None else "records_failed"] += batch.count
         with self._accumulator.lock:

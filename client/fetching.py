@@ -109,7 +109,7 @@ class Fetching:
         reset_to = RESET_TIMESTAMPS[self._config.auto_offset_reset]
         for key, generation, credit in wanted:
             self.fetcher.on_assign(key, generation, credit, offset=None, reset_to=reset_to)
-        self.cluster.add_interest({key.topic for key, _, _ in wanted})
+        self._begin_to_need({key.topic for key, _, _ in wanted})
         self._after_change()
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -122,7 +122,7 @@ class Fetching:
             self.cluster.include_internal = not self._config.exclude_internal_topics
             self.cluster.refresh()
         else:
-            self.cluster.add_interest(subscription.topics)
+            self._begin_to_need(subscription.topics)
         self._after_change()
 
     def seek(self, seeks: Iterable[tuple[TopicPartition, int, int | None, int | None]]) -> None:
@@ -294,6 +294,12 @@ class Fetching:
         return subscription is not None and any(
             name not in self.cluster.metadata.topics for name in subscription.topics
         )
+
+    def _begin_to_need(self, topics: Iterable[str]) -> None:
+        now = self._clock.monotonic_ms()
+        for topic in topics:
+            self.cluster.metadata.doubt_unknown(topic, now)
+        self.cluster.add_interest(topics)
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None and self._subscription.pattern is not None:

@@ -107,6 +107,12 @@ class Metadata:
         since = self.unknown_since_ms.get(topic)
         return since is not None and now_ms - since >= self._unknown_topic_timeout_ms
 
+    def doubt_unknown(self, topic: str, since_ms: int) -> None:
+        """Somebody begins to need a topic: that it was unknown before ``since_ms`` says nothing any more."""
+        if self.updated_ms <= since_ms:
+            self.unknown_since_ms.pop(topic, None)
+            self.topic_errors.pop(topic, None)
+
     def gone_at_ms(self, topic: str) -> int | None:
         """Return when ``is_gone`` will become true if nothing else is heard."""
         since = self.unknown_since_ms.get(topic)

@@ -61,7 +61,10 @@ class OffsetsQuestion:
         if now >= self._until_ms or self._is_out_of_reach(now):
             self._end(self._timeout_error())
             return
-        self._cluster.add_interest({key.topic for key in self._left})
+        topics = {key.topic for key in self._left}
+        for topic in topics:
+            self._cluster.metadata.doubt_unknown(topic, self._begin_ms)
+        self._cluster.add_interest(topics)
         by_broker: dict[int, list[ListOffsetsEntry]] = {}
         for key, timestamp in self._left.items():
             leader = self._cluster.metadata.leader(*key)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+from zlib import crc32
 
 from ..errors import (
     BufferExhaustedError,
@@ -33,7 +34,7 @@ from .config import ProducerConfig, from_keywords
 from .delivery import Delivery
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .io import IoThread, MakeTransport
-from .partitioners import Crc32Partitioner, make_partitioner
+from .partitioners import Crc32Partitioner, Murmur2Partitioner, make_partitioner
 from .producer_batch import RECORD_OVERHEAD, UNROUTED, ProducerBatch
 from .serializers import encoder
 
@@ -69,13 +70,19 @@ class Producer(Generic[K, V]):
         self._encode_key = encoder(config.key_serializer, "key_serializer")
         self._encode_value = encoder(config.value_serializer, "value_serializer")
         self._partitioner = make_partitioner(config.partitioner)
-        self._is_sticky = isinstance(self._partitioner, Crc32Partitioner)  # without a key the fast path may decide
+        self._is_sticky = isinstance(self._partitioner, Crc32Partitioner | Murmur2Partitioner)  # without a key
+        self._is_plain = (  # send() may take its fast path: nothing to call, no limit to look at but the batch's
+            type(self._partitioner) is Crc32Partitioner
+            and self._encode_key is None
+            and self._encode_value is None
+            and config.batch_size <= config.max_request_size
+        )
         self._accumulator = Accumulator(
             batch_size=config.batch_size, buffer_memory=config.buffer_memory, turn=random.randrange(1 << 16)
         )
         self._lock = self._accumulator.lock
         self._topics = self._accumulator.topics  # emptied on close and fork, so that send() leaves its fast path
-        self._fast: dict[str, TopicBuffer] = {}  # topics whose values may take the fast path
+        self._fast: dict[str, TopicBuffer] = {}  # topics whose records may take the fast path
         self._ended: CallboardError | None = None
         self._io = IoThread(f"producer {self.client_id}", self, make_transport)
         self._clock = self._io.clock
@@ -114,23 +121,35 @@ class Producer(Generic[K, V]):
 
         What only a broker can know (no such topic, not allowed, timed out) ends up in the future.
         """
-        if key is None and headers is None and partition is None and timestamp_ms is None and type(value) is bytes:
+        if headers is None and partition is None and timestamp_ms is None and type(value) is bytes:
             buffer = self._fast.get(topic)
-            if buffer is not None:
+            if buffer is not None and (key is None or type(key) is bytes):
+                size = len(value) + RECORD_OVERHEAD
                 with self._lock:
-                    batch = buffer.sticky_batch
+                    if key is None:
+                        batch = buffer.sticky_batch
+                    else:
+                        size += len(key)  # type: ignore[arg-type]
+                        at = crc32(key) % len(buffer.buffers)  # type: ignore[arg-type]
+                        batch = buffer.buffers[at].open
                     if batch is not None:
-                        size = batch.size + len(value) + RECORD_OVERHEAD
-                        if size <= batch.limit:  # never of a sealed one: its limit is -1
+                        size += batch.size
+                        keys = batch.keys
+                        if size <= batch.limit and (keys is not None or key is None):
+                            # Never a sealed one: its limit is -1. The first key of a batch goes the longer way.
                             values = batch.values
                             index = len(values)
-                            values.append(value)
-                            batch.timestamps.append(time_ns() // 1_000_000)  # type: ignore[union-attr]
+                            try:
+                                values.append(value)
+                                batch.timestamps.append(time_ns() // 1_000_000)  # type: ignore[union-attr]
+                                if keys is not None:
+                                    keys.append(key)  # type: ignore[arg-type]
+                                if batch.headers is not None:
+                                    batch.headers.append([])
+                            except BaseException:  # Ctrl-C in the middle: no column may be longer than another
+                                batch.even_out()
+                                raise
                             batch.size = size
-                            if batch.keys is not None:
-                                batch.keys.append(None)
-                            if batch.headers is not None:
-                                batch.headers.append([])
                             return FutureRecordMetadata(batch, index)
         return self._send(topic, value, key, headers, partition, timestamp_ms)
 
@@ -325,8 +344,11 @@ class Producer(Generic[K, V]):
             if placed is None:
                 return None
             batch, index = placed
-            if partition is None and buffers.is_routed:
-                self._note_sticky(buffers, batch, began)
+            if buffers.is_routed:
+                if partition is None:
+                    self._note_sticky(buffers, batch, began)
+                if self._is_plain:
+                    self._fast[topic] = buffers
         if batch is not began:
             self._delivery.wake()
         return FutureRecordMetadata(batch, index)
@@ -339,8 +361,6 @@ class Producer(Generic[K, V]):
         if before is not None and before is not batch:
             topic.sticky_bytes += before.size
         topic.sticky_batch = batch
-        if self._is_sticky and self._encode_value is None and self._encode_key is None:
-            self._fast[topic.name] = topic
 
     def _choose(self, topic: TopicBuffer, key: bytes | None, value: bytes | None) -> int | None:
         if key is None and self._is_sticky:
@@ -523,6 +543,7 @@ class Producer(Generic[K, V]):
 
     def _raise_failures(self, what: str) -> None:
         failures = self._delivery.failures
+        self._delivery.failed_bytes = 0
         failed: list[FutureRecordMetadata] = []
         first: CallboardError | None = None
         while failures:

@@ -102,20 +102,29 @@ class ProducerBatch:
     ) -> int:
         """Add a record of ``size`` bytes (overhead included); return its index. The caller holds the lock."""
         index = len(self.values)
-        self.values.append(value)
-        if self.keys is not None:
-            self.keys.append(key)
-        elif key is not None:
+        if self.keys is None and key is not None:
             self.keys = [None] * index
-            self.keys.append(key)
-        self.timestamps.append(timestamp_ms)  # type: ignore[union-attr]
-        if self.headers is not None:
-            self.headers.append(headers or [])
-        elif headers:
+        if self.headers is None and headers:
             self.headers = [[] for _ in range(index)]
-            self.headers.append(headers)
+        try:
+            self.values.append(value)
+            self.timestamps.append(timestamp_ms)  # type: ignore[union-attr]
+            if self.keys is not None:
+                self.keys.append(key)
+            if self.headers is not None:
+                self.headers.append(headers or [])
+        except BaseException:  # Ctrl-C in the middle: no column may be longer than another
+            self.even_out()
+            raise
         self.size += size
         return index
+
+    def even_out(self) -> None:
+        """Take back a record of which only some columns were appended. The caller holds the lock."""
+        columns = [each for each in (self.values, self.timestamps, self.keys, self.headers) if isinstance(each, list)]
+        count = min(map(len, columns))
+        for column in columns:
+            del column[count:]
 
     def seal(self) -> None:
         """Nobody appends from now on. The caller holds the lock."""
@@ -129,6 +138,10 @@ class ProducerBatch:
     def timestamp_at(self, index: int) -> int:
         timestamps = self.timestamps
         return timestamps if isinstance(timestamps, int) else timestamps[index]
+
+    def forget_data(self) -> None:
+        """Free the records of a failed batch: only how many they were is still known."""
+        self.values, self.keys, self.headers, self.frames = [], None, None, None
 
     def drop_columns(self) -> None:
         """Free what is not needed once it is acknowledged; sizes and timestamps stay for its futures."""

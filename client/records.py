@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import add
 from typing import Any
 
 from ..errors import IllegalArgumentError, MessageSizeTooLargeError
@@ -160,19 +162,27 @@ def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterabl
         return
     ends = list(accumulate(row_sizes(batch, rows)))
     begin, before = 0, 0
-    for at, end in enumerate(ends):
-        if end - before > batch_size and at > begin:
-            yield rows[begin:at]
-            begin, before = at, ends[at - 1]
-    yield rows[begin:]
+    while begin < len(rows):
+        end = max(begin + 1, bisect_right(ends, before + batch_size, lo=begin))
+        yield rows[begin:end]
+        begin, before = end, ends[end - 1]
 
 
 def row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
+    """Return the bytes that each of these rows takes in a batch at most."""
     keys, values, headers = batch.keys, batch.values, batch.headers
-    return [
-        record_size(values[row], keys[row] if keys is not None else None, headers[row] if headers is not None else None)
-        for row in rows
-    ]
+    if len(rows) < batch.count:
+        values = [values[row] for row in rows]
+        keys = [keys[row] for row in rows] if keys is not None else None
+        headers = [headers[row] for row in rows] if headers is not None else None
+    if headers is None:
+        try:
+            sizes = map(RECORD_OVERHEAD.__add__, map(len, values))  # type: ignore[arg-type]
+            return list(sizes if keys is None else map(add, sizes, map(len, keys)))  # type: ignore[arg-type]
+        except TypeError:  # some are None: one by one
+            pass
+    nothing: list[Any] = [None] * len(values)
+    return list(map(record_size, values, keys or nothing, headers or nothing))
 
 
 def _size_of(batch: ProducerBatch, rows: Sequence[int]) -> int:

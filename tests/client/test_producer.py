@@ -548,3 +548,53 @@ def test_bad_settings_are_refused_in_one_line(kwargs):
 def test_every_error_of_a_broker_is_one_class_with_its_number():
     assert issubclass(UnknownTopicOrPartitionError, BrokerResponseError)
     assert UnknownTopicOrPartitionError.errno == 3
+
+
+def test_a_topic_that_was_unknown_is_looked_for_again_when_it_is_needed_again(cluster, producer):
+    p = producer(unknown_topic_timeout_ms=50)
+    assert p.send("t", b"0").add_both(lambda _: None) is not None
+    with pytest.raises(UnknownTopicOrPartitionError):
+        p.partitions_for("t")
+    p.flush(10)
+
+    cluster.create("t")
+
+    assert p.send("t", b"1").get(10).offset == 0
+    assert p.partitions_for("t") == {0}
+
+
+def test_an_idle_producer_does_not_wake_up(cluster, producer):
+    cluster.create("t")
+    p = producer()
+    p.send("t", b"x").get(10)
+    p.flush()
+    cluster.wait_until(lambda: True)
+    before = p._io.loop.wakeups
+
+    threading.Event().wait(0.5)
+
+    assert p._io.loop.wakeups <= before + 1
+
+
+def test_a_record_that_ctrl_c_cut_in_two_is_taken_back(cluster, producer):
+    class Interrupting(list):
+        def append(self, item):
+            if item == 13:
+                raise KeyboardInterrupt
+            super().append(item)
+
+    cluster.create("t")
+    p = producer(linger_ms=60_000)
+    p.send("t", b"0", timestamp_ms=1)
+    p.partitions_for("t")
+    p.send("t", b"1", timestamp_ms=1)
+    (batch,) = [batch for batch in p._accumulator.incomplete if not batch.is_done]
+    batch.timestamps = Interrupting(batch.timestamps)
+
+    with pytest.raises(KeyboardInterrupt):
+        p.send("t", b"cut", timestamp_ms=13)
+    p.send("t", b"2", timestamp_ms=2)
+    batch.timestamps = list(batch.timestamps)
+    p.flush(10)
+
+    assert cluster.log("t").values() == [b"0", b"1", b"2"]
