@@ -75,8 +75,8 @@ def consume(
         _choose_partitions(consumer, topic, partition, offset)
         for batch in _polled(consumer, max_messages, timeout_ms):
             sys.stdout.buffer.write(b"".join(map(write, batch)))
+            printed += len(batch)  # before the flush: Ctrl-C as soon as a line is seen must find it counted
             sys.stdout.buffer.flush()
-            printed += len(batch)
     finally:
         consumer.close()
         if not quiet:
