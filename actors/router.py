@@ -16,6 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 NO_ANSWER = 0  # session number of a produce with acks=0
 SWEEP_MS = 50  # how late a timed-out produce may be answered
+CLIENTS_SHOWN = 5  # in the tree
 PATIENCE_MS = 10_000  # for requests that give no deadline of their own
 
 
@@ -145,6 +147,13 @@ class Router(LoopActor):
 
     def on_failure(self, *failure: Any) -> None:
         self.on_stop()
+
+    def describe(self) -> m.ActorDescription:
+        """Say who is connected, by client id, in the tree."""
+        names = sorted(Counter(peer.client_id or "?" for peer in self._server.peers()).items()) if self._server else []
+        shown = ", ".join(name if count == 1 else f"{name} ×{count}" for name, count in names[:CLIENTS_SHOWN])
+        more = f" and {len(names) - CLIENTS_SHOWN} more" if len(names) > CLIENTS_SHOWN else ""
+        return msgspec.structs.replace(super().describe(), role=f"for {shown}{more}" if names else "")
 
     def _on_socket(self, inbound: list[Inbound]) -> None:
         self.actor_ref.post(Requests(inbound))

@@ -15,6 +15,7 @@ What is refused is answered where an answer can be understood, counted, and neve
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ..config import Limits
@@ -31,6 +32,8 @@ from .messages import (
     Request,
 )
 from .seam import Inbound, PeerInfo, ServerIdentity
+
+logger = logging.getLogger(__name__)
 
 PRODUCE_FRAMES_MIN = 2  # the prefix outside the checksum, and the rest of the batch
 NAME_CHARS_MAX = 255  # of what a client says of itself
@@ -146,6 +149,8 @@ class Gate:
             return _with_error(reply, ErrorCode.OVERLOADED, f"{len(self.peers):,} connections are the limit")
         if peer not in self.peers:
             self.counters["peers_seen"] += 1
+            named = hello.client_id[:NAME_CHARS_MAX], hello.software[:NAME_CHARS_MAX]
+            logger.info("client.connected client_id=%r software=%r address=%s", *named, address)
         self.peers[peer] = PeerInfo(
             peer=peer,
             client_id=hello.client_id[:NAME_CHARS_MAX],

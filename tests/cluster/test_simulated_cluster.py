@@ -2,8 +2,14 @@
 
 import google_crc32c
 import pytest
+from pykka import ActorDeadError
 
+from callboard.actors.broker import Broker
+from callboard.actors.controller.controller import Controller
 from callboard.actors.lifecycle import Fail
+from callboard.actors.metadata.client import MetadataClient
+from callboard.actors.partition.replica import Replica
+from callboard.actors.router import Router
 from callboard.config import BrokerSettings, ClusterConfig
 from callboard.errors import ErrorCode
 from callboard.storage.batch import decode_batch, encode_batch, iter_batches
@@ -454,3 +460,60 @@ def test_a_batch_of_an_unknown_layout_or_codec_is_refused_by_name(cluster, at, v
 
     assert reply.entries[0].error == code
     assert replica(cluster, topic) is before, "and nobody failed of it"
+
+
+def test_the_tree_says_who_is_connected(cluster):
+    reply = cluster.ask(cluster.client_endpoint(1), m.DescribeTreeRequest())
+
+    (router,) = [child for child in reply.tree.children if child.address == "broker-1/router"]
+    assert router.role.startswith("for test")
+
+
+KINDS = {
+    "metadata": MetadataClient,
+    "controller": Controller,
+    "hosting": Broker,
+    "peers": Router,
+    "router": Router,
+    "partitions/orders-0": Replica,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("error", [RuntimeError("at start"), SystemExit(3)])
+def test_every_actor_that_fails_at_its_start_is_started_again(cluster, monkeypatch, name, error):
+    topic = cluster.create_topic("orders")
+    produce(cluster, topic, [b"a"])
+    broker = f"broker-{lead(topic).leader}"
+    sound, failures = KINDS[name].on_start, [error]
+
+    def fails_once(actor):
+        if failures and actor.address == f"{broker}/{name}":
+            raise failures.pop()
+        sound(actor)
+
+    monkeypatch.setattr(KINDS[name], "on_start", fails_once)
+    cluster.crash(broker)
+    process = cluster.restart(broker)
+    cluster.run_until(lambda: not failures)
+
+    cluster.run_until(lambda: values_of(fetch(cluster, cluster.wait_for_leaders("orders"))[1]) == [b"a"])
+
+    assert process.is_alive
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_actor_that_fails_while_it_is_asked_answers_and_is_restarted(cluster, name):
+    topic = cluster.create_topic("orders")
+    broker = f"broker-{lead(topic).leader}"
+    directory = cluster.processes[broker].context.directory
+    asked = directory.find(f"{broker}/{name}")
+
+    answer = asked.ask(Fail("exit"))
+    cluster.run_until(lambda: not asked.is_alive())
+    cluster.loop.advance(3_000)
+
+    with pytest.raises(ActorDeadError):
+        answer.get(timeout=0)
+    assert directory.find(f"{broker}/{name}") not in (None, asked)
+    assert produce(cluster, cluster.wait_for_leaders("orders"), [b"a"]).error == 0
