@@ -74,8 +74,9 @@ def consume(
     try:
         _choose_partitions(consumer, topic, partition, offset)
         for batch in _polled(consumer, max_messages, timeout_ms):
-            sys.stdout.buffer.write(b"".join(map(write, batch)))
-            printed += len(batch)  # before the flush: Ctrl-C as soon as a line is seen must find it counted
+            lines = b"".join(map(write, batch))
+            printed += len(batch)  # before they are written: Ctrl-C as soon as a line is seen must find it counted
+            sys.stdout.buffer.write(lines)
             sys.stdout.buffer.flush()
     finally:
         consumer.close()
