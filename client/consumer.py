@@ -16,7 +16,6 @@ import os
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
@@ -34,9 +33,9 @@ from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, MetadataR
 from .asking import partitions_of
 from .cluster import error_of
 from .config import ConsumerConfig, from_keywords
-from .fetcher import Credit, Deliver, TellError, TellPosition, TellWatermarks
-from .fetching import Assigned, Fetching, Item, Subscription
+from .fetching import Fetching, Subscription
 from .health import ConsumerHealth, describe_health
+from .inbox import Inbox
 from .io import Done, IoThread, MakeTransport
 from .reading import Decoding, PartitionReader, RecordColumns
 from .serializers import decoder
@@ -79,21 +78,18 @@ class Consumer(Generic[K, V]):
             skips_bad=config.on_bad_record == "skip",
         )
         self._lock = threading.RLock()
-        self._inbox: deque[Item] = deque()  # the I/O thread appends, this side takes
+        self._inbox = Inbox(self._decoding)
         self._arrived = threading.Event()
         self._on_arrival: Callable[[], None] | None = None  # of the asyncio twin
-        self._readers: dict[TopicPartition, PartitionReader] = {}
-        self._ready: dict[TopicPartition, PartitionReader] = {}  # those with data; the first is served first
         self._generations = itertools.count(1)
-        self._subscription: Subscription | None = None
         self._is_assigned_by_hand = False
-        self._total_consumed = 0
         self._ended: CallboardError | None = None
         self._iterator: Iterator[ConsumerRecord[K, V]] | None = None
         self._io = IoThread(f"consumer {self.client_id}", self, make_transport)
         self._fetching = Fetching(
-            self._io, config, self.client_id, self._generations, self._inbox.append, self._on_news
+            self._io, config, self.client_id, self._generations, self._inbox.items.append, self._on_news
         )
+        self._inbox.connect(self._fetching.fetcher.total, lambda: self._io.post(self._fetching.credit_returned))
         self._io.post(self._fetching.start)
         if topics:
             self.subscribe(topics)
@@ -120,8 +116,8 @@ class Consumer(Generic[K, V]):
             if self._is_assigned_by_hand:
                 raise IllegalStateError("subscribe: partitions were assigned by hand; call unsubscribe() first")
             self._forget_readers()
-            self._subscription = Subscription(names, re.compile(pattern) if pattern is not None else None)
-            self._io.post(self._fetching.subscribe, self._subscription)
+            self._inbox.subscription = Subscription(names, re.compile(pattern) if pattern is not None else None)
+            self._io.post(self._fetching.subscribe, self._inbox.subscription)
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Read exactly these partitions, each from where ``auto_offset_reset`` says unless ``seek`` follows.
@@ -134,19 +130,17 @@ class Consumer(Generic[K, V]):
         keys = [_partition(given) for given in partitions]
         with self._lock:
             self._check_open()
-            if self._subscription is not None:
+            if self._inbox.subscription is not None:
                 raise IllegalStateError("assign: topics are subscribed; call unsubscribe() first")
-            before = {key: reader.position for key, reader in self._readers.items()}
-            self._sort_inbox()
+            before = {key: reader.position for key, reader in self._inbox.readers.items()}
+            self._inbox.sort()
             self._forget_readers()
             self._is_assigned_by_hand = bool(keys)
-            wanted = []
-            for key in dict.fromkeys(keys):
-                reader = self._readers[key] = PartitionReader(key, next(self._generations), Credit())
-                wanted.append((key, reader.generation, reader.credit))
+            readers = self._inbox.assign(dict.fromkeys(keys), lambda: next(self._generations))
+            wanted = [(reader.key, reader.generation, reader.credit) for reader in readers]
             self._io.post(self._fetching.assign, wanted)
             for key, position in before.items():
-                if key in self._readers and position is not None:
+                if key in self._inbox.readers and position is not None:
                     self._seek(key, position, None)
 
     def unsubscribe(self) -> None:
@@ -154,24 +148,24 @@ class Consumer(Generic[K, V]):
         with self._lock:
             self._check_open()
             self._forget_readers()
-            self._subscription, self._is_assigned_by_hand = None, False
+            self._inbox.subscription, self._is_assigned_by_hand = None, False
             self._io.post(self._fetching.assign, [])
 
     def assignment(self) -> set[TopicPartition]:
         """Return the partitions that are being read; of a subscription those known so far."""
         with self._lock:
-            self._sort_inbox()
-            return set(self._readers)
+            self._inbox.sort()
+            return set(self._inbox.readers)
 
     def subscription(self) -> set[str] | None:
         """Return the subscribed topics; None: there are none."""
         with self._lock:
-            if self._subscription is None:
+            if self._inbox.subscription is None:
                 return None
-            if self._subscription.pattern is None:
-                return set(self._subscription.topics)
-            self._sort_inbox()
-            return {key.topic for key in self._readers}
+            if self._inbox.subscription.pattern is None:
+                return set(self._inbox.subscription.topics)
+            self._inbox.sort()
+            return {key.topic for key in self._inbox.readers}
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -197,7 +191,7 @@ class Consumer(Generic[K, V]):
         limit = self.config.max_poll_records if max_records is None else max_records
         if limit < 1:
             raise IllegalArgumentError(f"max_records: must be at least 1 (given: {limit})")
-        return self._wait_for(lambda: self._take(limit), self._poll_ms(timeout_ms)) or {}
+        return self._wait_for(lambda: self._inbox.take(limit), self._poll_ms(timeout_ms)) or {}
 
     def poll_batches(
         self, timeout_ms: int | None = None, max_records: int | None = None
@@ -209,7 +203,7 @@ class Consumer(Generic[K, V]):
             ``poll``.
         """
         limit = 1 << 62 if max_records is None else max_records
-        return self._wait_for(lambda: self._take_columns(limit), self._poll_ms(timeout_ms)) or {}
+        return self._wait_for(lambda: self._inbox.take_columns(limit), self._poll_ms(timeout_ms)) or {}
 
     def __iter__(self) -> Iterator[ConsumerRecord[K, V]]:
         """Yield records as they come, for ever; or until none has come for ``consumer_timeout_ms``.
@@ -283,7 +277,7 @@ class Consumer(Generic[K, V]):
 
     def paused(self) -> set[TopicPartition]:
         with self._lock:
-            return {key for key, reader in self._readers.items() if reader.is_paused}
+            return {key for key, reader in self._inbox.readers.items() if reader.is_paused}
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -320,22 +314,22 @@ class Consumer(Generic[K, V]):
     def highwater(self, partition: TopicPartition) -> int | None:
         """Return the high watermark as the last fetch told it; None: not known yet. Asks nobody."""
         with self._lock:
-            self._sort_inbox()
+            self._inbox.sort()
             return self._reader(_partition(partition), "highwater").high_watermark
 
     def lag(self, timeout_ms: int | None = None) -> dict[TopicPartition, int]:
         """Return how many records lie between the position and the end, by assigned partition. One round trip."""
         with self._lock:
-            self._sort_inbox()
-            keys = list(self._readers)
+            self._inbox.sort()
+            keys = list(self._inbox.readers)
         ends = self.end_offsets(keys, timeout_ms) if keys else {}
         return {key: max(0, ends[key] - self.position(key, timeout_ms)) for key in keys}
 
     def health(self) -> ConsumerHealth:
         """Return whether reading goes on, and if not why. Asks nobody, waits for nothing."""
         with self._lock:
-            self._sort_inbox()
-            return describe_health(self._readers, self._fetching, self._io)
+            self._inbox.sort()
+            return describe_health(self._inbox.readers, self._fetching, self._io)
 
     def topics(self, timeout_ms: int | None = None) -> set[str]:
         """Return the names of all topics."""
@@ -424,7 +418,7 @@ class Consumer(Generic[K, V]):
             self._arrived.clear()  # first, then look: what comes from now on ends the wait
             with self._lock:
                 self._check_open()
-                self._sort_inbox()
+                self._inbox.sort()
                 found = look()
                 if found is None and is_reading:
                     self._raise_trouble()
@@ -442,9 +436,9 @@ class Consumer(Generic[K, V]):
 
     def _raise_trouble(self) -> None:
         """Nothing is there to hand out: raise why, if waiting will not help."""
-        if self._subscription is None and not self._readers:
+        if self._inbox.subscription is None and not self._inbox.readers:
             raise IllegalStateError("nothing to read: call subscribe() or assign() first")
-        for reader in self._readers.values():
+        for reader in self._inbox.readers.values():
             if reader.error is not None and not reader.is_paused:
                 raise reader.error
             if reader.position is None and self.config.auto_offset_reset == "none" and reader.generation:
@@ -468,85 +462,13 @@ class Consumer(Generic[K, V]):
             raise self._ended
         self._io.check()
 
-    # -- the inbox ---------------------------------------------------------------------------------
-
-    def _sort_inbox(self) -> None:
-        """Give each partition what came for it. Under the lock."""
-        inbox, readers = self._inbox, self._readers
-        freed = 0
-        while inbox:
-            item = inbox.popleft()
-            if isinstance(item, Assigned):
-                if self._subscription is item.subscription:  # and not an earlier one
-                    readers[item.key] = PartitionReader(item.key, item.generation, item.credit)
-                continue
-            reader = readers.get(item.key)
-            if isinstance(item, Deliver):
-                if reader is None or reader.generation != item.generation:
-                    freed += self._drop(reader, item)
-                else:
-                    reader.on_data(item.from_offset, item.data)
-                    self._ready.setdefault(item.key, reader)
-            elif reader is None:
-                continue
-            elif isinstance(item, TellWatermarks):
-                reader.high_watermark, reader.log_start_offset = item.high_watermark, item.log_start_offset
-            elif reader.generation == item.generation:
-                if isinstance(item, TellPosition):
-                    if not reader.has_data:
-                        reader.position = item.offset
-                elif isinstance(item, TellError):
-                    reader.error = item.error
-        if freed:
-            self._give_back(freed)
-
-    def _drop(self, reader: PartitionReader | None, item: Deliver) -> int:
-        if reader is not None:
-            reader.credit.consumed += len(item.data)
-        return len(item.data)
-
-    def _take(self, limit: int) -> Records[K, V] | None:
-        """Return up to ``limit`` records of the partitions with data, in turn. Under the lock."""
-        found: Records[K, V] = {}
-        for key, reader in list(self._ready.items()):
-            if reader.is_paused:
-                continue
-            try:
-                records, freed = reader.take(limit, self._decoding)
-            except CallboardError:
-                if found:
-                    break  # what is there first; the next poll raises
-                raise
-            self._give_back(freed, reader)
-            if records:
-                found[key] = records
-                limit -= len(records)
-            del self._ready[key]
-            if reader.has_data:
-                self._ready[key] = reader  # behind the others
-            if limit <= 0:
-                break
-        return found or None
-
-    def _take_columns(self, limit: int) -> dict[TopicPartition, list[RecordColumns]] | None:
-        found: dict[TopicPartition, list[RecordColumns]] = {}
-        for key, reader in list(self._ready.items()):
-            if reader.is_paused:
-                continue
-            while limit > 0 and (reader.chunks or reader.chunk is not None):
-                columns, freed = reader.take_columns(self._decoding)
-                self._give_back(freed, reader)
-                found.setdefault(key, []).extend(columns)
-                limit -= sum(map(len, columns))
-            if not reader.has_data:
-                del self._ready[key]
-        return {key: columns for key, columns in found.items() if columns} or None
+    # -- iterating ---------------------------------------------------------------------------------
 
     def _iterate(self) -> Iterator[ConsumerRecord[K, V]]:
         timeout = self.config.consumer_timeout_ms
         timeout_ms = float("inf") if timeout is None else timeout
         while True:
-            reader = self._wait_for(self._next_reader, timeout_ms)
+            reader = self._wait_for(self._inbox.next_reader, timeout_ms)
             if reader is None:
                 return
             records = reader.records
@@ -559,51 +481,21 @@ class Consumer(Generic[K, V]):
                 yield record
             with self._lock:
                 if reader.records is records and reader.at >= len(records) and reader.bad is None:
-                    self._give_back(reader.release(), reader)
-
-    def _next_reader(self) -> PartitionReader | None:
-        """Return a partition with a record decoded and ready to hand out. Under the lock."""
-        for key, reader in list(self._ready.items()):
-            if reader.is_paused:
-                continue
-            del self._ready[key]
-            self._give_back(reader.prepare(self._decoding), reader)
-            if reader.has_data:
-                self._ready[key] = reader
-            if reader.at < len(reader.records):
-                return reader
-            if reader.bad is not None:
-                raise reader.bad
-        return None
-
-    def _give_back(self, freed: int, reader: PartitionReader | None = None) -> None:
-        """So many bytes of fetched data are used up: the I/O thread may fetch as many. Under the lock."""
-        if not freed:
-            return
-        total = self._fetching.fetcher.total
-        total.consumed += freed
-        is_wanted = total.is_wanted
-        if reader is not None:
-            reader.credit.consumed += freed
-            is_wanted = is_wanted or reader.credit.is_wanted
-        if is_wanted:
-            self._io.post(self._fetching.credit_returned)
+                    self._inbox.give_back(reader.release(), reader)
 
     # -- seeking -----------------------------------------------------------------------------------
 
     def _seek(self, key: TopicPartition, offset: int | None, reset_to: int | None) -> None:
-        reader = self._readers[key]
-        dropped = reader.move_to(next(self._generations), offset)
-        self._ready.pop(key, None)
-        self._give_back(dropped, reader)
-        self._io.post(self._fetching.seek, [(key, reader.generation, offset, reset_to)])
+        generation = next(self._generations)
+        self._inbox.move(key, generation, offset)
+        self._io.post(self._fetching.seek, [(key, generation, offset, reset_to)])
 
     def _seek_to(self, partitions: Sequence[TopicPartition], reset_to: int, what: str) -> None:
         keys = [_partition(given) for given in partitions]
         with self._lock:
             self._check_open()
-            self._sort_inbox()
-            for key in keys or list(self._readers):
+            self._inbox.sort()
+            for key in keys or list(self._inbox.readers):
                 self._reader(key, what)
                 self._seek(key, None, reset_to)
 
@@ -611,33 +503,21 @@ class Consumer(Generic[K, V]):
         keys = [_partition(given) for given in partitions]
         with self._lock:
             self._check_open()
-            self._sort_inbox()
+            self._inbox.sort()
             for key in keys:
                 self._reader(key, "pause" if is_paused else "resume").is_paused = is_paused
             self._io.post(self._fetching.pause, keys, is_paused)
         self._on_news()
 
     def _reader(self, key: TopicPartition, what: str) -> PartitionReader:
-        reader = self._readers.get(key)
+        reader = self._inbox.readers.get(key)
         if reader is None:
             raise IllegalStateError(f"{what}: {key} is not assigned to this consumer")
         return reader
 
     def _forget_readers(self) -> None:
-        self._inbox_dropped()
-        for reader in self._readers.values():
-            self._total_back(reader.move_to(0, None))
-        self._readers, self._ready = {}, {}
+        self._inbox.forget()
         self._iterator = None
-
-    def _inbox_dropped(self) -> None:
-        while self._inbox:
-            item = self._inbox.popleft()
-            if isinstance(item, Deliver):
-                self._total_back(len(item.data))
-
-    def _total_back(self, freed: int) -> None:
-        self._fetching.fetcher.total.consumed += freed
 
     def _bounds(
         self, partitions: Iterable[TopicPartition], timestamp: int, timeout_ms: int | None

@@ -172,12 +172,16 @@ class Producer(Generic[K, V]):
         """
         records.check_topic(topic)
         rows = records.column(values, "values", None)
-        batch = self._columns(topic, rows, keys, timestamps, headers)
         if partition is not None:
             records.check_partition(partition)
-        if batch is None:
-            self._check_open()
+        self._check_open()
+        if not rows:
             return FutureBatchMetadata([])
+        columns = records.columns(topic, rows, keys, timestamps, headers, self._encode_key, self._encode_value)
+        batch = records.whole_batch(topic, UNROUTED, *columns, self._clock.monotonic_ms())
+        if batch.size > self.config.max_request_size:
+            largest = max(records.row_sizes(batch, range(batch.count))) - RECORD_OVERHEAD
+            records.check_size(largest, self.config.max_request_size, topic)
         return FutureBatchMetadata(self._add_columns(batch, partition, self._block_until()))
 
     def flush(self, timeout: float | None = None) -> None:
@@ -391,44 +395,6 @@ class Producer(Generic[K, V]):
         )
 
     # -- columns -----------------------------------------------------------------------------------
-
-    def _columns(self, topic: str, values: list[Any], keys: Any, timestamps: Any, headers: Any) -> ProducerBatch | None:
-        """Check and serialize columns; None: there are no records."""
-        count = len(values)
-        if not count:
-            return None
-        checked = None
-        if headers is not None:
-            checked = [
-                records.check_headers(each) if each else [] for each in records.column(headers, "headers", count)
-            ]
-        keys = None if keys is None else records.column(keys, "keys", count)
-        if self._encode_value is not None:
-            encode = self._encode_value
-            values = [encode(topic, checked[at] if checked else None, value) for at, value in enumerate(values)]
-        if self._encode_key is not None and keys is not None:
-            encode = self._encode_key
-            keys = [encode(topic, checked[at] if checked else None, key) for at, key in enumerate(keys)]
-        values = records.bytes_column(values, "value")
-        keys = None if keys is None else records.bytes_column(keys, "key")
-        if timestamps is None:
-            timestamps = time_ns() // 1_000_000
-        elif not isinstance(timestamps, int):
-            timestamps = records.column(timestamps, "timestamps", count)
-            if (
-                set(map(type, timestamps)) != {int}
-                or min(timestamps) < 0
-                or max(timestamps) >= records.TIMESTAMP_MS_MAX
-            ):
-                raise TypeError("timestamps: expected milliseconds since 1970, int each")
-        else:
-            records.check_timestamp(timestamps)
-        batch = records.whole_batch(topic, UNROUTED, values, keys, timestamps, checked, self._clock.monotonic_ms())
-        if batch.size > self.config.max_request_size:
-            limit = self.config.max_request_size + RECORD_OVERHEAD
-            largest = max(records.row_sizes(batch, range(count)))
-            records.check_size(largest, limit, topic)
-        return batch
 
     def _add_columns(self, batch: ProducerBatch, partition: int | None, until: float) -> list[ProducerBatch]:
         with self._lock:

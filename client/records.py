@@ -6,12 +6,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from operator import add
+from time import time_ns
 from typing import Any
 
 from ..errors import IllegalArgumentError, MessageSizeTooLargeError
 from ..model import Header
 from .accumulator import PartitionBuffer
 from .producer_batch import RECORD_OVERHEAD, ProducerBatch, record_size
+from .serializers import Encode
 
 TIMESTAMP_MS_MAX = 1 << 62
 
@@ -96,6 +98,51 @@ def bytes_column(items: list[Any], name: str) -> list[bytes | None]:
     if kinds <= {bytes, type(None)}:
         return items
     return [check_bytes(item, name) for item in items]
+
+
+def columns(
+    topic: str,
+    values: list[Any],
+    keys: Any,
+    timestamps: Any,
+    headers: Any,
+    encode_key: Encode | None,
+    encode_value: Encode | None,
+) -> tuple[list[bytes | None], list[bytes | None] | None, list[int] | int, list[list[Header]] | None]:
+    """Check and serialize the columns of ``send_batch``; return values, keys, timestamps, headers.
+
+    Raises:
+        TypeError, IllegalArgumentError: a column of a wrong type or length.
+        SerializationError: a serializer failed.
+    """
+    count = len(values)
+    checked: list[list[Header]] | None = None
+    if headers is not None:
+        checked = [check_headers(each) if each else [] for each in column(headers, "headers", count)]
+    keys = None if keys is None else column(keys, "keys", count)
+    of_row: list[Any] = checked if checked is not None else [None] * count
+    if encode_value is not None:
+        values = [encode_value(topic, each, value) for each, value in zip(of_row, values, strict=True)]
+    if encode_key is not None and keys is not None:
+        keys = [encode_key(topic, each, key) for each, key in zip(of_row, keys, strict=True)]
+    return (
+        bytes_column(values, "value"),
+        None if keys is None else bytes_column(keys, "key"),
+        _timestamps(timestamps, count),
+        checked,
+    )
+
+
+def _timestamps(given: Any, count: int) -> list[int] | int:
+    if given is None:
+        return time_ns() // 1_000_000
+    if isinstance(given, int):
+        check_timestamp(given)
+        return given
+    listed = column(given, "timestamps", count)
+    if set(map(type, listed)) != {int} or min(listed) < 0 or max(listed) >= TIMESTAMP_MS_MAX:
+        raise TypeError("timestamps: expected milliseconds since 1970, int each")
+    return listed
 
 
 def columns_size(values: Sequence[bytes | None], keys: Sequence[bytes | None] | None, headers: Any) -> int:
