@@ -133,7 +133,9 @@ class RunningCluster:
 
     def wait_for_new_pid(self, broker_id: int, old_pid: int, deadline_s: float = DEADLINE_S) -> int:
         """Return the broker's new pid once the ready file has it."""
-        self._wait_until(lambda: self.broker_pid(broker_id) != old_pid, f"broker {broker_id} to come back", deadline_s)
+        self._wait_until(
+            lambda: self.broker_pid(broker_id) not in (old_pid, 0), f"broker {broker_id} to come back", deadline_s
+        )
         return self.broker_pid(broker_id)
 
     # -- inside ----------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class MetadataRequest(Request, frozen=True, kw_only=True, tag="metadata", omit_d
 
 
 class BrokerMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``endpoints``: every way to reach it, e.g. ``tcp://127.0.0.1:9192``, ``ipc:///…``; ``machine`` tells who may use ipc."""
+    """``endpoints``: every way to reach it, ``tcp://127.0.0.1:9192``, ``ipc:///…``; ``machine``: who may use ipc."""
 
     id: Int64
     endpoints: list[str]
@@ -372,7 +372,7 @@ class DescribeTreeReply(Reply, frozen=True, kw_only=True, tag="describe_tree.rep
 
 
 class KillRequest(Request, frozen=True, kw_only=True, tag="kill", omit_defaults=True):
-    """Fail one actor or process on purpose. ``how`` for an actor: "raise", "exit" (SystemExit); for a process: "kill", "term"."""
+    """Fail an actor or process on purpose. ``how``: an actor by "raise" or "exit", a process by "kill" or "term"."""
 
     address: str
     how: str = ""

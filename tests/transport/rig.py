@@ -38,7 +38,7 @@ class Rig:
         self.transport.close()
         self.loop.close()
 
-    def until(self, condition, timeout_s=10.0):
+    def until(self, condition, timeout_s=60.0):
         """Run the loop until ``condition()`` holds."""
         limit = time.monotonic() + timeout_s
 

@@ -468,7 +468,7 @@ def test_without_descriptors_new_connections_wait_and_old_ones_go_on():
     with rig() as it:
         server, _ = it.serve_echo()
         old, _ = it.ready(server.endpoints[0])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1, hard))
+        taken = all_descriptors(hard)
         try:
             _, states = it.connect(server.endpoints[0])
             it.until(lambda: states)
@@ -476,8 +476,22 @@ def test_without_descriptors_new_connections_wait_and_old_ones_go_on():
             assert "ulimit" in str(states[0])
             assert it.ask(old, messages.MetadataRequest())[0].detail == "MetadataRequest"
         finally:
+            for descriptor in taken:
+                os.close(descriptor)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         it.until(lambda: states[-1].is_ready)
+
+
+def all_descriptors(hard):
+    """Take every descriptor that this process may still open; the limit is on numbers, and there are holes below it."""
+    highest = max(map(int, os.listdir("/dev/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    taken = []
+    while True:
+        try:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            return taken
 
 
 def test_inbound_is_frozen():
