@@ -15,8 +15,11 @@ from .output import print_json, print_table
 
 cluster = LazyGroup(
     name="cluster",
-    help="Describe brokers and processes.",
-    entries={"describe": Entry("cluster", "describe", "Show brokers, controller, and each process's figures.")},
+    help="Describe brokers, processes and clients.",
+    entries={
+        "describe": Entry("cluster", "describe", "Show brokers, controller, and each process's figures."),
+        "clients": Entry("cluster", "connected", "Show who is connected to which broker."),
+    },
 )
 
 
@@ -55,6 +58,37 @@ def describe(clients: Clients, bootstrap_servers: str, timeout_ms: int, as_json:
             for process in processes
         ],
         right=("pid", "CPU", "memory", "disk", "disk free", "restarts"),
+    )
+
+
+@click.command("clients", cls=Command, short_help="Show who is connected to which broker.")
+@bootstrap_option
+@timeout_option
+@json_option
+@click.pass_obj
+def connected(clients: Clients, bootstrap_servers: str, timeout_ms: int, as_json: bool) -> None:
+    """Show every connection of a client to a broker: its client id, for how long, what has gone over it."""
+    with clients.admin(bootstrap_servers, timeout_ms) as admin:
+        found = admin.describe_clients()
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("client id", "software", "broker", "for", "requests", "received", "sent", "dropped"),
+        [
+            (
+                client.client_id,
+                client.software,
+                client.broker_id,
+                human.duration(client.connected_ms),
+                client.requests,
+                human.size(client.bytes_in),
+                human.size(client.bytes_out),
+                client.dropped,
+            )
+            for client in found
+        ],
+        right=("broker", "requests", "received", "sent", "dropped"),
     )
 
 

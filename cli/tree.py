@@ -129,12 +129,13 @@ def _watch(
 
 
 def _at(whole: ActorDescription, address: str) -> ActorDescription:
-    """Return the actor at an address.
+    """Return the actor at an address; the host's name before it may be left out.
 
     Raises:
         UnknownAddressError: there is none; the nearest one that there is, is told.
     """
-    found = treeview.find(whole, address.strip("/"))
+    path = address.strip("/")
+    found = treeview.find(whole, path) or treeview.find(whole, f"{whole.address}/{path}")
     if found is None:
         known = [actor.address for actor in treeview.walk(whole)]
         raise UnknownAddressError(f"nothing lives at {address!r}{nearest(address, known)}")

@@ -239,6 +239,15 @@ class AdminClient:
             if isinstance(reply, m.DescribeReplicasReply)
         }
 
+    def describe_clients(self, timeout_ms: int | None = None) -> list[m.ClientDescription]:
+        """Return who is connected to which broker, by client id and broker: requests and bytes since the connection.
+
+        A client that talks to three brokers has three entries. Brokers that are away are left out.
+        """
+        replies = self._ask_brokers(m.DescribeClusterRequest(), timeout_ms).replies.values()
+        found = [client for reply in replies if isinstance(reply, m.DescribeClusterReply) for client in reply.clients]
+        return sorted(found, key=lambda client: (client.client_id, client.broker_id))
+
     # -- life --------------------------------------------------------------------------------------
 
     def close(self) -> None:

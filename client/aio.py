@@ -350,6 +350,9 @@ class AsyncAdminClient:
     ) -> dict[int, list[m.ReplicaDescription]]:
         return await _in_thread(self._admin.describe_replicas, topics, timeout_ms)
 
+    async def describe_clients(self, timeout_ms: int | None = None) -> list[m.ClientDescription]:
+        return await _in_thread(self._admin.describe_clients, timeout_ms)
+
     async def close(self) -> None:
         await _in_thread(self._admin.close)
 

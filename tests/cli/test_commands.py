@@ -10,6 +10,8 @@ import tempfile
 import orjson
 import pytest
 
+from callboard import Producer
+
 pytestmark = [pytest.mark.processes]
 
 
@@ -282,3 +284,18 @@ def test_a_port_in_use_is_told(run, tmp_path, shared_cluster):
     assert ended.returncode == 5
     assert f"127.0.0.1:{port} is in use" in ended.stderr
     assert not os.path.exists(tmp_path / "data" / "run" / "broker-1-router.sock")
+
+
+def test_whoever_is_connected_is_told_by_client_id(cli, topic, bootstrap_servers):
+    with Producer(bootstrap_servers=bootstrap_servers, client_id="billing") as producer:
+        producer.send(topic, b"a").get(timeout=30)
+
+        found = orjson.loads(cli("cluster", "clients", "--json").stdout)
+
+        assert any(client["client_id"] == "billing" and client["bytes_in"] > 0 for client in found)
+        assert "billing" in cli("cluster", "clients").stdout
+        assert "billing" in cli("tree").stdout
+
+
+def test_the_hosts_name_may_be_left_out_of_an_address(cli, topic):
+    assert f"host/broker-1/partitions/{topic}-0  is back" in cli("kill", f"broker-1/partitions/{topic}-0").stdout
