@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import posixpath
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
 from .metadata.client import MetadataChanged, Subscribe
+from .metadata.documents import Offline
 from .partition.events import AnnounceReplicas, Assign, Discard, Discarded, ForController, Hosted
 from .partition.replica import DOORS, NewEpochNeeded, Replica
 from .runtime import Context, LoopActor, LoopRef
@@ -83,6 +85,7 @@ class Broker(LoopActor):
         broker_address: str,
         directory: str,
         led_epochs: dict[PartitionKey, LeaderEpoch],
+        pool_jobs: Counter[PartitionKey],
     ) -> None:
         super().__init__(context, address, parent)
         self._config = config
@@ -90,6 +93,7 @@ class Broker(LoopActor):
         self._broker_address = broker_address
         self._directory = directory
         self._led_epochs = led_epochs
+        self._pool_jobs = pool_jobs
         self._image = ClusterImage.empty()
         self._is_identified = False  # the directory is known to be ours
         self._hosted: dict[PartitionKey, HostedReplica] = {}
@@ -124,7 +128,14 @@ class Broker(LoopActor):
 
     def on_hosted(self, up: Hosted) -> None:
         """A replica's actor has (re)started: give it the newest order, its own may be from before its restart."""
-        if (hosted := self._hosted.get(up.key)) is not None:
+        hosted = self._hosted.get(up.key)
+        if hosted is None:
+            if self._image.is_deleted(up.key.topic_id):
+                up.ref.post(Discard())  # of an earlier life of this actor, which could not tell it
+        elif hosted.is_discarded:
+            up.ref.post(Discard())
+        else:
+            hosted.is_given_up = False
             up.ref.post(hosted.assignment)
 
     # -- what the controller decided -----------------------------------------------------------------
@@ -159,9 +170,9 @@ class Broker(LoopActor):
             hosted.assignment = assignment
             if (replica := self._replica(hosted)) is not None:
                 replica.post(assignment)
-        asked = self._reelections.get(key)
-        if asked is not None and assignment.leader_epoch > asked.leader_epoch:
-            del self._reelections[key]
+            elif hosted.is_given_up and assignment.is_leader:  # elected anew with this broker's next session
+                reason = "it is past its restart limit"
+                self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason=reason)
 
     def _assignment(self, key: PartitionKey) -> Assign | None:
         """Return this broker's part in a partition, None when it has none."""
@@ -205,6 +216,7 @@ class Broker(LoopActor):
                 directory=self._log_directory(key),
                 assignment=hosted.assignment,
                 led_epochs=self._led_epochs,
+                pool_jobs=self._pool_jobs,
                 checkpoint_ms=self._config.broker.checkpoint_ms,
                 producer_expiry_ms=self._config.broker.producer_expiry_ms,
                 broker_address=self._broker_address,
@@ -222,13 +234,18 @@ class Broker(LoopActor):
         hosted.is_discarded = True
         replica = self._replica(hosted)
         if replica is None or not replica.post(Discard()):
-            key = next(key for key, other in self._hosted.items() if other is hosted)
-            directory, files = self._log_directory(key), self.context.files
-            self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
+            self._tell("partitions", StopChild(str(hosted.name)))  # or it would be restarted meanwhile
+            self._remove_log(next(key for key, other in self._hosted.items() if other is hosted))
+
+    def _remove_log(self, key: PartitionKey) -> None:
+        directory, files = self._log_directory(key), self.context.files
+        self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
 
     def on_discarded(self, discarded: Discarded) -> None:
         hosted = self._hosted.pop(discarded.key, None)
         self._reelections.pop(discarded.key, None)
+        for door in DOORS:
+            self._tell(door, discarded)
         if discarded.error is not None:
             event(logger, "log.not_removed", logging.ERROR, partition=discarded.key, error=discarded.error)
         if hosted is None:
@@ -249,13 +266,17 @@ class Broker(LoopActor):
         for key, hosted in self._hosted.items():
             if str(hosted.name) == gave_up.name:
                 hosted.is_given_up = True
+                if hosted.is_discarded:
+                    self._remove_log(key)
+                    return
                 event(logger, "partition.offline", logging.ERROR, partition=str(hosted.name), error=gave_up.exception)
                 epoch = hosted.assignment.leader_epoch
                 self._ask_for_election(key, epoch, is_offline=True, reason=str(gave_up.exception))
+                return
 
     def _ask_for_election(self, key: PartitionKey, leader_epoch: int, *, is_offline: bool, reason: str) -> None:
         session = self._image.sessions.get(self._broker_address)
-        self._reelections[key] = m.ReelectRequest(
+        request = self._reelections[key] = m.ReelectRequest(
             broker_id=self._broker_id,
             incarnation=session.incarnation if session else "",
             topic_id=key.topic_id,
@@ -264,17 +285,26 @@ class Broker(LoopActor):
             is_offline=is_offline,
             reason=reason[:200],
         )
-        self.on_ask_again(AskAgain())
+        self._ask_controller(request)
+        if not self._is_asking:
+            self._is_asking = True
+            self.set_timer(REELECT_RETRY_MS, AskAgain())
 
     def on_ask_again(self, _: AskAgain) -> None:
         """Ask until the image shows the epochs: the controller may be changing, the answer may be lost."""
+        self._reelections = {key: asked for key, asked in self._reelections.items() if not self._is_answered(asked)}
         for request in self._reelections.values():
             self._ask_controller(request)
-        if self._reelections and not self._is_asking:
-            self._is_asking = True
+        self._is_asking = bool(self._reelections)
+        if self._is_asking:
             self.set_timer(REELECT_RETRY_MS, AskAgain())
-        else:
-            self._is_asking = False
+
+    def _is_answered(self, asked: m.ReelectRequest) -> bool:
+        """Say whether the image shows what was asked for: a newer epoch, or that the replica is offline."""
+        partition = self._image.partition(PartitionKey(TopicId(asked.topic_id), asked.partition))
+        if partition is None or partition.leader_epoch > asked.leader_epoch:
+            return True
+        return asked.is_offline and Offline(asked.broker_id, asked.incarnation) in partition.offline
 
     def on_for_controller(self, asked: ForController) -> None:
         self._ask_controller(asked.request)
@@ -322,13 +352,18 @@ class Broker(LoopActor):
     def _set_strays_aside(self) -> None:
         """Remove the logs of deleted topics; rename those that the metadata do not know (rule 3)."""
         files = self.context.files
+        running = {ref.actor.key: ref for ref in self.context.directory if isinstance(ref.actor, Replica)}
         for name in files.list_dir(self._directory):
             topic_id, dash, number = name.rpartition("-")
             if not dash or not number.isdecimal() or len(topic_id) != 32:
                 continue
             path = f"{self._directory}/{name}"
             if self._image.is_deleted(TopicId(topic_id)):
-                files.remove_tree(path)
+                if (replica := running.get(PartitionKey(TopicId(topic_id), int(number)))) is not None:
+                    replica.post(Discard())  # this actor was restarted when it should have told it
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # a job of an earlier life is at it, too
+                    files.remove_tree(path)
                 event(logger, "log.removed", directory=name, why="topic was deleted meanwhile")
             elif self._image.partition(PartitionKey(TopicId(topic_id), int(number))) is None:
                 files.rename(path, f"{path}.stray")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -37,6 +37,7 @@ from .partition.events import (
     AnnounceReplicas,
     Answers,
     DescribeReplica,
+    Discarded,
     Fetch,
     ForController,
     Hosted,
@@ -84,6 +85,7 @@ class Router(LoopActor):
         Sweep: "on_sweep",
         Hosted: "on_hosted",
         ReplicaGone: "on_replica_gone",
+        Discarded: "on_discarded",
         MetadataChanged: "on_metadata_changed",
         SessionOpened: "on_session_opened",
         SessionLost: "on_session_lost",
@@ -99,7 +101,9 @@ class Router(LoopActor):
         serve: Callable[[Callable[[list[Inbound]], None]], Server],
         inspection: Inspection,
         broker_address: str,
+        session_numbers: Iterator[int],
     ) -> None:
+        """``session_numbers``: outlives this actor, so that an answer for an earlier life of it finds nobody here."""
         super().__init__(context, address, parent)
         self._config = config
         self._serve = serve
@@ -113,7 +117,7 @@ class Router(LoopActor):
         self._sessions: dict[int, Session] = {}
         self._completed: list[int] = []  # sessions to answer at the end of this turn
         self._fetch_timers: dict[int, Timer] = {}
-        self._last_session = NO_ANSWER
+        self._session_numbers = session_numbers  # above NO_ANSWER
         self._is_sweeping = False
         self._overloaded = 0
         self._dispatch: dict[type, Callable[[Inbound, Any], None]] = {
@@ -147,6 +151,9 @@ class Router(LoopActor):
 
     def on_failure(self, *failure: Any) -> None:
         self.on_stop()
+        for number, session in self._sessions.items():
+            if isinstance(session, FetchSession):
+                self._unpark(number, session)
 
     def describe(self) -> m.ActorDescription:
         """Say who is connected, by client id, in the tree."""
@@ -334,12 +341,12 @@ class Router(LoopActor):
             self._completed.append(number)
 
     def _open(self, session: Session) -> int:
-        self._last_session += 1
-        self._sessions[self._last_session] = session
+        number = next(self._session_numbers)
+        self._sessions[number] = session
         if not self._is_sweeping and not isinstance(session, FetchSession):
             self._is_sweeping = True
             self.set_timer(SWEEP_MS, Sweep())
-        return self._last_session
+        return number
 
     def _close(self, number: int, session: Session) -> None:
         if self._server is None:
@@ -347,12 +354,15 @@ class Router(LoopActor):
         if isinstance(session, FetchSession):
             if timer := self._fetch_timers.pop(number, None):
                 timer.cancel()
-            for entry, key in session.parked_keys():
-                self._tell(key, Unpark(Ticket(number, entry, self._door)))
+            self._unpark(number, session)
             reply, payload = session.reply()
             self._server.reply(session.peer, reply, payload)
         elif isinstance(session, (ProduceSession, GatherSession)):
             self._server.reply(session.peer, session.reply())
+
+    def _unpark(self, number: int, session: FetchSession) -> None:
+        for entry, key in session.parked_keys():
+            self._tell(key, Unpark(Ticket(number, entry, self._door)))
 
     # -- the broker's word ---------------------------------------------------------------------------
 
@@ -370,6 +380,11 @@ class Router(LoopActor):
                 elif isinstance(session, GatherSession):
                     continue  # the sweep answers what is left
                 self._answered(number, entry, refusal, ())
+
+    def on_discarded(self, discarded: Discarded) -> None:
+        """The topic was deleted, the partition is no more."""
+        self._replicas.pop(discarded.key, None)
+        self.on_replica_gone(ReplicaGone(discarded.key))
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image

@@ -28,6 +28,9 @@ The processes themselves stand in ``host.py``, under the same rules.
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import count
+
 from ..config import ProcessOptions
 from ..model import BrokerId, LeaderEpoch, PartitionKey
 from .broker import Broker
@@ -58,6 +61,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
     doors = Doors(options, context)
     inspection = Inspection(context.directory, name)
     led_epochs: dict[PartitionKey, LeaderEpoch] = {}  # outlives the actors: no replica leads twice in one epoch
+    pool_jobs: Counter[PartitionKey] = Counter()  # likewise: no replica opens a log that an earlier life is still at
     partitions = SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=5,
@@ -86,6 +90,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 broker_address=name,
                 directory=f"{config.data_dir}/{name}",
                 led_epochs=led_epochs,
+                pool_jobs=pool_jobs,
             ),
         ),
         ChildSpec(name="peers", start=_router(options, doors, inspection, "peers")),
@@ -101,4 +106,5 @@ def _router(options: ProcessOptions, doors: Doors, inspection: Inspection, door:
         serve=doors.opener(door),
         inspection=inspection,
         broker_address=options.name,
+        session_numbers=count(1),
     )

@@ -67,7 +67,7 @@ class Leader:
         self.durable_offset = durable_offset  # <= log_end_offset; moved by on_flushed
         self.high_watermark = durable_offset  # <= log_end_offset, never lowered; moved by _advance alone
         self.epoch_start_offset = log_end_offset  # where this epoch's first record will stand
-        self._appended_offset = log_end_offset  # <= log_end_offset; moved by on_appended; read by flush="os"
+        self._appended_offset = log_end_offset  # <= log_end_offset; moved by on_appended alone; where the log ends
         self._acks_leader: list[tuple[Produce, Offset]] = []  # staged, to be answered by on_appended
         self._acks_all: list[tuple[Offset, int, Produce, Offset]] = []  # heap: (end offset, tie, produce, base offset)
         self._parked: dict[Ticket, Fetch] = {}
@@ -115,6 +115,16 @@ class Leader:
         acknowledged, self._acks_leader = self._acks_leader, []
         answers: list[Effect] = [self._acknowledged(produce, base_offset) for produce, base_offset in acknowledged]
         return answers + self._advance()
+
+    def on_append_failed(self, error: ErrorCode, detail: str) -> list[Effect]:
+        """None of the batches accepted since the last append is in the log: their offsets go to the next ones."""
+        end_offset = self.log_end_offset = self._appended_offset
+        lost = [produce for produce, _ in self._acks_leader]
+        lost += [produce for _, _, produce, base_offset in self._acks_all if base_offset >= end_offset]
+        self._acks_leader = []
+        self._acks_all = [one for one in self._acks_all if one[3] < end_offset]
+        heapq.heapify(self._acks_all)
+        return [effect for produce in lost for effect in self._refuse(produce, error, detail)]
 
     def on_flushed(self, durable_offset: Offset) -> list[Effect]:
         """Everything below ``durable_offset`` survives power loss."""

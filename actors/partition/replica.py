@@ -11,23 +11,29 @@ Rules of this file:
 2. At most one fdatasync runs; what was appended meanwhile is in the next one.
 3. An actor that failed does not lead on in its old epoch, even if it reopens the same log: it asks the
    controller for another (``led_epochs`` remembers what this process has led).
-4. Any failure of the log fails the actor. What waited is answered by the router (outcome unknown).
+4. Any failure of the log fails the actor. What waited is answered by the router (outcome unknown). A full disk is
+   none: the log is as it was, the batches are refused, the partition is read on and written again when there is room.
+5. An actor touches no file while a pool job of an earlier one is at them (``pool_jobs``): two recoveries at once
+   could cut away what the second has kept and the leader acknowledged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode
+from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, StorageFull
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
 from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
 from ...transport.messages import MAX_TIMESTAMP, ListOffsetsEntryReply, ReplicaDescription
 from ..log import event
+from ..mailbox import PoolDone
 from ..runtime import Context, LoopActor, LoopRef
 from .events import (
     Answer,
@@ -55,6 +61,7 @@ from .leader import Leader, refusal_of_fetch, refusal_of_produce
 logger = logging.getLogger(__name__)
 
 DISCARD_RETRY_MS = 50
+OPEN_RETRY_MS = 10
 DOORS = ("router", "peers")
 
 
@@ -63,6 +70,10 @@ class NewEpochNeeded(msgspec.Struct, frozen=True):
 
     key: PartitionKey
     leader_epoch: int
+
+
+class OpenDue(msgspec.Struct, frozen=True):
+    """Time to look again whether the log can be opened."""
 
 
 class Replica(LoopActor):
@@ -74,6 +85,7 @@ class Replica(LoopActor):
         Unpark: "on_unpark",
         Flushed: "on_flushed",
         Assign: "on_assign",
+        OpenDue: "on_open_due",
         Opened: "on_opened",
         ListOffset: "on_list_offset",
         DescribeReplica: "on_describe_replica",
@@ -95,6 +107,7 @@ class Replica(LoopActor):
         directory: str,
         assignment: Assign,
         led_epochs: dict[PartitionKey, LeaderEpoch],
+        pool_jobs: Counter[PartitionKey],
         checkpoint_ms: int,
         producer_expiry_ms: int,
         broker_address: str,
@@ -106,6 +119,7 @@ class Replica(LoopActor):
         self._directory = directory
         self._assignment = assignment
         self._led_epochs = led_epochs  # of this process, all partitions; this actor writes its own key only
+        self._pool_jobs = pool_jobs  # likewise: jobs under way, of this actor and of those before it
         self._checkpoint_ms = checkpoint_ms
         self._producer_expiry_ms = producer_expiry_ms
         self._broker_address = broker_address
@@ -116,6 +130,7 @@ class Replica(LoopActor):
         self._answers: list[Answer] = []  # of this turn
         self._is_flushing = False
         self._is_checkpointing = False
+        self._is_full = False
         self.role = "recovering"
 
     # -- life ----------------------------------------------------------------------------------------
@@ -123,6 +138,12 @@ class Replica(LoopActor):
     def on_start(self) -> None:
         self._tell_doors(Hosted(self.key, self.actor_ref))
         self._tell_sibling("hosting", Hosted(self.key, self.actor_ref))
+        self.on_open_due(OpenDue())
+
+    def on_open_due(self, _: OpenDue) -> None:
+        if self._pool_jobs[self.key]:  # rule 5
+            self.set_timer(OPEN_RETRY_MS, OpenDue())
+            return
         files, directory, config = self.context.files, self._directory, self._assignment.config
         now_ms, expiry_ms = self.context.clock.wall_ms(), self._producer_expiry_ms
         self.in_pool(
@@ -130,11 +151,26 @@ class Replica(LoopActor):
             lambda log, error: Opened(log, error),
         )
 
+    def in_pool(self, job: Callable[[], Any], then: Callable[[Any, BaseException | None], Any]) -> None:
+        """Run a job off the loop as any actor may, noted in ``pool_jobs`` until it is done."""
+        key, jobs = self.key, self._pool_jobs
+        jobs[key] += 1
+
+        def done(result: Any, error: BaseException | None) -> None:
+            jobs[key] -= 1
+            if not jobs[key]:
+                del jobs[key]
+            if not self.actor_ref.post(PoolDone(then, result, error)) and isinstance(result, Log):
+                result.close(self.context.clock.wall_ms(), clean=False)  # opened for an actor that has ended
+
+        self.context.pool.submit(job, done)
+
     def on_opened(self, opened: Opened) -> None:
         if opened.error is not None:
             raise opened.error
         log: Log = opened.log
         self._log = log
+        log.reconfigure(self._assignment.config)  # it may have changed meanwhile
         event(
             logger,
             "log.opened",
@@ -173,6 +209,7 @@ class Replica(LoopActor):
         self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
 
     def on_discarded(self, discarded: Discarded) -> None:
+        self._send_answers()
         self._tell_sibling("hosting", discarded)
         self.finish()
 
@@ -279,10 +316,15 @@ class Replica(LoopActor):
             return
         effects = leader.on_list_offset(request)
         if effects is None:
-            if request.timestamp_ms == MAX_TIMESTAMP:
-                found = log.offset_of_max_timestamp()
-            else:
-                found = log.offset_for_timestamp(request.timestamp_ms)
+            try:
+                if request.timestamp_ms == MAX_TIMESTAMP:
+                    found = log.offset_of_max_timestamp()
+                else:
+                    found = log.offset_for_timestamp(request.timestamp_ms)
+            except CorruptRecordError as error:
+                event(logger, "log.corrupt", logging.ERROR, partition=str(self._name), detail=error.detail)
+                self._answers.append(leader.offset_answer(request, error=error.errno))
+                return
             is_visible = found is not None and found[0] < leader.high_watermark
             effects = [leader.offset_answer(request, *(found if found and is_visible else (-1, -1)))]
         self._perform(effects)
@@ -332,8 +374,20 @@ class Replica(LoopActor):
         epoch = self._leader.epoch
         batches = [[restamp(append.frames[0], append.base_offset, epoch), *append.frames[1:]] for append in staged]
         headers = [append.header.at(append.base_offset, epoch) for append in staged]
-        self._log.append(batches, headers, self.context.clock.wall_ms())
+        try:
+            self._log.append(batches, headers, self.context.clock.wall_ms())
+        except StorageFull as error:
+            self._note_full(is_full=True)
+            self._perform(self._leader.on_append_failed(ErrorCode.STORAGE_ERROR, f"the disk is full: {error}"))
+            return
+        self._note_full(is_full=False)
         self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))
+
+    def _note_full(self, *, is_full: bool) -> None:
+        if is_full != self._is_full:
+            self._is_full = is_full
+            name, level = ("log.full", logging.ERROR) if is_full else ("log.has_room", logging.WARNING)
+            event(logger, name, level, partition=str(self._name))
 
     def _read(self, read: Read) -> None:
         if self._leader is None or self._log is None:
@@ -376,7 +430,8 @@ class Replica(LoopActor):
         if log is None:
             return
         now_ms = self.context.clock.wall_ms()
-        log.roll_if_due(now_ms)
+        with contextlib.suppress(StorageFull):  # the next tick tries again
+            log.roll_if_due(now_ms)
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
@@ -384,7 +439,7 @@ class Replica(LoopActor):
 
     def on_checkpointed(self, done: Checkpointed) -> None:
         self._is_checkpointing = False
-        if done.error is not None:
+        if done.error is not None and self._log is not None:
             raise done.error
 
     def _tick_ms(self) -> int:
