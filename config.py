@@ -41,6 +41,9 @@ class TopicConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     segment_bytes: Annotated[int, Meta(ge=KIB, le=INT32_MAX)] = 256 * MIB
     segment_ms: Annotated[int, Meta(ge=100)] = 7 * 24 * 3_600_000
     index_interval_bytes: Annotated[int, Meta(ge=0, le=INT32_MAX)] = 4 * KIB
+    retention_ms: Annotated[int, Meta(ge=-1)] = 7 * 24 * 3_600_000  # older records go; -1: never
+    retention_bytes: Annotated[int, Meta(ge=-1)] = -1  # of one partition; the oldest go first; -1: no bound
+    cleanup_policy: Literal["delete"] = "delete"  # "compact" is not there yet
     max_message_bytes: Annotated[int, Meta(ge=64, le=64 * MIB)] = 1 * MIB  # of one batch as stored
     min_insync_replicas: Annotated[int, Meta(ge=0, le=32)] = 0  # 0: max(1, replication factor - 1)
 
@@ -68,6 +71,9 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     flush_threads: Annotated[int, Meta(ge=1, le=64)] = 2
     checkpoint_ms: Milliseconds = 5_000
     producer_expiry_ms: Milliseconds = 24 * 3_600_000
+    retention_check_ms: Milliseconds = 60_000
+    storage_check_ms: Milliseconds = 1_000
+    storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records
     default_partitions: Positive = 1
     default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # less where there are fewer brokers
     auto_create_topics: bool = False
@@ -78,6 +84,7 @@ class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
 
     brokers: Annotated[int, Meta(ge=1, le=64)] = 3
     data_dir: str = "callboard-data"
+    data_dirs: tuple[str, ...] = ()  # more directories for logs, beside data_dir: best one a disk
     host: str = "127.0.0.1"
     port: Port = 9_192  # broker i listens on port + i - 1; 0: any free ports
     insecure: bool = False  # allow a bind that is not loopback, without encryption
@@ -85,6 +92,11 @@ class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     topic: TopicConfig = msgspec.field(default_factory=TopicConfig)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
     limits: Limits = msgspec.field(default_factory=Limits)
+
+
+def log_directories(config: ClusterConfig, broker: str) -> tuple[str, ...]:
+    """Return where the logs of one broker lie: a directory of its own in each data directory."""
+    return tuple(f"{data_dir}/{broker}" for data_dir in (config.data_dir, *config.data_dirs))
 
 
 class ProcessOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,6 +200,7 @@ class ErrorCode(IntEnum):
     UNKNOWN_ADDRESS = 1004
     LIMIT_EXCEEDED = 1005
     INTERNAL = 1006
+    STORAGE_FULL = 1007
 
 
 class BrokerResponseError(CallboardError):
@@ -486,6 +487,10 @@ class LimitExceededError(_Caller):
 class InternalError(BrokerResponseError):
     errno, outcome_unknown, retriable = ErrorCode.INTERNAL, True, True
     advice = "the actor that handled this failed and is being restarted; the request may have taken effect"
+
+
+class StorageFullError(_Cluster):
+    errno, advice = ErrorCode.STORAGE_FULL, "the leader's disk is nearly full, nothing was appended; make room there"
 
 
 def _leaves(cls: type[BrokerResponseError]) -> list[type[BrokerResponseError]]:

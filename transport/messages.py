@@ -257,6 +257,36 @@ class InitProducerIdReply(Reply, frozen=True, kw_only=True, tag="init_producer_i
     producer_epoch: Int64 = -1
 
 
+class DeleteRecordsEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """Remove what lies below ``before_offset``; -1: below the high watermark."""
+
+    topic_id: str
+    partition: Int64
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    before_offset: Int64
+
+
+class DeleteRecordsRequest(Request, frozen=True, kw_only=True, tag="delete_records", omit_defaults=True):
+    """Ask partitions' leaders to move their log start offsets; answered when that survives power loss."""
+
+    entries: list[DeleteRecordsEntry] = []
+
+
+class DeleteRecordsEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """OFFSET_OUT_OF_RANGE: above the high watermark, nothing was removed."""
+
+    topic_id: str
+    partition: Int64
+    error: Int64 = 0
+    detail: str = ""
+    log_start_offset: Int64 = UNKNOWN_OFFSET  # as it is now
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+
+
+class DeleteRecordsReply(Reply, frozen=True, kw_only=True, tag="delete_records.reply", omit_defaults=True):
+    entries: list[DeleteRecordsEntryReply] = []
+
+
 # -- administration: answered by the controller, else NOT_CONTROLLER --------------------------------
 
 
@@ -338,10 +368,22 @@ class ReplicaDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     size_bytes: Int64 = 0
     segments: Int64 = 0
     producers: Int64 = 0
+    directory: str = ""  # that its log lies in: one of the broker's
+
+
+class LogDirectoryDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One of a broker's directories for logs."""
+
+    path: str
+    state: str = ""  # "online", "full" (takes no records), "failed" (nothing in it is served)
+    reason: str = ""  # why it failed
+    replicas: Int64 = 0
+    free_bytes: Int64 = -1  # -1: not known yet
 
 
 class DescribeReplicasReply(Reply, frozen=True, kw_only=True, tag="describe_replicas.reply", omit_defaults=True):
     replicas: list[ReplicaDescription] = []
+    directories: list[LogDirectoryDescription] = []
 
 
 class DescribeTreeRequest(Request, frozen=True, kw_only=True, tag="describe_tree", omit_defaults=True):
@@ -597,6 +639,7 @@ ClientRequest = (
     | ProduceRequest
     | FetchRequest
     | ListOffsetsRequest
+    | DeleteRecordsRequest
     | InitProducerIdRequest
     | CreateTopicsRequest
     | DeleteTopicsRequest
@@ -632,6 +675,7 @@ AnyReply = (
     | ProduceReply
     | FetchReply
     | ListOffsetsReply
+    | DeleteRecordsReply
     | InitProducerIdReply
     | TopicsReply
     | DescribeReplicasReply

@@ -1,0 +1,188 @@
+"""The log directories of one broker: which there are, which of them serve, where each replica's log lies.
+
+One value for the whole process, made in the tree and outliving its actors: what failed once stays failed until the
+process ends, whoever is restarted meanwhile. All actors of the broker read it; ``Broker`` moves it, and a replica that
+finds its directory failed or full says so in it at once.
+
+Rules of this file:
+
+1. A directory that failed is not synced, opened or written again by this process: a sync that is repeated succeeds,
+   and lies. Its mark (the file ``failed``) keeps it so for later processes, until a person removes it.
+2. A new replica goes to the directory with the fewest replicas among those that serve; of equals, to the one with
+   the most room. A log that is there already is found where it is.
+3. A directory takes no records while it has less room than ``min_free_bytes``. Between two looks the room is
+   reckoned: what is appended is subtracted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from errno import EIO, ENODEV, ENXIO, EROFS, ESTALE
+
+from ..errors import StorageCorruption, StorageError, StorageFull
+from ..model import PartitionKey
+from ..storage.checkpoint import FAILED_FILE
+from ..storage.files import Files
+from ..transport.messages import LogDirectoryDescription
+
+UNKNOWN_BYTES = -1
+DISK_ERRORS = frozenset({EIO, EROFS, ENXIO, ENODEV, ESTALE, 117})  # 117: EUCLEAN, Linux's "structure needs cleaning"
+
+
+class LogDirectory:
+    """One directory. ``path`` is this broker's own part of a data directory: ``<data>/broker-<i>``."""
+
+    __slots__ = ("failure", "free_bytes", "is_readable", "min_free_bytes", "path")
+
+    def __init__(self, path: str, min_free_bytes: int = 0) -> None:
+        self.path = path
+        self.min_free_bytes = min_free_bytes
+        self.free_bytes = UNKNOWN_BYTES  # as reckoned since the last look; moved by measured, appended and ran_out
+        self.failure = ""  # why it is not used any more; never emptied again
+        self.is_readable = True  # its names could be listed: what is not among them is not there
+
+    @property
+    def is_failed(self) -> bool:
+        return bool(self.failure)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no records just now."""
+        return self.free_bytes < self.min_free_bytes and self.free_bytes != UNKNOWN_BYTES
+
+    def measured(self, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+
+    def appended(self, size: int) -> None:
+        if self.free_bytes != UNKNOWN_BYTES:
+            self.free_bytes = max(self.free_bytes - size, 0)
+
+    def ran_out(self) -> None:
+        """A write found no room, whatever the last look said: nothing more until the next one."""
+        self.free_bytes = 0
+
+    def fail(self, why: str) -> bool:
+        """Note that it failed; False: that is known already."""
+        is_news = not self.failure
+        self.failure = self.failure or why or "it failed"
+        return is_news
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.failure else "full" if self.is_full else "online"
+
+
+class LogDirectories:
+    """All directories of a broker, in the order of its configuration, never empty."""
+
+    def __init__(self, paths: Iterable[str], min_free_bytes: int = 0) -> None:
+        self.all = tuple(LogDirectory(path, min_free_bytes) for path in dict.fromkeys(paths))
+        self._homes: dict[PartitionKey, LogDirectory] = {}  # where each replica's log is, or will be
+
+    @property
+    def live(self) -> list[LogDirectory]:
+        return [directory for directory in self.all if not directory.is_failed]
+
+    def home_of(self, key: PartitionKey) -> LogDirectory | None:
+        return self._homes.get(key)
+
+    def found(self, key: PartitionKey, directory: LogDirectory) -> LogDirectory:
+        """Note that a log lies in a directory; return where it was noted before, if it was."""
+        return self._homes.setdefault(key, directory)
+
+    def place(self, key: PartitionKey, *, is_new: bool) -> LogDirectory | None:
+        """Return the directory of a replica, chosen now if it has none yet (rule 2).
+
+        None: no directory serves; or one cannot be read, and this log, which is not new, may lie in it.
+        """
+        known = self._homes.get(key)
+        if known is not None:
+            return known
+        live = self.live
+        if not live or (not is_new and not all(directory.is_readable for directory in self.all)):
+            return None
+        counts = self.counts()
+        chosen = min(live, key=lambda directory: (counts[directory.path], -directory.free_bytes))
+        return self._homes.setdefault(key, chosen)
+
+    def removed(self, key: PartitionKey) -> None:
+        self._homes.pop(key, None)
+
+    def keys_in(self, directory: LogDirectory) -> list[PartitionKey]:
+        return [key for key, home in self._homes.items() if home is directory]
+
+    def counts(self) -> Counter[str]:
+        return Counter(home.path for home in self._homes.values())
+
+    def describe(self) -> list[LogDirectoryDescription]:
+        counts = self.counts()
+        return [
+            LogDirectoryDescription(
+                path=directory.path,
+                state=directory.state,
+                reason=directory.failure,
+                replicas=counts[directory.path],
+                free_bytes=directory.free_bytes,
+            )
+            for directory in self.all
+        ]
+
+
+def is_disk_failure(error: BaseException | None, *, of_sync: bool = False) -> bool:
+    """Say whether an error means that a directory must not be used any more, not only the one log in it.
+
+    A full disk, damaged bytes and a file that somebody removed concern one log. ``of_sync``: the error ended a job
+    that syncs: then whatever the system said counts, for the pages may be lost.
+    """
+    if isinstance(error, StorageFull | StorageCorruption) or not isinstance(error, StorageError | OSError):
+        return False
+    while error is not None:
+        if isinstance(error, OSError) and (of_sync or error.errno in DISK_ERRORS):
+            return True
+        error = error.__cause__
+    return False
+
+
+def mark_of(files: Files, path: str) -> str:
+    """Return why a directory was given up by an earlier process, or "": its own mark, or one that a log in it has.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    names = files.list_dir(path)
+    if FAILED_FILE in names:
+        return _read_mark(files, f"{path}/{FAILED_FILE}")
+    for name in names:
+        if is_log_name(name) and files.exists(f"{path}/{name}/{FAILED_FILE}"):
+            return f"{name}: {_read_mark(files, f'{path}/{name}/{FAILED_FILE}')}"
+    return ""
+
+
+def is_log_name(name: str) -> bool:
+    """Say whether a directory of this name is a partition's log: ``<topic id>-<partition>``."""
+    topic_id, dash, number = name.rpartition("-")
+    return bool(dash) and number.isdecimal() and len(topic_id) == 32
+
+
+def measuring(files: Files, directories: Iterable[LogDirectory]) -> Callable[[], dict[str, int]]:
+    """Return a job for the pool: the free bytes of each directory, by path; without those that do not say."""
+    paths = [directory.path for directory in directories]
+
+    def measure() -> dict[str, int]:
+        found = {}
+        for path in paths:
+            try:
+                found[path] = files.free_bytes(path)
+            except OSError:
+                continue  # whoever writes there will hear of it
+        return found
+
+    return measure
+
+
+def _read_mark(files: Files, path: str) -> str:
+    try:
+        return files.read_bytes(path).decode("utf-8", "replace").strip() or "a sync failed"
+    except OSError as error:
+        return f"a sync failed ({path} cannot be read: {error.strerror or error})"
