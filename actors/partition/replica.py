@@ -378,7 +378,7 @@ class Replica(LoopActor):
             self._log.append(batches, headers, self.context.clock.wall_ms())
         except StorageFull as error:
             self._note_full(is_full=True)
-            self._perform(self._leader.on_append_failed(ErrorCode.STORAGE_ERROR, f"the disk is full: {error}"))
+            self._perform(self._leader.on_append_failed(ErrorCode.STORAGE_FULL, f"the disk is full: {error}"))
             return
         self._note_full(is_full=False)
         self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))

@@ -153,7 +153,7 @@ def test_a_full_disk_refuses_records_and_is_used_again_when_there_is_room(cluste
 
     refused = [produce(cluster, topic, [b"b"], acks=acks, sequence=1) for _ in range(10)]
 
-    assert {entry.error for entry in refused} == {ErrorCode.STORAGE_ERROR}
+    assert {entry.error for entry in refused} == {ErrorCode.STORAGE_FULL}
     assert "full" in refused[0].detail
     assert fetched_values(cluster, topic) == [b"a"], "what is there can be read"
     cluster.disks["broker-1"].heal()

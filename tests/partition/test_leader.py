@@ -83,6 +83,21 @@ def test_a_batch_is_appended_at_the_log_end():
     assert (append.base_offset, second.base_offset, leader.log_end_offset) == (10, 13, 15)
 
 
+def test_what_could_not_be_appended_is_refused_and_its_offsets_go_to_the_next():
+    leader = a_leader()
+    produce(leader, a_batch(2), acks=-1)
+    leader.on_appended(12)
+    produce(leader, a_batch(3), acks=-1)
+    produce(leader, a_batch(1), acks=1)
+
+    assert errors(leader.on_append_failed(ErrorCode.STORAGE_FULL, "full")) == [ErrorCode.STORAGE_FULL] * 2
+    (append,) = produce(leader, a_batch(1), acks=1)
+
+    assert append.base_offset == 12
+    assert [reply.base_offset for reply in replies(leader.on_appended(13))] == [12]
+    assert [reply.base_offset for reply in replies(leader.on_flushed(12))] == [10], "what was appended before still is"
+
+
 def test_acks_all_is_answered_when_the_flush_has_passed_it():
     leader = a_leader()
     produce(leader, a_batch(2), acks=-1)
