@@ -4,19 +4,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
+BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long check lint types format clean
+.PHONY: help venv demo test test-long bench check lint types format clean
 # Two targets of one call share the environment and the ports' machine: one at a time.
 .NOTPARALLEL:
 
 help: ## Show the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "Variables: PYTHON (now $(PYTHON); 3.11 or newer), VENV (now $(VENV)), PYTEST_ARGS"
+	@echo "Variables: PYTHON (now $(PYTHON); 3.11 or newer), VENV (now $(VENV)), PYTEST_ARGS, BENCH_ARGS"
 
 venv: $(DEV_STAMP) ## Make the virtual environment with everything a developer needs
 
@@ -28,6 +30,9 @@ test: $(DEV_STAMP) ## Run the test suite (what takes minutes is left to test-lon
 
 test-long: $(DEV_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(PYTEST_ARGS)
+
+bench: $(BENCH_STAMP) ## Measure everything as ratios, some minutes; BENCH_ARGS="b --quick" for less (benchmarks/README.md)
+	@$(BIN)/python -m benchmarks --json bench.json $(BENCH_ARGS)
 
 check: lint types test ## Run all that a change must pass: format, lint, import layers, types, tests
 
@@ -44,7 +49,7 @@ format: $(DEV_STAMP) ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made (no data directory of a cluster)
-	rm -rf $(VENV) .mypy .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) bench.json .mypy .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The root of the repository *is* the package: mypy follows its relative imports only below a directory "callboard".
@@ -69,3 +74,8 @@ $(DEV_STAMP): pyproject.toml | $(VENV)/bin/python
 	@echo "Installing Callboard and its developers' tools in $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(RUN_STAMP)
+
+$(BENCH_STAMP): $(DEV_STAMP)
+	@echo "Installing what the benchmarks compare with …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
