@@ -24,6 +24,8 @@ from ..errors import InvariantViolated, StorageError
 from .checkpoint import CHECKPOINT_FILE, FAILED_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint
 from .files import File, Files
 from .producers import ProducerState, encode_snapshot
+from .retention import make_room, remove_segments
+from .segment import Segment
 
 DISK_FULL = (ENOSPC, EDQUOT)
 
@@ -43,10 +45,12 @@ class FlushJob:
         checkpoint: Checkpoint | None = None,
         producers: dict[int, ProducerState] | None = None,
         producers_version: int = 0,
+        doomed: Sequence[Segment] = (),
     ) -> None:
         self.target = target
         self.checkpoint = checkpoint
         self.producers_version = producers_version
+        self.doomed = tuple(doomed)  # lie below the checkpoint's log start offset
         self.error: BaseException | None = None
         self.wrote_checkpoint = False
         self._files = files
@@ -76,6 +80,7 @@ class FlushJob:
             self._sync()
             self._write_indexes()
             self._write_checkpoint()
+            self._remove_doomed()
         except BaseException as error:
             self.error = error
             raise
@@ -130,6 +135,7 @@ class FlushJob:
         if self.checkpoint is None:
             return
         try:
+            make_room(self._files, self.doomed)
             with self._state:
                 if self._is_abandoned:
                     return
@@ -139,6 +145,14 @@ class FlushJob:
                 return
             raise StorageError(f"{self._directory}: checkpoint failed: {error.strerror or error}") from error
         self.wrote_checkpoint = True
+
+    def _remove_doomed(self) -> None:
+        if self.wrote_checkpoint and self.doomed:
+            with self._state, contextlib.suppress(OSError):  # what is left goes when the log is opened the next time
+                if self._is_abandoned:
+                    return
+                remove_segments(self._files, self.doomed)
+                self._files.sync_dir(self._directory)
 
 
 def write_checkpoint(files: Files, directory: str, checkpoint: Checkpoint, producers: dict[int, ProducerState]) -> None:

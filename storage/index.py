@@ -43,24 +43,35 @@ class IndexedSegment(NamedTuple):
 class SparseIndex:
     """The entries of one segment. All positions are where a batch begins."""
 
-    __slots__ = ("interval_bytes", "offsets", "positions", "timestamps")
+    __slots__ = ("_is_forced", "interval_bytes", "offsets", "positions", "timestamps")
 
     def __init__(self, interval_bytes: int) -> None:
         self.interval_bytes = interval_bytes
         self.offsets = array("q")
         self.positions = array("q")
         self.timestamps = array("q")
+        self._is_forced = False
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def add(self, base_offset: int, position: int, max_timestamp_before: int) -> None:
         """Tell of one batch; batches are told in order. An entry is made if the last one is far enough."""
-        if self.positions and position - self.positions[-1] < max(self.interval_bytes, 1):
+        if self.positions and position - self.positions[-1] < max(self.interval_bytes, 1) and not self._is_forced:
             return
+        self._is_forced = False
         self.offsets.append(base_offset)
         self.positions.append(position)
         self.timestamps.append(max_timestamp_before)
+
+    def force_next(self) -> None:
+        """Make an entry of the next batch, however near: what lies before it cannot be walked over."""
+        self._is_forced = True
+
+    def entry_before(self, offset: int, base_offset: int) -> tuple[int, int]:
+        """Return the last known batch at or before ``offset``: its offset and position; the segment's begin if none."""
+        place = bisect_right(self.offsets, offset)
+        return (self.offsets[place - 1], self.positions[place - 1]) if place else (base_offset, 0)
 
     def position_before(self, offset: int) -> int:
         """Return the greatest known position whose batch begins at or before ``offset``; 0 when none is known."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..config import TopicConfig
 from ..errors import (
@@ -29,18 +29,20 @@ from ..errors import (
     StorageError,
     StorageFull,
 )
-from .batch import BatchHeader, parse_header
+from .batch import BatchHeader
 from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
+from .cutting import lowered, rebuild_producers
 from .directory import begin_empty, make_directory, remove_directory
 from .files import Files
 from .flushing import DISK_FULL, FlushJob, write_checkpoint
 from .index import NO_TIMESTAMP
+from .reading import Reader
 from .recovery import Recovered, RecoveryReport, recover
+from .retention import due_count, make_room, remove_segments
 from .segment import Mark, Segment
+from .verification import Damage
 
 __all__ = ["FlushJob", "Log", "RecoveryReport"]
-
-SEALED_OPEN_MAX = 4  # handles of old segments kept open for readers that lag
 
 
 class Log:
@@ -51,7 +53,7 @@ class Log:
         self.recovery: RecoveryReport = recovered.report
         self.epochs = recovered.epochs  # moved by append, truncate_to, and by whoever begins to lead
         self.producers = recovered.producers  # moved by append and truncate_to
-        self.log_start_offset = recovered.log_start_offset  # <= durable_offset
+        self.log_start_offset = recovered.log_start_offset  # <= log_end_offset; moved by delete_before and retain
         self.durable_offset = recovered.recovery_offset  # <= log_end_offset; moved by flushes
         self._files = files
         self._config = config
@@ -67,7 +69,13 @@ class Log:
         self._producers_on_disk = -1 if recovered.report.producers_rebuilt else self.producers.version
         self._has_clean_marker = recovered.has_clean_marker
         self._is_clean_marker_true = recovered.report.was_clean
-        self._sealed_open: list[Segment] = []
+        self._doomed: list[Segment] = []  # no longer read; removed by the job that writes the log start offset
+        self._reader = Reader(
+            self._segments,
+            self._bases,
+            self.epochs,
+            lambda segment: segment in self._dirty,  # for the sync, which must see errors since the write
+        )
         self._failure: str = ""  # why nothing works any more
         if recovered.report.was_clean and self.durable_offset == self.log_end_offset:
             self._dirty, self._is_dir_dirty = [], False
@@ -215,7 +223,7 @@ class Log:
         self._bases.append(segment.base_offset)
         self._is_dir_dirty = True
         self._fresh_indexes.append(full)
-        self._keep_open(full)
+        self._reader.keep_open(full)
         return segment
 
     def _undo(self, before: Segment, mark: Mark, created_ms: int, segment_count: int) -> None:
@@ -238,15 +246,21 @@ class Log:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
+    @property
+    def damaged(self) -> list[Damage]:
+        """What was found damaged since the log was opened. It is neither served nor cut nor compacted away."""
+        return self._reader.damaged
+
     def read(self, fetch_offset: int, max_bytes: int, up_to_offset: int) -> list[bytes]:
         """Return whole batches from the one that holds ``fetch_offset`` on, as stored, with one system call.
 
         At least one batch, even if it is larger than ``max_bytes``; none that reaches ``up_to_offset``; none of the
-        next segment. Checksums are not computed here: whoever decodes the records does that.
+        next segment. Checksums are computed for what this process has neither written nor checked before.
 
         Raises:
             OffsetOutOfRangeError: ``fetch_offset`` is below the log start or above the log end.
-            CorruptRecordError: what stands there is no batch; the message names file and position.
+            CorruptRecordError: the batch there is damaged; the message names file, position and offsets. Whole batches
+                before and behind it are served to whoever asks for them.
         """
         self._require_usable()
         if not self.log_start_offset <= fetch_offset <= self.log_end_offset:
@@ -254,7 +268,7 @@ class Log:
         if fetch_offset >= min(up_to_offset, self.log_end_offset):
             return []
         try:
-            return self._read(fetch_offset, max_bytes, up_to_offset)
+            return self._reader.read(fetch_offset, max_bytes, up_to_offset)
         except StorageCorruption as error:
             raise CorruptRecordError(str(error)) from error
         except OSError as error:
@@ -263,59 +277,93 @@ class Log:
     def offset_for_timestamp(self, timestamp: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the first record whose timestamp is at or after ``timestamp`` (ms)."""
         self._require_usable()
+        with self._read_errors():
+            return self._reader.first_at(timestamp, self.log_start_offset)
+
+    def offset_of_max_timestamp(self) -> tuple[int, int] | None:
+        """Return offset and timestamp of the first record with the greatest timestamp; None when there is none."""
+        self._require_usable()
+        with self._read_errors():
+            greatest = self._reader.greatest_timestamp(self.log_start_offset)
+            return None if greatest == NO_TIMESTAMP else self._reader.first_at(greatest, self.log_start_offset)
+
+    @contextlib.contextmanager
+    def _read_errors(self) -> Iterator[None]:
         try:
-            for segment in self._segments:
-                if segment.size and segment.max_timestamp >= timestamp:
-                    self._keep_open(segment)
-                    found = segment.find_timestamp(timestamp)
-                    if found is not None:
-                        return found
+            yield
         except StorageCorruption as error:
             raise CorruptRecordError(str(error)) from error
         except OSError as error:
             raise _storage_error(f"{self.directory}: read failed", error) from error
-        return None
 
-    def offset_of_max_timestamp(self) -> tuple[int, int] | None:
-        """Return offset and timestamp of the first record with the greatest timestamp; None when there is none."""
-        greatest = max(segment.max_timestamp for segment in self._segments)
-        return None if greatest == NO_TIMESTAMP else self.offset_for_timestamp(greatest)
+    # -- deleting from the front -----------------------------------------------------------------------------
 
-    def _read(self, fetch_offset: int, max_bytes: int, up_to_offset: int) -> list[bytes]:
-        segment, begin = self._place_of(fetch_offset)
-        data = self._read_in(segment, begin, max_bytes, up_to_offset)
-        if data and not _holds(data, fetch_offset):
-            segment.distrust_index()
-            begin = segment.position_of(fetch_offset)
-            data = self._read_in(segment, begin, max_bytes, up_to_offset)
-            if data and not _holds(data, fetch_offset):
-                raise StorageCorruption(f"{segment.path} at {begin}: no batch of {fetch_offset}", segment.path, begin)
-        return [data] if data else []
+    @property
+    def durable_log_start_offset(self) -> int:
+        """The log start offset that the checkpoint on disk bears: after any crash the log begins there or later."""
+        return self._on_disk.log_start_offset if self._on_disk is not None else 0
 
-    def _read_in(self, segment: Segment, begin: int, max_bytes: int, up_to_offset: int) -> bytes:
-        end = segment.read_end(begin, max_bytes, up_to_offset)
-        if end <= begin:
-            return b""
-        return segment.read(begin, end)
+    def delete_before(self, offset: int, up_to_offset: int) -> int:
+        """Let the log begin at ``offset``; return how many segments go with that.
 
-    def _place_of(self, fetch_offset: int) -> tuple[Segment, int]:
-        segment = self._segments[max(bisect_right(self._bases, fetch_offset) - 1, 0)]
-        if segment is not self._segments[-1]:
-            self._keep_open(segment)
-        return segment, segment.position_of(fetch_offset)
+        Reads below it are refused at once. It is on disk, and the files go, with the next job of ``begin_flush`` or
+        ``begin_checkpoint``: promise it to nobody before ``durable_log_start_offset`` has come so far. An offset at or
+        below the log start changes nothing.
 
-    def _keep_open(self, segment: Segment) -> None:
-        """Let an old segment keep its handle for a while; the one that was used longest ago is closed."""
-        if segment is self._segments[-1]:
-            return
-        if segment in self._sealed_open:
-            self._sealed_open.remove(segment)
-        self._sealed_open.append(segment)
-        while len(self._sealed_open) > SEALED_OPEN_MAX:
-            oldest = self._sealed_open[0]
-            if oldest in self._dirty:  # its handle is needed for the sync, which must see errors since the write
-                break
-            self._sealed_open.pop(0).close()
+        Args:
+            up_to_offset: the high watermark; nothing at or above it is deleted.
+
+        Raises:
+            OffsetOutOfRangeError: ``offset`` is above ``up_to_offset`` or the log end.
+            StorageError: the log has failed.
+        """
+        self._require_usable()
+        if offset > min(up_to_offset, self.log_end_offset):
+            raise OffsetOutOfRangeError(f"cannot delete below {offset}, records are committed below {up_to_offset}")
+        if offset <= self.log_start_offset:
+            return 0
+        self.log_start_offset = offset
+        self.epochs.truncate_from_start(offset)
+        count = 0
+        while count < len(self._segments) - 1 and self._segments[count + 1].base_offset <= offset:
+            count += 1
+        self._doom(count)
+        self._is_checkpoint_due = True
+        return count
+
+    def retain(self, now_ms: int, retention_ms: int | None, retention_bytes: int | None, up_to_offset: int) -> int:
+        """Delete whole segments that are due by age or by size (None: no limit); return how many.
+
+        The last segment is closed first when all its records are too old. As with ``delete_before``, the files go with
+        the next job. Call it now and then; where nothing is due it costs a look at the oldest segment.
+
+        Raises:
+            StorageFull: there is no room to begin a new segment; the others that are due go all the same.
+            StorageError: the log has failed.
+        """
+        self._require_usable()
+        count = due_count(self._segments, now_ms, retention_ms, retention_bytes, min(up_to_offset, self.log_end_offset))
+        if not count:
+            return 0
+        is_last_due = count == len(self._segments)
+        removed = self.delete_before(self._segments[count - 1].base_offset, up_to_offset) if is_last_due else 0
+        if is_last_due:
+            try:
+                self._roll()
+            except OSError as error:
+                raise _storage_error(f"{self.directory}: a new segment failed", error) from error
+            count -= removed
+        return removed + self.delete_before(self._segments[count].base_offset, up_to_offset)
+
+    def _doom(self, count: int) -> None:
+        doomed = self._segments[:count]
+        del self._segments[:count], self._bases[:count]
+        self._dirty = [segment for segment in self._dirty if segment not in doomed]
+        self._fresh_indexes = [segment for segment in self._fresh_indexes if segment not in doomed]
+        self._reader.forget(doomed)
+        for segment in doomed:
+            segment.close()
+        self._doomed += doomed
 
     # -- flushing --------------------------------------------------------------------------------------------
 
@@ -373,6 +421,9 @@ class Log:
         self.durable_offset = max(self.durable_offset, job.target)
         if job.wrote_checkpoint:
             self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
+            self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
+        elif self._doomed:
+            self._is_checkpoint_due = True  # the disk was full: again with the next job
 
     def _new_job(self) -> FlushJob:
         target, is_checkpoint = self.log_end_offset, self._is_checkpoint_due
@@ -395,10 +446,11 @@ class Log:
             checkpoint=checkpoint,
             producers=self.producers.copy() if is_checkpoint else None,
             producers_version=self.producers.version,
+            doomed=self._doomed if is_checkpoint else (),
         )
         synced, self._dirty, self._fresh_indexes = self._dirty, [], []
         for segment in synced:
-            self._keep_open(segment)
+            self._reader.keep_open(segment)
         self._is_dir_dirty = self._is_checkpoint_due = False
         self._job = job
         return job
@@ -442,11 +494,11 @@ class Log:
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
-        # First the recovery point goes down and the snapshot goes, then the bytes: neither may ever know of records
-        # that the log does not have.
         self.epochs.truncate_from_end(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
-        self._lower_recovery_point(last, mark)
+        checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
+        if checkpoint is not None:
+            self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
             self._files.sync_dir(self.directory)
@@ -457,9 +509,10 @@ class Log:
         last.cut_to(mark)
         self._dirty = [segment for segment in self._dirty if segment not in removed and segment is not last] + [last]
         self._fresh_indexes = [full for full in self._fresh_indexes if full not in removed and full is not last]
-        self._sealed_open = [full for full in self._sealed_open if full not in removed and full is not last]
+        self._reader.forget([*removed, last])
         self.durable_offset = durable_offset
-        self._rebuild_producers()
+        self.log_start_offset = min(self.log_start_offset, mark.next_offset)  # the cut is at a batch's begin
+        rebuild_producers(self.producers, self._segments, self.log_start_offset)
         for segment in self._dirty:
             segment.file().datasync()
         self._files.sync_dir(self.directory)
@@ -468,33 +521,6 @@ class Log:
         self._on_disk = self._checkpoint(self.log_end_offset)
         write_checkpoint(self._files, self.directory, self._on_disk, self.producers.copy())
         self._producers_on_disk = self.producers.version
-
-    def _lower_recovery_point(self, last: Segment, mark: Mark) -> None:
-        """Replace a checkpoint that would be wrong after the cut by one that is true before and after it."""
-        known = self._on_disk
-        if known is None or known.segment < last.base_offset:
-            return
-        if known.segment == last.base_offset and known.position <= mark.size:
-            return
-        checkpoint = Checkpoint(
-            log_start_offset=min(self.log_start_offset, last.base_offset),
-            recovery_offset=last.base_offset,
-            segment=last.base_offset,
-            position=0,
-            segment_created_ms=last.created_ms,
-            epochs=tuple(entry for entry in self.epochs.entries if entry[1] <= last.base_offset),
-            has_producers=len(self.producers) > 0,
-        )
-        self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
-
-    def _rebuild_producers(self) -> None:
-        """Read the producers from the headers that are left."""
-        active_ms = {state.producer_id: state.active_ms for state in self.producers.copy().values()}
-        self.producers.clear()
-        for segment in self._segments:
-            for header in segment.headers(self.log_start_offset):
-                if header.producer_id >= 0:
-                    self.producers.record(header, active_ms.get(header.producer_id, 0))
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -512,9 +538,11 @@ class Log:
                 content = segment.index_bytes()
                 if content is not None:
                     self._files.write_bytes(segment.index_path, content)
+            make_room(self._files, self._doomed)
             if not self._is_checkpointed():
                 checkpoint = self._checkpoint(self.log_end_offset)
                 write_checkpoint(self._files, self.directory, checkpoint, self.producers.copy())
+            remove_segments(self._files, self._doomed)
             if not (self._has_clean_marker and self._is_clean_marker_true):
                 self._files.write_atomic(f"{self.directory}/{CLEAN_FILE}", encode_clean(self.log_end_offset))
         except OSError as error:
@@ -561,14 +589,6 @@ class Log:
 
     def _fail(self, why: str) -> None:
         self._failure = self._failure or why
-
-
-def _holds(data: bytes, offset: int) -> bool:
-    try:
-        header = parse_header(data)
-    except CorruptRecordError:
-        return False
-    return header.base_offset <= offset < header.next_offset
 
 
 def _storage_error(what: str, error: OSError) -> StorageError:

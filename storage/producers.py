@@ -151,6 +151,13 @@ class ProducerStates:
         self._states[header.producer_id] = ProducerState(header.producer_id, header.producer_epoch, batches, now_ms)
         self.version += 1
 
+    def keep_below(self, state: ProducerState, offset: int) -> None:
+        """Remember, of what was known before, the batches that end below ``offset``."""
+        batches = tuple(written for written in state.batches if written.last_offset < offset)
+        if batches:
+            self._states[state.producer_id] = msgspec.structs.replace(state, batches=batches)
+            self.version += 1
+
     def expire(self, now_ms: int, log_start_offset: int) -> None:
         """Forget producers that have been idle too long; see the head of this file."""
         idle = [state for state in self._states.values() if state.active_ms + self.expiry_ms <= now_ms]

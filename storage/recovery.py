@@ -20,13 +20,12 @@ until a flush has covered the rest.
 
 from __future__ import annotations
 
-import contextlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import CorruptRecordError, StorageCorruption, StorageError
-from .batch import HEADER_BYTES, MAGIC_COLUMNS, BatchHeader, check_crc, parse_header
+from .batch import HEADER_BYTES, BatchHeader, check_crc, parse_header
 from .checkpoint import (
     CHECKPOINT_FILE,
     CLEAN_FILE,
@@ -37,11 +36,11 @@ from .checkpoint import (
     decode_clean,
 )
 from .epochs import EpochHistory
-from .files import File, Files
+from .files import Files
 from .producers import ProducerStates
+from .retention import remove_segments
 from .segment import INDEX_SUFFIX, Segment, base_offset_of, segment_name, walk
-
-SCAN_BYTES = 1 << 20  # read at once; a larger batch is read alone
+from .verification import find_batch, window
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,7 @@ def recover(
             files.remove(f"{directory}/{name}")
     checkpoint = _load(files, f"{directory}/{CHECKPOINT_FILE}")
     segments = _list_segments(files, directory, names, index_interval_bytes, checkpoint)
+    _remove_deleted(files, segments, checkpoint)
     if checkpoint is not None and checkpoint.position == 0:
         _make_first_unsynced(files, directory, index_interval_bytes, segments, checkpoint)
     clean = decode_clean(files.read_bytes(f"{directory}/{CLEAN_FILE}")) if CLEAN_FILE in names else None
@@ -119,6 +119,8 @@ def recover(
         _read_producers(segments[: place + 1], checkpoint, log_start_offset, scan)
     _scan_segments(segments, place, checkpoint, scan)
     end = scan.expected
+    log_start_offset = min(log_start_offset, end)
+    scan.epochs.truncate_from_start(log_start_offset)
     if scan.producers_from > max(end, recovery_offset):  # the snapshot knows batches that are gone
         files.remove(f"{directory}/{PRODUCERS_FILE}")
         scan.producers.clear()
@@ -165,7 +167,7 @@ def _load(files: Files, path: str) -> Checkpoint | None:
     if not files.exists(path):
         return None
     checkpoint = decode_checkpoint(files.read_bytes(path))
-    if checkpoint is None or not 0 <= checkpoint.log_start_offset <= checkpoint.recovery_offset:
+    if checkpoint is None or min(checkpoint.log_start_offset, checkpoint.recovery_offset) < 0:
         return None
     return checkpoint
 
@@ -191,6 +193,17 @@ def _list_segments(
         )
         segments.append(segment)
     return segments
+
+
+def _remove_deleted(files: Files, segments: list[Segment], checkpoint: Checkpoint | None) -> None:
+    """Remove what lies wholly below the log start: a crash came between the checkpoint that says so and the removal."""
+    if checkpoint is None:
+        return
+    bases = [segment.base_offset for segment in segments if segment.base_offset <= checkpoint.segment]
+    count = bisect_right(bases, checkpoint.log_start_offset) - 1
+    if count > 0:
+        remove_segments(files, segments[:count])
+        del segments[:count]
 
 
 def _make_first_unsynced(
@@ -284,7 +297,7 @@ def _scan_segments(segments: list[Segment], place: int, checkpoint: Checkpoint |
         if segment.base_offset != scan.expected and not (is_first and checkpoint is not None):
             _end_log(segments, current, scan, checkpoint, f"expected offset {scan.expected}")
             return
-        on_disk, segment.size, segment.gap = segment.size, position, position
+        on_disk, segment.size, segment.gap, segment.unverified = segment.size, position, position, position
         segment.next_offset = scan.expected
         problem = _scan_segment(segment, on_disk, scan)
         if segment.size < on_disk:
@@ -304,14 +317,14 @@ def _scan_segment(segment: Segment, end: int, scan: _Scan) -> str:
     file, position = segment.file(), segment.size
     data, data_at = b"", position
     while position < end:
-        data, data_at = _window(file, data, data_at, position, HEADER_BYTES, end)
+        data, data_at = window(file, data, data_at, position, HEADER_BYTES, end)
         try:
             header = parse_header(data, position - data_at)
             if position + header.length > end:
                 return f"a batch of {header.length} bytes is cut short"
             if problem := _does_not_follow(header, scan):
                 return problem
-            data, data_at = _window(file, data, data_at, position, header.length, end)
+            data, data_at = window(file, data, data_at, position, header.length, end)
             check_crc(data, position - data_at, header)
         except CorruptRecordError as error:
             return error.detail
@@ -323,13 +336,6 @@ def _scan_segment(segment: Segment, end: int, scan: _Scan) -> str:
         scan.scanned_bytes += header.length
         position += header.length
     return ""
-
-
-def _window(file: File, data: bytes, data_at: int, position: int, wanted: int, end: int) -> tuple[bytes, int]:
-    """Return bytes of the file, and where they begin, that hold ``wanted`` bytes from ``position`` on if there are."""
-    if position + wanted <= data_at + len(data):
-        return data, data_at
-    return file.pread(min(max(wanted, SCAN_BYTES), end - position), position), position
 
 
 def _does_not_follow(header: BatchHeader, scan: _Scan) -> str:
@@ -357,7 +363,7 @@ def _refuse_to_cut(segments: list[Segment], on_disk: int, expected: int, problem
     first = segments[0]
     for segment in segments:
         begin, end = (first.size, on_disk) if segment is first and on_disk else (0, segment.size)
-        found = _find_batch(segment.file(), begin, end, expected)
+        found, _ = find_batch(segment.file(), begin, end, expected)
         if found >= 0:
             raise StorageCorruption(
                 f"{first.path} at {first.size if on_disk else 0}: {problem}; a whole batch follows in {segment.path} "
@@ -365,21 +371,6 @@ def _refuse_to_cut(segments: list[Segment], on_disk: int, expected: int, problem
                 first.path,
                 first.size if on_disk else 0,
             )
-
-
-def _find_batch(file: File, begin: int, end: int, expected: int) -> int:
-    """Return where a whole batch of a later offset begins between two positions, or -1."""
-    data = file.pread(max(end - begin, 0), begin)
-    magic_at = data.find(MAGIC_COLUMNS, 16)
-    while magic_at >= 0:
-        at = magic_at - 16
-        with contextlib.suppress(CorruptRecordError):
-            header = parse_header(data, at)
-            if header.base_offset >= expected and at + header.length <= len(data):
-                check_crc(data, at, header)
-                return begin + at
-        magic_at = data.find(MAGIC_COLUMNS, magic_at + 1)
-    return -1
 
 
 # -- indexes ---------------------------------------------------------------------------------------

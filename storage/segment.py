@@ -20,6 +20,7 @@ from ..errors import CorruptRecordError, InvariantViolated, StorageCorruption
 from .batch import HEADER_BYTES, BatchHeader, decode_batch, parse_header
 from .files import File, Files
 from .index import NO_TIMESTAMP, SparseIndex, load_index
+from .verification import Damage, Ranges, find_batch
 
 LOG_SUFFIX, INDEX_SUFFIX = ".log", ".index"
 TAIL_BATCHES = 2_048  # kept exactly; twice as many at most
@@ -70,6 +71,10 @@ class Segment:
         self.next_offset = base_offset if next_offset is None else next_offset  # >= base_offset
         self.created_ms = created_ms  # wall clock of the first append; read by rolling
         self.gap = gap  # <= size
+        self.unverified = gap  # <= size; bytes from the start that this process neither wrote nor scanned
+        self.damage: dict[int, Damage] = {}  # found so far, by position; never served, never cut
+        self._verified = Ranges()  # of the unverified part: what a read has checked
+        self._is_index_rebuilt = False
         self._may_load_index = may_load_index
         self._files = files
         self._file: File | None = None
@@ -148,6 +153,9 @@ class Segment:
             self._tail_offsets.pop()
         self.size, self.next_offset, self._max_timestamp = mark
         self.gap = min(self.gap, self.size)
+        self.unverified = min(self.unverified, self.size)
+        self._verified.truncate(self.size)
+        self.damage = {at: damage for at, damage in self.damage.items() if at < self.size}
 
     def mark_before(self, offset: int) -> Mark:
         """Return the mark at the batch that holds ``offset``, or that follows it; reads the headers before it."""
@@ -177,10 +185,11 @@ class Segment:
             return self._tail_positions[bisect_right(self._tail_offsets, offset) - 1]
         self._close_gap()
         try:
-            return self._walk_to(offset, self._index.position_before(offset))
+            return self._walk_to(offset)
         except StorageCorruption:
-            self.distrust_index()  # the index may have led to the middle of a batch
-            return self._walk_to(offset, self._index.position_before(offset))
+            if not self.distrust_index():  # the index may have led to the middle of a batch, or into damage
+                raise
+            return self._walk_to(offset)
 
     def read_end(self, begin: int, max_bytes: int, up_to_offset: int) -> int:
         """Return where a read from ``begin`` ends: behind whole batches, at least one if it may be read at all.
@@ -210,15 +219,47 @@ class Segment:
             raise StorageCorruption(f"{self.path} ends before byte {end}", self.path, begin + len(data))
         return data
 
-    def find_timestamp(self, timestamp: int) -> tuple[int, int] | None:
-        """Return offset and timestamp of the first record at or after ``timestamp``."""
+    def is_verified(self, begin: int, end: int) -> bool:
+        """Whether this process wrote or checked these bytes; true for all of them in the long run."""
+        return begin >= self.unverified or self._verified.covers(begin, min(end, self.unverified))
+
+    def note_verified(self, begin: int, end: int) -> None:
+        if begin < self.unverified:
+            self._verified.add(begin, min(end, self.unverified))
+
+    def note_damage(self, position: int, offset: int, problem: str) -> Damage:
+        """Remember that the batch of ``offset``, at ``position``, is damaged; find out how far that reaches."""
+        known = self.damage.get(position)
+        if known is None:
+            found, next_offset = find_batch(self.file(), position + 1, self.size, offset + 1, self.next_offset)
+            if found < 0:
+                found, next_offset = self.size, max(self.next_offset, offset + 1)
+            known = self.damage[position] = Damage(self.path, position, found, offset, next_offset, problem)
+        return known
+
+    def greatest_timestamp_from(self, offset: int) -> int:
+        """Return the greatest timestamp of the records from ``offset`` on; ``NO_TIMESTAMP`` if there are none."""
+        if offset <= self.base_offset:
+            return self.max_timestamp
+        greatest = NO_TIMESTAMP
+        if offset < self.next_offset:
+            for header, at in walk(self.file(), self.position_of(offset), self.size):
+                if header.base_offset >= offset:
+                    greatest = max(greatest, header.max_timestamp)
+                else:
+                    timestamps = decode_batch(self.read(at, at + header.length)).timestamps
+                    greatest = max(greatest, *list(timestamps)[offset - header.base_offset :])
+        return greatest
+
+    def find_timestamp(self, timestamp: int, from_offset: int = 0) -> tuple[int, int] | None:
+        """Return offset and timestamp of the first record at or after ``timestamp`` and ``from_offset``."""
         self._close_gap()
         position, _ = self._index.position_for_timestamp(timestamp)
         for header, at in walk(self.file(), position, self.size):
-            if header.max_timestamp >= timestamp:
+            if header.max_timestamp >= timestamp and header.last_offset >= from_offset:
                 batch = decode_batch(self.read(at, at + header.length))
                 for offset, found in zip(batch.offsets, batch.timestamps, strict=True):
-                    if found >= timestamp:
+                    if found >= timestamp and offset >= from_offset:
                         return offset, found
         return None
 
@@ -235,12 +276,16 @@ class Segment:
             return None
         return self._index.to_bytes(self.base_offset, self.size, self.next_offset, self._max_timestamp)
 
-    def distrust_index(self) -> None:
-        """Throw the index away and make it again from the segment."""
+    def distrust_index(self) -> bool:
+        """Throw the index away and make it again from the segment; once: False if that has been done."""
+        if self._is_index_rebuilt:
+            return False
         self._index = SparseIndex(self._index.interval_bytes)
         self._may_load_index = False
+        self._is_index_rebuilt = True
         self.gap = self.size
         self._close_gap()
+        return True
 
     # -- inside ----------------------------------------------------------------------------------------
 
@@ -261,21 +306,35 @@ class Segment:
             return begin
         return self.size if is_last else positions[following]
 
-    def _walk_to(self, offset: int, begin: int) -> int:
+    def _walk_to(self, offset: int) -> int:
+        """Walk from the nearest place that the index knows; every batch must begin where the one before it ended."""
+        expected, begin = self._index.entry_before(offset, self.base_offset)
         for header, position in walk(self.file(), begin, self.size):
-            if header.base_offset > offset and position == begin and begin > 0:
-                break  # the index led behind it
+            if header.base_offset != expected:
+                problem = f"base offset {header.base_offset}, expected {expected}"
+                self._raise_damage(position, expected, problem)
             if header.next_offset > offset:
                 return position
+            expected = header.next_offset
         raise StorageCorruption(f"{self.path}: no batch holds offset {offset}", self.path, begin)
+
+    def _raise_damage(self, position: int, offset: int, problem: str) -> None:
+        if not self._is_index_rebuilt:  # perhaps it is the index that is wrong
+            raise StorageCorruption(f"{self.path} at {position}: {problem}", self.path, position)
+        damage = self.note_damage(position, offset, problem)
+        raise StorageCorruption(str(damage), self.path, position)
 
     def _walk_end(self, begin: int, limit: int, up_to_offset: int) -> int:
         end = begin
-        for header, position in walk(self.file(), begin, self.size):
-            following = position + header.length
-            if header.next_offset > up_to_offset or (end > begin and following > limit):
-                break
-            end = following
+        try:
+            for header, position in walk(self.file(), begin, self.size):
+                following = position + header.length
+                if header.next_offset > up_to_offset or (end > begin and following > limit):
+                    break
+                end = following
+        except StorageCorruption:
+            if end == begin:
+                raise
         return end
 
     def _close_gap(self) -> None:
@@ -285,13 +344,30 @@ class Segment:
         if self._may_load_index and self._load_index():
             return
         behind, index, greatest = self._index, SparseIndex(self._index.interval_bytes), NO_TIMESTAMP
-        for header, position in walk(self.file(), 0, self.gap):
+        for header, position in self._walk_over_damage(index):
             index.add(header.base_offset, position, greatest)
             greatest = max(greatest, header.max_timestamp)
         for offset, position, before in zip(behind.offsets, behind.positions, behind.timestamps, strict=True):
             index.add(offset, position, max(before, greatest))
         self._index, self.gap = index, 0
         self._max_timestamp = max(self._max_timestamp, greatest)
+
+    def _walk_over_damage(self, index: SparseIndex) -> Iterator[tuple[BatchHeader, int]]:
+        """Yield the headers in the gap; where they are damaged, note it and go on behind it."""
+        position, expected = 0, self.base_offset
+        while position < self.gap:
+            try:
+                for header, at in walk(self.file(), position, self.gap):
+                    position = at
+                    if header.base_offset != expected:
+                        problem = f"base offset {header.base_offset}, expected {expected}"
+                        raise StorageCorruption(problem, self.path, at)
+                    yield header, at
+                    position, expected = at + header.length, header.next_offset
+            except StorageCorruption as error:
+                damage = self.note_damage(position, expected, str(error).removeprefix(f"{self.path} at {position}: "))
+                position, expected = damage.end_position, damage.next_offset
+                index.force_next()
 
     def _load_index(self) -> bool:
         if self.gap != self.size:

@@ -681,8 +681,10 @@ def test_damage_below_the_index_is_refused_with_its_place(disk):
 
     log = open_log(disk, TopicConfig(index_interval_bytes=100_000))
 
-    with pytest.raises(CorruptRecordError, match=r"0000\.log at 0: batch at offset 0: magic"):
-        log.read(5, 100, 10)
+    with pytest.raises(CorruptRecordError, match=r"0000\.log at 0: batch at offset 0: magic .*; offsets 0 to 0 cannot"):
+        log.read(0, 100, 10)
+    assert log.read(5, 100, 10)
+    assert [(damage.offset, damage.next_offset) for damage in log.damaged] == [(0, 1)]
 
 
 def test_a_retry_after_a_restart_is_told_its_first_offset(place):
