@@ -9,7 +9,8 @@ Rules of this file:
 1. A death is reported to the owner at the sentinel, before anything else: that is what failover waits for.
    The restart comes after the reap, because until then the port and the files are busy.
 2. A process serves when it says so (``ready``), not when it runs; one that does not say so in time is killed.
-3. A death that was asked for (chaos, by the host or by the process itself) does not count against its limit.
+3. A death that was asked for (chaos, by the host or by the process itself) does not count against its limit, nor
+   does a SIGKILL while it served: nobody does that to himself, so it tells nothing about the process (ADR 8).
 """
 
 from __future__ import annotations
@@ -208,12 +209,13 @@ class ProcessActor(LoopActor):
     def on_ended(self, ended: _Ended) -> None:
         pid = self.plan.pid
         was_stopped = self.state == "stopping"
+        was_killed = self.plan.is_ready and ended.exitcode == -signal.SIGKILL
         self._let_go(ended.exitcode)
         if was_stopped:
             self.finish()
             return
         words = self._words
-        raise ProcessDied(self.plan.name, pid, ended.exitcode, words.reason, is_chaos=words.is_chaos)
+        raise ProcessDied(self.plan.name, pid, ended.exitcode, words.reason, is_chaos=words.is_chaos or was_killed)
 
     def on_kill_process(self, message: KillProcess) -> None:
         if self._process is not None:

@@ -244,6 +244,23 @@ def test_a_process_past_its_limit_is_left_offline(world):
     assert world.ref.actor.describe().children[0].state == "given up"
 
 
+def test_a_kill_from_outside_while_it_serves_does_not_count_and_is_made_good_at_once(world):
+    world.supervised(intensity=10, period_ms=30_000)
+    for kill in range(20):
+        world.serve()
+        world.process.ends(-signal.SIGKILL)
+        world.loop.advance(50)
+        assert len(world.launcher.launched) == kill + 2
+
+
+def test_a_kill_before_it_ever_served_counts(world):
+    world.supervised(intensity=0)
+    world.process.ends(-signal.SIGKILL)
+    world.loop.advance(60_000)
+
+    assert len(world.launcher.launched) == 1
+
+
 def test_kills_that_were_asked_for_do_not_count(world):
     world.supervised(intensity=0)
     for kill in (KillProcess("kill"), KillProcess("term")):
