@@ -17,6 +17,7 @@ from .errors import ConfigurationError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 INT32_MAX = (1 << 31) - 1
+SHOWN_CHARS_MAX = 120  # of one value in a message
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -128,6 +129,8 @@ def configure(kind: type[S], values: Mapping[str, Any], where: str) -> S:
         return msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{where}: {_in_words(str(error), values)}") from None
+    except UnicodeEncodeError as error:  # bytes of a command line that are no text
+        raise ConfigurationError(f"{where}: {shown(error.object)} is not text in UTF-8") from None
 
 
 def defaults_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -147,14 +150,24 @@ def load_toml(path: str) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigurationError(f"{path}: not a TOML file: nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or a number with more digits than Python takes
         raise ConfigurationError(f"{path}: not a TOML file: {error}") from None
+
+
+def shown(value: Any) -> str:
+    """Return what somebody else gave, as it may stand in a message: one line, not too long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 1] + "…"
 
 
 def nearest(name: str, valid: Mapping[str, Any] | tuple[str, ...] | list[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest valid name, or ``""`` when none is near."""
     import difflib
 
+    if len(name) > SHOWN_CHARS_MAX:
+        return ""  # no typing error; and comparing takes time for each character
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -163,7 +176,7 @@ def _refuse_unknown_names(kind: type[msgspec.Struct], values: Mapping[str, Any],
     fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
     for name, value in values.items():
         if name not in fields:
-            raise ConfigurationError(f"{where}: there is no setting {name!r}{nearest(name, fields)}")
+            raise ConfigurationError(f"{where}: there is no setting {shown(name)}{nearest(name, fields)}")
         inner = fields[name]
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, Mapping):
             _refuse_unknown_names(inner, value, f"{where}: {name}")
@@ -174,8 +187,9 @@ def _in_words(message: str, values: Mapping[str, Any]) -> str:
     text, _, path = message.partition(" - at ")
     place = path.strip("`").removeprefix("$.").removeprefix("$")
     text = text.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
+    text = text if len(text) <= 2 * SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 1] + "…"
     found: Any = values
     for step in place.split("."):
         found = found.get(step) if isinstance(found, Mapping) else None
-    given = f" (given: {found!r})" if found is not None else ""
+    given = f" (given: {shown(found)})" if found is not None else ""
     return f"{place}: {text}{given}" if place else text

@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 
 from ..errors import CallboardError
 from ..model import Header
-from .producer_batch import UNROUTED, ProducerBatch, record_size
+from ..storage.batch import RECORDS_MAX
+from .producer_batch import RECORD_OVERHEAD, UNROUTED, ProducerBatch, record_size
 
 RESERVE_STEP = 4_096  # bytes of buffer_memory that a new batch reserves first
 
@@ -252,9 +253,9 @@ class Accumulator:
     def set_partitions(self, topic: TopicBuffer, count: int, available: Sequence[int], message_bytes_max: int) -> None:
         """The topic has ``count`` partitions (never fewer than before), of which ``available`` have a leader.
 
-        ``message_bytes_max`` bounds a batch as the broker stores it: ours stay below it.
+        ``message_bytes_max`` bounds a batch as the broker stores it: ours stay below it, and below ``RECORDS_MAX``.
         """
-        batch_size = max(1, min(self.batch_size, message_bytes_max * 31 // 32 - 256))
+        batch_size = max(1, min(self.batch_size, message_bytes_max * 31 // 32 - 256, RECORDS_MAX * RECORD_OVERHEAD))
         for buffer in topic.buffers:
             buffer.batch_size = batch_size
         for partition in range(len(topic.buffers), count):

@@ -55,6 +55,7 @@ KNOWN_MAGICS = (MAGIC_COLUMNS, MAGIC_ROWS)
 KNOWN_ATTRIBUTES = compression.COMPRESSION_MASK
 SEQUENCE_MODULUS = 1 << 31
 BATCH_BYTES_MAX = (1 << 31) - 1
+RECORDS_MAX = 1 << 20  # of one batch: records of nulls take no bytes at all, so their number needs a bound of its own
 
 JOIN_BELOW_BYTES = 64 * 1024  # neighbouring frames smaller than this are joined: a frame costs more than a copy
 
@@ -192,6 +193,8 @@ def _count_of(
     count = len(values) if values is not None else len(keys or ())
     if count == 0:
         raise IllegalArgumentError("a batch needs at least one record")
+    if count > RECORDS_MAX:
+        raise IllegalArgumentError(f"{count:,} records in one batch; {RECORDS_MAX:,} are the limit")
     for name, items in (("keys", keys), ("headers", headers)):
         if items is not None and len(items) != count:
             raise IllegalArgumentError(f"{len(items)} {name} for {count} values")
@@ -224,6 +227,8 @@ def _compress(name: str, block: list[bytes]) -> tuple[int, int, int, list[bytes]
             f"{block_bytes} bytes to compress in one batch; {compression.EXPANDED_BYTES_MAX} are the limit"
         )
     stored = compression.compress(codec, b"".join(block))
+    if compression.is_bomb(len(stored), block_bytes):  # so well compressed that nobody would dare to expand it
+        return compression.NONE, block_bytes, block_bytes, block
     return codec, block_bytes, len(stored), [stored, columns.padding(len(stored))]
 
 
@@ -314,16 +319,21 @@ def check_batch(frames: Frames) -> BatchHeader:
 def iter_batches(data: bytes | memoryview) -> Iterator[tuple[BatchHeader, int]]:
     """Yield header and position of each batch in contiguous bytes.
 
+    A base offset lies outside the checksum: what tells damage in it is that offsets are dense.
+
     Raises:
-        CorruptRecordError: a header is impossible, or the last batch is cut short.
+        CorruptRecordError: a header is impossible, does not follow the one before, or the last batch is cut short.
     """
-    at = 0
+    at, expected = 0, -1
     while at < len(data):
         header = parse_header(data, at)
         if at + header.length > len(data):
             raise CorruptRecordError(f"batch at offset {header.base_offset} is cut short")
+        if header.base_offset != expected and at:
+            raise CorruptRecordError(f"a batch at offset {header.base_offset} where {expected} should follow")
         yield header, at
         at += header.length
+        expected = header.next_offset
 
 
 def check_crc(data: bytes | memoryview, at: int, header: BatchHeader) -> None:
@@ -369,6 +379,8 @@ def _check_columns(header: BatchHeader, data: bytes | memoryview, at: int) -> tu
     codec = header.attributes & compression.COMPRESSION_MASK
     if codec not in compression.NAME_BY_CODEC:
         compression.expand(codec, b"", 0)  # says so
+    if header.count > RECORDS_MAX:
+        raise CorruptRecordError(f"a batch of {header.count:,} records; {RECORDS_MAX:,} are the limit")
     if header.last_offset_delta != header.count - 1:
         raise CorruptRecordError(f"{header.count} records over {header.last_offset_delta + 1} offsets")
     if header.length < COLUMNS_AT:
@@ -376,8 +388,9 @@ def _check_columns(header: BatchHeader, data: bytes | memoryview, at: int) -> tu
     directory = Directory(*columns.DIRECTORY.unpack_from(data, at + COLUMNS_AT - columns.DIRECTORY.size))
     if not directory.flags & columns.HAS_TIMESTAMPS and header.max_timestamp != header.base_timestamp:
         raise CorruptRecordError("a batch without timestamps has two of them")
-    if codec and directory.block_bytes > compression.EXPANDED_BYTES_MAX:
-        raise CorruptRecordError(f"a batch of {directory.block_bytes} bytes once expanded")
+    if codec and compression.is_bomb(directory.stored_bytes, directory.block_bytes):
+        sizes = f"{header.length:,} bytes that would be {directory.block_bytes:,}"
+        raise CorruptRecordError(f"a batch of {sizes} once expanded")
     room = header.length - COLUMNS_AT
     return directory, columns.check_directory(directory, header.count, room, is_compressed=codec != compression.NONE)
 

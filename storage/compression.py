@@ -9,7 +9,9 @@ The formats are the plain ones of each codec, so that any library can read a log
 
 The number is the codec's place in the low three bits of the batch attributes, as in Kafka. A batch states the
 size of its expanded block, and expansion writes into a buffer of exactly that size: a bomb cannot grow past what
-the header admits, and the header is refused above ``EXPANDED_BYTES_MAX``.
+the header admits. The header is refused above ``EXPANDED_BYTES_MAX``, and above ``EXPANDED_FREELY_BYTES`` also when
+it promises more than ``EXPANSION_RATIO_MAX`` times what is stored: before anything is allocated, and by the broker
+before anything is stored.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import cramjam
 from ..errors import CorruptRecordError, UnsupportedCompressionTypeError
 
 EXPANDED_BYTES_MAX = 256 << 20  # of one batch; a batch is at most 64 MiB as stored
+EXPANDED_FREELY_BYTES = 16 << 20  # up to here any ratio: a batch of zeros is no crime
+EXPANSION_RATIO_MAX = 100
 
 NONE = 0
 COMPRESSION_MASK = 0x07
@@ -60,6 +64,13 @@ def compress(codec: int, block: bytes) -> bytes:
     return bytes(_COMPRESS[codec](block))
 
 
+def is_bomb(stored_bytes: int, expanded_bytes: int) -> bool:
+    """Say whether a block promises more than may be expanded: nobody is to allocate memory for it."""
+    if expanded_bytes <= EXPANDED_FREELY_BYTES:
+        return False
+    return expanded_bytes > EXPANDED_BYTES_MAX or expanded_bytes > EXPANSION_RATIO_MAX * stored_bytes
+
+
 def expand(codec: int, stored: bytes | memoryview, expanded_bytes: int) -> bytearray:
     """Return the ``expanded_bytes`` bytes that ``stored`` holds.
 
@@ -67,8 +78,8 @@ def expand(codec: int, stored: bytes | memoryview, expanded_bytes: int) -> bytea
         CorruptRecordError: it is not of this codec, or does not hold exactly so many bytes.
         UnsupportedCompressionTypeError: the codec's number is unknown.
     """
-    if expanded_bytes > EXPANDED_BYTES_MAX:
-        raise CorruptRecordError(f"a batch of {expanded_bytes} bytes once expanded; {EXPANDED_BYTES_MAX} are allowed")
+    if is_bomb(len(stored), expanded_bytes):
+        raise CorruptRecordError(f"a block of {len(stored):,} bytes that would be {expanded_bytes:,} once expanded")
     expand_into = _EXPAND_INTO.get(codec)
     if expand_into is None:
         raise UnsupportedCompressionTypeError(f"compression type {codec} is not known")

@@ -146,7 +146,7 @@ def _tcp(rest: str, given: str, default_port: int, what: str) -> Address:
         raise ConfigurationError(f"{what} {given!r}: no host in it; use HOST:PORT, as in '127.0.0.1:{DEFAULT_PORT}'")
     if not port_text:
         return Address("tcp", host, default_port)
-    if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65_535:
+    if not port_text.isascii() or not port_text.isdigit() or len(port_text) > 5 or int(port_text) > 65_535:
         raise ConfigurationError(f"{what} {given!r}: {port_text!r} is not a port; ports are 0 to 65535")
     return Address("tcp", host, int(port_text))
 

@@ -213,11 +213,26 @@ def test_restamp_changes_twelve_bytes_and_no_checksum():
     assert stamped[0][16:] == frames[0][16:]
 
 
+def placed(*batches):
+    """Return batches of so many records as they lie in a log: (offset, count)."""
+    found = b""
+    for offset, count in batches:
+        prefix, *rest = encode_batch(None, [b"v"] * count, 0)
+        found += b"".join([restamp(prefix, offset, 0), *rest])
+    return found
+
+
 def test_batches_one_behind_the_other_are_told_apart():
-    data = b"".join(frame for n in (1, 3, 2) for frame in encode_batch(None, [b"v"] * n, 0))
+    data = placed((7, 1), (8, 3), (11, 2))
 
     assert [header.count for header, _ in iter_batches(data)] == [1, 3, 2]
     assert [len(decode_batch(data, at).values) for _, at in iter_batches(data)] == [1, 3, 2]
+
+
+@pytest.mark.parametrize("second", [7, 9, 0, 2**62])
+def test_a_batch_that_does_not_follow_the_one_before_is_damage(second):
+    with pytest.raises(CorruptRecordError, match=f"offset {second} where 8 should follow"):
+        list(iter_batches(placed((7, 1), (second, 1))))
 
 
 def test_sequences_wrap_behind_2_to_the_31():
