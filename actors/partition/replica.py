@@ -404,6 +404,8 @@ class Replica(LoopActor):
     def _flush(self) -> None:
         if self._is_flushing or self._log is None:
             return
+        if self._assignment.config.flush == "os":
+            return  # nobody waits for the disk: the next checkpoint syncs what the system has not
         job = self._log.begin_flush()
         if job is not None:
             self._is_flushing = True
