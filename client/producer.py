@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -180,7 +181,7 @@ class Producer(Generic[K, V]):
         columns = records.columns(topic, rows, keys, timestamps, headers, self._encode_key, self._encode_value)
         batch = records.whole_batch(topic, UNROUTED, *columns, self._clock.monotonic_ms())
         if batch.size > self.config.max_request_size:
-            largest = max(records.row_sizes(batch, range(batch.count))) - RECORD_OVERHEAD
+            largest = records.largest_row(batch) - RECORD_OVERHEAD
             records.check_size(largest, self.config.max_request_size, topic)
         return FutureBatchMetadata(self._add_columns(batch, partition, self._block_until()))
 
@@ -370,23 +371,29 @@ class Producer(Generic[K, V]):
         if key is None and self._is_sticky:
             return None
         count = len(topic.buffers)
-        chosen = self._partitioner.partition(topic.name, key, value, count, topic.available or range(count))
+        try:
+            chosen = self._partitioner.partition(topic.name, key, value, count, topic.available or range(count))
+            chosen = None if chosen is None else index(chosen)
+        except Exception as error:  # the application's partitioner
+            raise IllegalArgumentError(
+                f"the partitioner failed for topic {topic.name!r}: {type(error).__name__}: {error}"
+            ) from error
         if chosen is not None and not 0 <= chosen < count:
             raise IllegalArgumentError(
                 f"the partitioner chose {chosen!r} for topic {topic.name!r} with {count} partitions"
             )
         return chosen
 
-    def _route(self, topic: TopicBuffer, batch: ProducerBatch) -> list[int | None]:
+    def _route(self, topic: TopicBuffer, batch: ProducerBatch) -> list[int | CallboardError | None]:
         """Choose partitions for records that had to wait for metadata. On the I/O thread, without the lock."""
         requested = batch.requested or [None] * batch.count
         keys = batch.keys or [None] * batch.count
-        chosen: list[int | None] = []
+        chosen: list[int | CallboardError | None] = []
         for asked, key, value in zip(requested, keys, batch.values, strict=True):
             try:
                 chosen.append(asked if asked is not None else self._choose(topic, key, value))
-            except Exception:  # noqa: BLE001 - the application's partitioner: its record fails, no other
-                chosen.append(len(topic.buffers))
+            except IllegalArgumentError as error:  # of the application's partitioner: its record fails, no other
+                chosen.append(error)
         return chosen
 
     def _no_such_partition(self, topic: TopicBuffer, partition: int) -> UnknownTopicOrPartitionError:

@@ -163,11 +163,12 @@ def whole_batch(
     timestamps: list[int] | int,
     headers: list[list[Header]] | None,
     created_ms: int,
+    size: int | None = None,
 ) -> ProducerBatch:
-    """Return one sealed batch of columns."""
+    """Return one sealed batch of columns. ``size``: ``columns_size`` of them, if it is known already."""
     batch = ProducerBatch(topic, partition, 0, created_ms)
     batch.values, batch.keys, batch.timestamps, batch.headers = values, keys, timestamps, headers
-    batch.size = columns_size(values, keys, headers)
+    batch.size = columns_size(values, keys, headers) if size is None else size
     batch.is_columns = True
     batch.seal()
     return batch
@@ -184,11 +185,11 @@ def split_columns(
     bytes (unless a single record is larger). Order is kept within each partition.
     """
     if partition is not None:
-        return [_part(batch, partition, rows) for rows in _runs(batch, range(batch.count), batch_size)]
+        return [_part(batch, partition, rows, size) for rows, size in _runs(batch, range(batch.count), batch_size)]
     if batch.keys is None:
         return [
-            _part(batch, sticky(_size_of(batch, rows)).partition, rows)
-            for rows in _runs(batch, range(batch.count), batch_size)
+            _part(batch, sticky(size).partition, rows, size)
+            for rows, size in _runs(batch, range(batch.count), batch_size)
         ]
     by_partition: dict[int, list[int]] = {}
     keys, values = batch.keys, batch.values
@@ -198,21 +199,41 @@ def split_columns(
             chosen = sticky(record_size(value, key, None)).partition
         by_partition.setdefault(chosen, []).append(row)
     return [
-        _part(batch, chosen, run) for chosen, rows in by_partition.items() for run in _runs(batch, rows, batch_size)
+        _part(batch, chosen, run, size)
+        for chosen, rows in by_partition.items()
+        for run, size in _runs(batch, rows, batch_size)
     ]
 
 
-def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterable[Sequence[int]]:
-    """Yield consecutive runs of rows that fit a batch."""
+def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterable[tuple[Sequence[int], int]]:
+    """Yield consecutive runs of rows that fit a batch, and the size of each."""
     if len(rows) == batch.count and batch.size <= batch_size:
-        yield rows
+        yield rows, batch.size
         return
-    ends = list(accumulate(row_sizes(batch, rows)))
+    ends = _ends(batch, rows)
     begin, before = 0, 0
     while begin < len(rows):
         end = max(begin + 1, bisect_right(ends, before + batch_size, lo=begin))
-        yield rows[begin:end]
+        yield rows[begin:end], ends[end - 1] - before
         begin, before = end, ends[end - 1]
+
+
+def _ends(batch: ProducerBatch, rows: Sequence[int]) -> Sequence[int]:
+    """Return where each of these rows ends, in bytes from the first one's beginning: rising numbers."""
+    width = _width(batch.values) if batch.keys is None and batch.headers is None else -1
+    if width >= 0:  # all of one size, which is common and needs no list
+        step = width + RECORD_OVERHEAD
+        return range(step, step * len(rows) + 1, step)
+    return list(accumulate(row_sizes(batch, rows)))
+
+
+def _width(items: Sequence[bytes | None]) -> int:
+    """Return the size that all items have; -1: some differ, or are None."""
+    try:
+        widths = set(map(len, items))  # type: ignore[arg-type]
+    except TypeError:
+        return -1
+    return widths.pop() if len(widths) == 1 else -1
 
 
 def row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
@@ -232,11 +253,13 @@ def row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
     return list(map(record_size, values, keys or nothing, headers or nothing))
 
 
-def _size_of(batch: ProducerBatch, rows: Sequence[int]) -> int:
-    return batch.size if len(rows) == batch.count else sum(row_sizes(batch, rows))
+def largest_row(batch: ProducerBatch) -> int:
+    """Return the bytes that the largest record takes in a batch at most."""
+    width = _width(batch.values) if batch.keys is None and batch.headers is None else -1
+    return width + RECORD_OVERHEAD if width >= 0 else max(row_sizes(batch, range(batch.count)))
 
 
-def _part(batch: ProducerBatch, partition: int, rows: Sequence[int]) -> ProducerBatch:
+def _part(batch: ProducerBatch, partition: int, rows: Sequence[int], size: int) -> ProducerBatch:
     def pick(items: Any) -> Any:
         if items is None or isinstance(items, int) or len(rows) == batch.count:
             return items
@@ -250,6 +273,7 @@ def _part(batch: ProducerBatch, partition: int, rows: Sequence[int]) -> Producer
         pick(batch.timestamps),
         pick(batch.headers),
         batch.created_ms,
+        size,
     )
 
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -133,8 +134,12 @@ def encode_headers(headers: Sequence[Sequence[Header]]) -> tuple[Buffers, int]:
 
 
 def _encode_dense(items: Sequence[bytes], what: str) -> tuple[Buffers, int, bool]:
+    widths = set(map(len, items))
     try:
-        offsets = struct.pack(f"<{len(items) + 1}i", *accumulate(map(len, items), initial=0))
+        if len(widths) == 1:  # all of one size: the offsets are known, and were perhaps used before
+            offsets = _even_offsets(len(items), widths.pop())
+        else:
+            offsets = struct.pack(f"<{len(items) + 1}i", *accumulate(map(len, items), initial=0))
     except struct.error:
         raise IllegalArgumentError(f"the {what}s of one batch exceed {INT32_MAX} bytes") from None
     data_bytes: int = _LENGTH.unpack_from(offsets, len(offsets) - 4)[0]
@@ -144,6 +149,13 @@ def _encode_dense(items: Sequence[bytes], what: str) -> tuple[Buffers, int, bool
     if len(offsets) & 7:
         offsets += padding(len(offsets))
     return [offsets, data], data_bytes, False
+
+
+@lru_cache(maxsize=8)
+def _even_offsets(count: int, width: int) -> bytes:
+    if not width:
+        return bytes(4 * (count + 1))
+    return struct.pack(f"<{count + 1}i", *range(0, count * width + 1, width))
 
 
 def _encode_bitmap(present: Sequence[bool]) -> bytes:
