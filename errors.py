@@ -268,7 +268,10 @@ class BrokerNotAvailableError(_StaleMetadata):
 
 
 class MessageSizeTooLargeError(_Caller):
-    errno, advice = ErrorCode.MESSAGE_SIZE_TOO_LARGE, "send smaller records or raise the topic's max_message_bytes"
+    errno, advice = (
+        ErrorCode.MESSAGE_SIZE_TOO_LARGE,
+        "send smaller records, or raise the producer's max_request_size and the topic's max_message_bytes",
+    )
 
 
 class StaleControllerEpochError(BrokerResponseError):

@@ -270,16 +270,17 @@ class Accumulator:
         return batches
 
     def reroute(
-        self, topic: TopicBuffer, batch: ProducerBatch, partitions: Sequence[int | None]
+        self, topic: TopicBuffer, batch: ProducerBatch, partitions: Sequence[int | CallboardError | None]
     ) -> list[tuple[ProducerBatch, int] | None]:
         """Append the records of an unrouted batch to the partitions chosen for them (None: sticky), in order.
 
-        Returns where each is now; None for a partition that the topic does not have. Memory moves with them: what is
+        Returns where each is now; None for one without a partition: the topic does not have it, or choosing it
+        failed. Memory moves with them: what is
         appended here was reserved before, so it is not refused.
         """
         moved: list[tuple[ProducerBatch, int] | None] = []
         for index, partition in enumerate(partitions):
-            if partition is not None and not 0 <= partition < len(topic.buffers):
+            if isinstance(partition, CallboardError) or not (partition is None or 0 <= partition < len(topic.buffers)):
                 moved.append(None)
                 continue
             value = batch.values[index]

@@ -50,7 +50,8 @@ from .sender import (
 FAILURES_MAX = 1_000  # failed batches kept for flush() and close() to tell of; beyond, the oldest are only counted
 FAILED_BYTES_MAX = 16 << 20  # of their records; beyond, only how many there were
 
-RouteBatch = Callable[[TopicBuffer, ProducerBatch], "list[int | None]"]  # the partition of each record; None: sticky
+# The partition of each record; None: sticky; an error: choosing it failed.
+RouteBatch = Callable[[TopicBuffer, ProducerBatch], "list[int | CallboardError | None]"]
 SplitColumns = Callable[[TopicBuffer, ProducerBatch], "list[ProducerBatch]"]
 
 
@@ -218,25 +219,30 @@ class Delivery:
             chosen = self._route(topic, batch)  # calls the application's partitioner: without the lock
             with accumulator.lock:
                 places = accumulator.reroute(topic, batch, chosen)
-            moved = [place or (self._refused(topic, batch, index), 0) for index, place in enumerate(places)]
+            moved = [
+                place or (self._refused(topic, batch, index, chosen[index]), 0) for index, place in enumerate(places)
+            ]
         futures.move(batch, moved)
         with accumulator.lock:
             accumulator.release(batch)
             woken, accumulator.woken = accumulator.woken, []
         self.sender.on_woken(buffer for buffer in woken if buffer.partition != UNROUTED)
 
-    def _refused(self, topic: TopicBuffer, batch: ProducerBatch, index: int) -> ProducerBatch:
-        """Return a batch of the one record that asked for a partition the topic does not have: failed."""
+    def _refused(
+        self, topic: TopicBuffer, batch: ProducerBatch, index: int, chosen: int | CallboardError | None
+    ) -> ProducerBatch:
+        """Return a batch of the one record without a partition, failed: the topic has none such, or choosing failed."""
         asked = batch.requested[index] if batch.requested is not None else None
         alone = ProducerBatch(topic.name, -1 if asked is None else asked, 0, batch.created_ms)
         headers = batch.headers[index] if batch.headers is not None else None
         key = batch.keys[index] if batch.keys is not None else None
         alone.append(batch.values[index], key, headers, batch.timestamp_at(index), 0)
         alone.seal()
-        error = UnknownTopicOrPartitionError(
-            f"topic {topic.name!r} has partitions 0 to {len(topic.buffers) - 1}, not {asked}"
-        )
-        self._settle(alone, -1, error)
+        if not isinstance(chosen, CallboardError):
+            chosen = UnknownTopicOrPartitionError(
+                f"topic {topic.name!r} has partitions 0 to {len(topic.buffers) - 1}, not {asked}"
+            )
+        self._settle(alone, -1, chosen)
         return alone
 
     def _fail_unrouted(self, now_ms: int) -> None:

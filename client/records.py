@@ -76,7 +76,9 @@ def check_timestamp(timestamp_ms: object) -> None:
 
 def check_size(size: int, limit: int, topic: str) -> None:
     if size > limit:
-        raise MessageSizeTooLargeError(f"a record of {size} bytes for topic {topic!r}; max_request_size is {limit}")
+        raise MessageSizeTooLargeError(
+            f"a record of {size} bytes for topic {topic!r} is above the producer's max_request_size of {limit}"
+        )
 
 
 def column(items: Any, name: str, count: int | None) -> list[Any]:

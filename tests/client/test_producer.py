@@ -463,7 +463,7 @@ def test_columns_that_do_not_fit_are_refused(cluster, producer):
         ({"topic": "t", "value": b"x", "timestamp_ms": 1.5}, TypeError, "timestamp_ms: expected int"),
         ({"topic": "t", "value": b"x", "headers": [("a",)]}, TypeError, "headers"),
         ({"topic": "t", "value": b"x", "headers": [(b"a", b"b")]}, TypeError, "headers"),
-        ({"topic": "t", "value": b"x" * 2_000_000}, MessageSizeTooLargeError, "max_request_size is 1048576"),
+        ({"topic": "t", "value": b"x" * 2_000_000}, MessageSizeTooLargeError, "producer's max_request_size of 1048576"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(producer, arguments, error, says):
@@ -543,6 +543,25 @@ def test_bad_settings_are_refused_in_one_line(kwargs):
     with pytest.raises(ConfigurationError) as caught:
         Producer(**kwargs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "says"),
+    [
+        (lambda key, everything, available: 77, "the partitioner chose 77 for topic 't' with 2 partitions"),
+        (lambda key, everything, available: 1 // 0, "the partitioner failed for topic 't': ZeroDivisionError"),
+        (lambda key, everything, available: "1", "the partitioner failed for topic 't': TypeError"),
+    ],
+)
+def test_a_partitioner_that_fails_is_named_whether_the_topic_is_known_or_not(cluster, producer, partitioner, says):
+    cluster.create("t", 2)
+    p = producer(partitioner=partitioner)
+
+    with pytest.raises(IllegalArgumentError, match=says):
+        p.send("t", b"before the metadata is there").get(10)
+    with pytest.raises(IllegalArgumentError, match=says):
+        p.send("t", b"after")
+    assert p.send("t", b"another", partition=1).get(10).offset == 0
 
 
 def test_every_error_of_a_broker_is_one_class_with_its_number():
