@@ -111,12 +111,16 @@ class Consumer(Generic[K, V]):
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f"subscribe: expected topic names, got {type(name).__name__}")
+        try:
+            matcher = re.compile(pattern) if pattern is not None else None
+        except re.error as error:
+            raise IllegalArgumentError(f"subscribe: {pattern!r} is not a regular expression: {error}") from None
         with self._lock:
             self._check_open()
             if self._is_assigned_by_hand:
                 raise IllegalStateError("subscribe: partitions were assigned by hand; call unsubscribe() first")
             self._forget_readers()
-            self._inbox.subscription = Subscription(names, re.compile(pattern) if pattern is not None else None)
+            self._inbox.subscription = Subscription(names, matcher)
             self._io.post(self._fetching.subscribe, self._inbox.subscription)
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
@@ -306,6 +310,8 @@ class Consumer(Generic[K, V]):
         Raises:
             IllegalArgumentError: a negative timestamp. Else as ``beginning_offsets``.
         """
+        if not isinstance(timestamps, Mapping):
+            raise TypeError(f"expected a dict of timestamps by TopicPartition, got {type(timestamps).__name__}")
         for timestamp in timestamps.values():
             if timestamp < 0:
                 raise IllegalArgumentError(f"timestamps are milliseconds since 1970 (given: {timestamp})")
@@ -430,6 +436,8 @@ class Consumer(Generic[K, V]):
     def _poll_ms(self, timeout_ms: int | None) -> float:
         if timeout_ms is None:
             return self.config.default_poll_ms
+        if not isinstance(timeout_ms, int | float):
+            raise TypeError(f"timeout_ms: expected milliseconds as a number, got {type(timeout_ms).__name__}")
         if timeout_ms < 0:
             raise IllegalArgumentError(f"timeout_ms: must not be below 0 (given: {timeout_ms})")
         return timeout_ms

@@ -615,3 +615,15 @@ def test_position_gives_up_after_its_timeout(cluster, consumer):
 
     with pytest.raises(CallboardTimeoutError):
         c.position(T0, timeout_ms=50)
+
+
+def test_arguments_of_a_wrong_type_are_told_in_words(cluster, consumer):
+    cluster.create("t", 1)
+    c = consumer("t")
+
+    with pytest.raises(TypeError, match="timeout_ms: expected milliseconds as a number, got str"):
+        c.poll("100")
+    with pytest.raises(TypeError, match="expected a dict of timestamps by TopicPartition, got list"):
+        c.offsets_for_times([TopicPartition("t", 0)])
+    with pytest.raises(IllegalArgumentError, match=r"subscribe: '\(' is not a regular expression"):
+        c.subscribe(pattern="(")
