@@ -68,9 +68,9 @@ def consume(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     printed = 0
-    consumer = clients.consumer(
-        bootstrap_servers, auto_offset_reset="earliest" if from_beginning else "latest", group_id=None
-    )
+    # With --offset "none": an offset that is not there is an error, not silence until something new is written.
+    reset = "none" if offset is not None else "earliest" if from_beginning else "latest"
+    consumer = clients.consumer(bootstrap_servers, auto_offset_reset=reset, group_id=None)
     try:
         _choose_partitions(consumer, topic, partition, offset)
         for batch in _polled(consumer, max_messages, timeout_ms):
@@ -84,7 +84,7 @@ def consume(
             say(human.count(printed, "record"))
     if max_messages is not None and printed < max_messages:
         raise CommandFailed(
-            f"{human.count(max_messages, 'record')} were asked for and {printed:,} came; then none for {timeout_ms} ms"
+            f"asked for {human.count(max_messages, 'record')}, got {printed:,}; then none came for {timeout_ms} ms"
         )
 
 
