@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from ..config import nearest
+from ..config import nearest, shown
 from ..errors import CallboardError, ErrorCode
 from ..transport import messages as m
 from ..transport.addresses import choose_endpoint, machine_identity
@@ -281,7 +281,7 @@ class Desk(LoopActor):
             address = "/".join((roster.name, *steps))
             reply = kill(self.context.directory, address, request.how)
             if reply.error == ErrorCode.UNKNOWN_ADDRESS and (near := nearest("/".join(steps), list(roster.plans))):
-                reply = msgspec.structs.replace(reply, detail=f"nothing lives at {request.address!r}{near}")
+                reply = msgspec.structs.replace(reply, detail=f"nothing lives at {shown(request.address)}{near}")
             self._reply(inbound, reply)
         elif len(steps) == 1 and request.how not in ACTOR_WAYS:
             self._reply(inbound, self._kill_process(plan, request.how or PROCESS_WAYS[0]))
@@ -291,7 +291,9 @@ class Desk(LoopActor):
     def _kill_process(self, plan: ProcessPlan, how: str) -> m.KillReply:
         address = f"{self._roster.name}/{plan.name}"
         if how not in PROCESS_WAYS:
-            return refusal(address, f"a process is killed by {', '.join(PROCESS_WAYS + ACTOR_WAYS)}, not by {how!r}")
+            return refusal(
+                address, f"a process is killed by {', '.join(PROCESS_WAYS + ACTOR_WAYS)}, not by {shown(how)}"
+            )
         actor = self.context.directory.find(address)
         if actor is None or not plan.pid or not actor.post(KillProcess(how)):
             return refusal(address, "it does not run just now")

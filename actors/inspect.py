@@ -10,7 +10,7 @@ a supervisor that is busy restarting something is seen as it is.
 
 from __future__ import annotations
 
-from ..config import nearest
+from ..config import nearest, shown
 from ..errors import ErrorCode
 from ..transport.messages import ActorDescription, DescribeTreeReply, KillReply, KillRequest
 from .context import Directory
@@ -30,7 +30,7 @@ def describe(root: LoopRef) -> ActorDescription | None:
 def kill(directory: Directory, address: str, how: str = "") -> KillReply:
     """Fail the actor at ``address``: ``"raise"`` (default) by an exception, ``"exit"`` by SystemExit."""
     if how not in ("", *ACTOR_WAYS):
-        return refusal(address, f"an actor is killed by {' or '.join(ACTOR_WAYS)}, not by {how!r}")
+        return refusal(address, f"an actor is killed by {' or '.join(ACTOR_WAYS)}, not by {shown(how)}")
     ref = directory.find(address)
     if ref is None or address == PROCESS_ADDRESS or not ref.post(Fail(how or ACTOR_WAYS[0])):
         return unknown(address, [one.address for one in directory.refs()])
@@ -58,7 +58,9 @@ class Inspection:
             return kill(self._directory, address, request.how)
         how = request.how or PROCESS_WAYS[0]
         if how not in PROCESS_WAYS:
-            return refusal(address, f"a process is killed by {', '.join(PROCESS_WAYS + ACTOR_WAYS)}, not by {how!r}")
+            return refusal(
+                address, f"a process is killed by {', '.join(PROCESS_WAYS + ACTOR_WAYS)}, not by {shown(how)}"
+            )
         process = self._directory.find(PROCESS_ADDRESS)
         if process is None or not process.post(KillProcess(how)):
             return refusal(address, "it is not a process of its own")
@@ -73,7 +75,7 @@ class Inspection:
 
 
 def unknown(address: str, known: list[str]) -> KillReply:
-    detail = f"nothing lives at {address!r}{nearest(address, known)}"
+    detail = f"nothing lives at {shown(address)}{nearest(address, known)}"
     return KillReply(error=ErrorCode.UNKNOWN_ADDRESS, detail=detail, address=address)
 
 

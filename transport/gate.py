@@ -8,7 +8,8 @@ The rules, in order, for one multipart message of a peer:
 3. The header is a message of the server's union, in a version that is spoken here.
 4. The first request of a connection is ``Hello``; the table of peers is the table of those who said it.
 5. A deadline that has passed is answered, not served: after a pause a process finds old requests in its queue.
-6. The payload frames are as many as the header says.
+6. A request names no more things than the limits say: each costs a turn of the loop, however short its name.
+7. The payload frames are as many as the header says.
 
 What is refused is answered where an answer can be understood, counted, and never reaches a handler.
 """
@@ -16,6 +17,7 @@ What is refused is answered where an answer can be understood, counted, and neve
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any
 
 from ..config import Limits
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 PRODUCE_FRAMES_MIN = 2  # the prefix outside the checksum, and the rest of the batch
 NAME_CHARS_MAX = 255  # of what a client says of itself
+LISTS = ("entries", "names", "topic_ids", "topics")  # fields that name things
 
 COUNTERS = (
     "requests",
@@ -92,7 +95,7 @@ class Gate:
         info.bytes_in += size
         if 0 < request.deadline_ms < now_ms:
             return self._expired(request, now_ms)
-        if wrong := _wrong_payload(request, len(payload)):
+        if wrong := _too_many(request, self._limits.request_entries) or _wrong_payload(request, len(payload)):
             return self._refuse("invalid", ErrorCode.INVALID_REQUEST, wrong, request.id)
         return Inbound(peer, request, payload, now_ms, size)
 
@@ -180,6 +183,20 @@ class Gate:
         """An answer with id 0 is about a message whose id could not be read; it helps whoever writes a client."""
         self.counters[counter] += 1
         return ErrorReply(id=request_id, error=code, detail=detail)
+
+
+def _too_many(request: Request, entries_max: int) -> str:
+    """Say that a request names too much; "" when it does not."""
+    for name in _lists_of(type(request)):
+        named = getattr(request, name)
+        if named is not None and len(named) > entries_max:
+            return f"{len(named):,} {name} in one request; limits.request_entries is {entries_max:,}"
+    return ""
+
+
+@cache
+def _lists_of(kind: type[Request]) -> tuple[str, ...]:
+    return tuple(name for name in LISTS if name in kind.__struct_fields__)
 
 
 def _wrong_payload(request: Request, frames: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ...config import BrokerSettings, ClusterConfig, Limits, TopicConfig, configure, nearest
+from ...config import BrokerSettings, ClusterConfig, Limits, TopicConfig, configure, nearest, shown
 from ...errors import ConfigurationError, ErrorCode
 from ...model import PartitionKey, TopicId
 from ...transport.messages import NewPartitions, NewTopic, TopicConfigChange, TopicResult
@@ -159,7 +159,7 @@ class TopicRules:
         deleted = [_spelled(name) for name in wish.delete]
         for name in deleted:
             if name not in _TYPES:
-                detail = f"topic {wish.name}: there is no setting {name!r}{nearest(name, _TYPES)}"
+                detail = f"topic {wish.name}: there is no setting {shown(name)}{nearest(name, _TYPES)}"
                 return refused(wish.name, (ErrorCode.INVALID_CONFIGURATION, detail))
         kept = {name: value for name, value in topic.document.configs.items() if name not in deleted}
         settle = "min_insync_replicas" in (*overrides, *deleted)

@@ -161,3 +161,28 @@ def test_garbage_is_answered_counted_and_goes_no_further(header):
 
 def test_every_counter_is_there_from_the_start():
     assert set(a_gate(greeted=()).counters) == set(COUNTERS)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        messages.MetadataRequest(id=5, topics=["a"] * 11),
+        messages.DeleteTopicsRequest(id=5, names=[""] * 11),
+        messages.DescribeReplicasRequest(id=5, topic_ids=[""] * 11),
+        messages.FetchRequest(id=5, entries=[messages.FetchEntry(topic_id="", partition=0, fetch_offset=0)] * 11),
+        messages.CreateTopicsRequest(id=5, topics=[messages.NewTopic(name="")] * 11),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_a_request_that_names_too_much_is_refused(request_):
+    gate = a_gate(request_entries=10)
+
+    refused = admit(gate, request_)
+
+    assert (refused.id, refused.error) == (5, ErrorCode.INVALID_REQUEST)
+    assert "limits.request_entries is 10" in refused.detail
+    assert gate.counters["invalid"] == 1
+
+
+def test_all_topics_may_be_asked_for_without_naming_them():
+    assert isinstance(admit(a_gate(request_entries=1), messages.MetadataRequest(id=5)), Inbound)
