@@ -27,6 +27,7 @@ COMMANDS = {
     "cluster": Entry("cluster", "cluster", "Describe brokers and processes."),
     "tree": Entry("tree", "tree", "Show the supervision tree: every actor of the cluster."),
     "kill": Entry("tree", "kill", "Fail an actor or a process on purpose; watch it come back."),
+    "log": Entry("log", "log", "Dump, verify or repair logs on disk, without a broker."),
 }
 
 cli = LazyGroup(

@@ -3,6 +3,7 @@
     checkpoint       the recovery point (everything below it is on disk), the log start offset, the epoch history
     producers        the producers at a certain log end offset
     clean-shutdown   there was nothing above the recovery point when the log was closed
+    gaps             offsets that an operator's repair gave up (see inspection.py)
     failed           a sync failed here: the page cache may show bytes that the disk never got
 
 Rules:
@@ -30,6 +31,7 @@ CHECKPOINT_FILE = "checkpoint"
 PRODUCERS_FILE = "producers"
 CLEAN_FILE = "clean-shutdown"
 FAILED_FILE = "failed"
+GAPS_FILE = "gaps"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,15 @@ def encode_clean(log_end_offset: int) -> bytes:
 
 def decode_clean(data: bytes) -> CleanShutdown | None:
     return _decode(data, CleanShutdown)
+
+
+def encode_gaps(gaps: list[tuple[int, int]]) -> bytes:
+    return seal(msgspec.json.encode(gaps))
+
+
+def decode_gaps(data: bytes) -> list[tuple[int, int]] | None:
+    """Return the half-open ranges of offsets that the log does not have, or None when the file is damaged."""
+    return _decode(data, list[tuple[int, int]])
 
 
 def _decode(data: bytes, kind: type[T]) -> T | None:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from ..errors import CorruptRecordError, StorageCorruption
-from .batch import parse_header
+from .batch import HEADER_BYTES, parse_header
 from .epochs import EpochHistory
 from .index import NO_TIMESTAMP
 from .segment import Segment
@@ -52,19 +52,23 @@ class Reader:
             fetch_offset = segment.base_offset
             if fetch_offset >= up_to_offset:
                 return []
-        try:
+        while True:
             begin = segment.position_of(fetch_offset)
-        except StorageCorruption as error:
-            for damage in segment.damage.values():
-                if damage.offset <= fetch_offset < damage.next_offset:
-                    raise StorageCorruption(str(damage), damage.path, damage.position) from error
-            raise
-        data = self._bytes(segment, begin, max_bytes, up_to_offset)
-        if not data:
-            return []
-        if not segment.is_verified(begin, begin + len(data)):
-            return [self._verified(segment, begin, data, fetch_offset, up_to_offset)]
-        return [data]
+            data = self._bytes(segment, begin, max_bytes, up_to_offset)
+            if data and segment.is_verified(begin, begin + len(data)):
+                return [data]
+            if data:
+                good, problem = self._check(segment, begin, data, fetch_offset, up_to_offset)
+                if good:
+                    segment.note_verified(begin, begin + good)
+                    return [data if good == len(data) else data[:good]]
+            else:  # it reaches past what may be seen; or only says so
+                problem = self._problem_of(segment, begin)
+                if not problem:
+                    return []
+            if not segment.distrust_index():  # it may have led to the middle of a batch; it is made again once
+                damage = segment.note_damage(begin, _offset_at(data, fetch_offset), problem)
+                raise StorageCorruption(str(damage), segment.path, begin)
 
     def first_at(self, timestamp: int, log_start_offset: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the first record at or after both."""
@@ -116,17 +120,15 @@ class Reader:
             return b""
         return segment.read(begin, end)
 
-    def _verified(self, segment: Segment, begin: int, data: bytes, fetch_offset: int, up_to_offset: int) -> bytes:
-        good, problem = self._check(segment, begin, data, fetch_offset, up_to_offset)
-        if not good and segment.distrust_index():  # it may have led to the middle of a batch
-            begin = segment.position_of(fetch_offset)
-            data = self._bytes(segment, begin, len(data), up_to_offset)
-            good, problem = self._check(segment, begin, data, fetch_offset, up_to_offset)
-        if not good:
-            damage = segment.note_damage(begin, _offset_at(data, fetch_offset), problem)
-            raise StorageCorruption(str(damage), segment.path, begin)
-        segment.note_verified(begin, begin + good)
-        return data if good == len(data) else data[:good]
+    def _problem_of(self, segment: Segment, begin: int) -> str:
+        """Say what is wrong with the one batch at ``begin``; "" if nothing is."""
+        if segment.is_verified(begin, begin + 1):
+            return ""
+        try:
+            header = parse_header(segment.file().pread(HEADER_BYTES, begin))
+        except CorruptRecordError as error:
+            return error.detail
+        return check_batches(segment.file().pread(header.length, begin), -1, self._epochs.epoch_at)[2]
 
     def _check(
         self, segment: Segment, begin: int, data: bytes, fetch_offset: int, up_to_offset: int

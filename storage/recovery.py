@@ -30,10 +30,12 @@ from .checkpoint import (
     CHECKPOINT_FILE,
     CLEAN_FILE,
     FAILED_FILE,
+    GAPS_FILE,
     PRODUCERS_FILE,
     Checkpoint,
     decode_checkpoint,
     decode_clean,
+    decode_gaps,
 )
 from .epochs import EpochHistory
 from .files import Files
@@ -102,7 +104,9 @@ def recover(
         if name.endswith(".tmp"):
             files.remove(f"{directory}/{name}")
     checkpoint = _load(files, f"{directory}/{CHECKPOINT_FILE}")
-    segments = _list_segments(files, directory, names, index_interval_bytes, checkpoint)
+    known_gaps = decode_gaps(files.read_bytes(f"{directory}/{GAPS_FILE}")) if GAPS_FILE in names else None
+    gaps = {end: begin for begin, end in known_gaps or ()}
+    segments = _list_segments(files, directory, names, index_interval_bytes, checkpoint, gaps)
     _remove_deleted(files, segments, checkpoint)
     if checkpoint is not None and checkpoint.position == 0:
         _make_first_unsynced(files, directory, index_interval_bytes, segments, checkpoint)
@@ -117,7 +121,7 @@ def recover(
     )
     if producers_rebuilt:
         _read_producers(segments[: place + 1], checkpoint, log_start_offset, scan)
-    _scan_segments(segments, place, checkpoint, scan)
+    _scan_segments(segments, place, checkpoint, scan, gaps)
     end = scan.expected
     log_start_offset = min(log_start_offset, end)
     scan.epochs.truncate_from_start(log_start_offset)
@@ -172,8 +176,18 @@ def _load(files: Files, path: str) -> Checkpoint | None:
     return checkpoint
 
 
+def _end_before(base_offset: int, gaps: dict[int, int]) -> int:
+    """Return where the segment before the one of ``base_offset`` ends: there, but for a gap that a repair left."""
+    return gaps.get(base_offset, base_offset)
+
+
 def _list_segments(
-    files: Files, directory: str, names: list[str], index_interval_bytes: int, checkpoint: Checkpoint | None
+    files: Files,
+    directory: str,
+    names: list[str],
+    index_interval_bytes: int,
+    checkpoint: Checkpoint | None,
+    gaps: dict[int, int],
 ) -> list[Segment]:
     """Return the segments with their sizes; each ends where the next begins, as far as is known before the scan."""
     bases = sorted(base for name in names if (base := base_offset_of(name)) is not None)
@@ -189,7 +203,7 @@ def _list_segments(
             size=size,
             gap=size,
             may_load_index=True,
-            next_offset=bases[place + 1] if is_below and place + 1 < len(bases) else base,
+            next_offset=_end_before(bases[place + 1], gaps) if is_below and place + 1 < len(bases) else base,
         )
         segments.append(segment)
     return segments
@@ -289,11 +303,15 @@ def _headers(segment: Segment, end: int) -> Iterator[BatchHeader]:
 # -- the scan --------------------------------------------------------------------------------------
 
 
-def _scan_segments(segments: list[Segment], place: int, checkpoint: Checkpoint | None, scan: _Scan) -> None:
+def _scan_segments(
+    segments: list[Segment], place: int, checkpoint: Checkpoint | None, scan: _Scan, gaps: dict[int, int]
+) -> None:
     """Read everything above the recovery point; cut where it ends."""
     for current in range(place, len(segments)):
         segment, is_first = segments[current], current == place
         position = checkpoint.position if checkpoint is not None and is_first else 0
+        if scan.expected == gaps.get(segment.base_offset):
+            scan.expected = segment.base_offset
         if segment.base_offset != scan.expected and not (is_first and checkpoint is not None):
             _end_log(segments, current, scan, checkpoint, f"expected offset {scan.expected}")
             return

@@ -13,14 +13,14 @@ Every position given out is where a batch begins. What is read is whole batches,
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import CorruptRecordError, InvariantViolated, StorageCorruption
 from .batch import HEADER_BYTES, BatchHeader, decode_batch, parse_header
 from .files import File, Files
 from .index import NO_TIMESTAMP, SparseIndex, load_index
-from .verification import Damage, Ranges, find_batch
+from .verification import Damage, Ranges, any_epoch, find_batch, scan
 
 LOG_SUFFIX, INDEX_SUFFIX = ".log", ".index"
 TAIL_BATCHES = 2_048  # kept exactly; twice as many at most
@@ -308,21 +308,25 @@ class Segment:
 
     def _walk_to(self, offset: int) -> int:
         """Walk from the nearest place that the index knows; every batch must begin where the one before it ended."""
-        expected, begin = self._index.entry_before(offset, self.base_offset)
-        for header, position in walk(self.file(), begin, self.size):
-            if header.base_offset != expected:
-                problem = f"base offset {header.base_offset}, expected {expected}"
-                self._raise_damage(position, expected, problem)
-            if header.next_offset > offset:
-                return position
-            expected = header.next_offset
-        raise StorageCorruption(f"{self.path}: no batch holds offset {offset}", self.path, begin)
-
-    def _raise_damage(self, position: int, offset: int, problem: str) -> None:
-        if not self._is_index_rebuilt:  # perhaps it is the index that is wrong
-            raise StorageCorruption(f"{self.path} at {position}: {problem}", self.path, position)
-        damage = self.note_damage(position, offset, problem)
-        raise StorageCorruption(str(damage), self.path, position)
+        expected, position = self._index.entry_before(offset, self.base_offset)
+        while position < self.size:
+            if (damage := self.damage.get(position)) is not None:
+                if offset < damage.next_offset:
+                    raise StorageCorruption(str(damage), self.path, position)
+                expected, position = damage.next_offset, max(damage.end_position, position + 1)
+                continue
+            for header, at in walk(self.file(), position, self.size):
+                if header.base_offset != expected:
+                    problem = f"base offset {header.base_offset}, expected {expected}"
+                    raise StorageCorruption(f"{self.path} at {at}: {problem}", self.path, at)
+                if header.next_offset > offset:
+                    return at
+                expected, position = header.next_offset, at + header.length
+                if position in self.damage:
+                    break
+        if (damage := self.damage.get(position)) is not None:
+            raise StorageCorruption(str(damage), self.path, position)
+        raise StorageCorruption(f"{self.path}: no batch holds offset {offset}", self.path, position)
 
     def _walk_end(self, begin: int, limit: int, up_to_offset: int) -> int:
         end = begin
@@ -344,30 +348,33 @@ class Segment:
         if self._may_load_index and self._load_index():
             return
         behind, index, greatest = self._index, SparseIndex(self._index.interval_bytes), NO_TIMESTAMP
-        for header, position in self._walk_over_damage(index):
+        ends_at = behind.offsets[0] if behind.offsets else self.next_offset
+        try:
+            found = list(_followed(walk(self.file(), 0, self.gap), self.base_offset, ends_at, self.path))
+        except StorageCorruption:
+            found = list(self._scan_over_damage(ends_at))
+        ended_at = 0
+        for header, position in found:
+            if position != ended_at:
+                index.force_next()
+            ended_at = position + header.length
             index.add(header.base_offset, position, greatest)
             greatest = max(greatest, header.max_timestamp)
+        if ended_at != self.gap:
+            index.force_next()
         for offset, position, before in zip(behind.offsets, behind.positions, behind.timestamps, strict=True):
             index.add(offset, position, max(before, greatest))
         self._index, self.gap = index, 0
         self._max_timestamp = max(self._max_timestamp, greatest)
 
-    def _walk_over_damage(self, index: SparseIndex) -> Iterator[tuple[BatchHeader, int]]:
-        """Yield the headers in the gap; where they are damaged, note it and go on behind it."""
-        position, expected = 0, self.base_offset
-        while position < self.gap:
-            try:
-                for header, at in walk(self.file(), position, self.gap):
-                    position = at
-                    if header.base_offset != expected:
-                        problem = f"base offset {header.base_offset}, expected {expected}"
-                        raise StorageCorruption(problem, self.path, at)
-                    yield header, at
-                    position, expected = at + header.length, header.next_offset
-            except StorageCorruption as error:
-                damage = self.note_damage(position, expected, str(error).removeprefix(f"{self.path} at {position}: "))
-                position, expected = damage.end_position, damage.next_offset
-                index.force_next()
+    def _scan_over_damage(self, ends_at: int) -> Iterator[tuple[BatchHeader, int]]:
+        """Yield the headers of the sound batches in the gap, checked in all their bytes; note what is damaged."""
+        for found in scan(self.file(), 0, self.gap, self.base_offset, ends_at, any_epoch):
+            if isinstance(found, Damage):
+                self.damage.setdefault(found.position, found)
+            else:
+                self.note_verified(found[1], found[1] + found[0].length)
+                yield found
 
     def _load_index(self) -> bool:
         if self.gap != self.size:
@@ -381,6 +388,23 @@ class Segment:
             return False
         self._index, self._max_timestamp, self.gap = found.entries, found.max_timestamp, 0
         return True
+
+
+def _followed(
+    batches: Iterable[tuple[BatchHeader, int]], expected: int, ends_at: int, path: str
+) -> Iterator[tuple[BatchHeader, int]]:
+    """Yield what it is given, as long as every batch begins where the one before it ended.
+
+    Raises:
+        StorageCorruption: one does not, or the last one does not end at ``ends_at``.
+    """
+    for header, position in batches:
+        if header.base_offset != expected:
+            raise StorageCorruption(f"{path} at {position}: base offset {header.base_offset}", path, position)
+        expected = header.next_offset
+        yield header, position
+    if expected != ends_at:
+        raise StorageCorruption(f"{path} ends at offset {expected}, not at {ends_at}", path)
 
 
 def walk(file: File, begin: int, end: int) -> Iterator[tuple[BatchHeader, int]]:

@@ -105,7 +105,10 @@ def contents(log: Log, max_bytes: int = 1 << 20) -> list[tuple[int, bytes | None
     records: list[tuple[int, bytes | None]] = []
     at = log.log_start_offset
     while at < log.log_end_offset:
-        for data in log.read(at, max_bytes, log.log_end_offset):
+        found = log.read(at, max_bytes, log.log_end_offset)
+        if not found:  # only a gap is left
+            break
+        for data in found:
             for header, position in iter_batches(data):
                 columns = decode_batch(data, position)
                 records += zip(columns.offsets, columns.values, strict=True)

@@ -1,0 +1,331 @@
+"""Read a log directory without its broker: what is in it, what is damaged, and what an operator can do about that.
+
+Looking changes nothing and may be done while a broker runs (then the last batch may seem torn). A repair needs the
+directory for itself, and is the only code that ever removes synced bytes; nothing runs it but a person:
+
+- *cut*: the log ends at the first damage; everything behind it is given up;
+- *skip*: only the damaged bytes go; the log has a gap in its offsets there, which the file ``gaps`` names.
+
+Rules of this file:
+
+1. Whatever is changed is copied aside first, on disk. A repair that was interrupted is run again.
+2. After a repair everything that is left has been read, checked and synced: the recovery point is the log end.
+3. Damage at the very end, above the recovery point, is a torn tail: opening the log cuts it, no repair is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ..errors import StorageCorruption
+from .batch import BatchHeader
+from .checkpoint import (
+    CHECKPOINT_FILE,
+    CLEAN_FILE,
+    FAILED_FILE,
+    GAPS_FILE,
+    PRODUCERS_FILE,
+    Checkpoint,
+    decode_checkpoint,
+    decode_gaps,
+    encode_gaps,
+)
+from .epochs import EpochHistory
+from .files import Files
+from .flushing import write_checkpoint
+from .producers import ProducerStates
+from .segment import INDEX_SUFFIX, LOG_SUFFIX, base_offset_of, segment_name
+from .verification import Damage, EpochOf, scan
+
+T = TypeVar("T")
+
+COPY_BYTES = 4 << 20
+
+
+@dataclass(slots=True)
+class LogReport:
+    """What stands in one log directory. Offsets are half-open."""
+
+    directory: str
+    log_start_offset: int = 0
+    recovery_offset: int = 0
+    log_end_offset: int = 0
+    segments: int = 0
+    size_bytes: int = 0
+    batches: int = 0
+    records: int = 0
+    has_checkpoint: bool = False
+    is_failed: bool = False  # a sync failed here
+    damages: list[Damage] = field(default_factory=list)  # must be repaired, or fetched from elsewhere
+    torn: list[Damage] = field(default_factory=list)  # the tail of a crash: cut when the log is opened
+    gaps: list[tuple[int, int]] = field(default_factory=list)  # offsets that an earlier repair gave up
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.damages and not self.is_failed
+
+
+class LogView:
+    """The files of one log directory, as they are now; nothing is changed."""
+
+    def __init__(self, files: Files, directory: str) -> None:
+        self.files = files
+        self.directory = directory
+        self.names = files.list_dir(directory)
+        self.bases = sorted(base for name in self.names if (base := base_offset_of(name)) is not None)
+        self.checkpoint = self._read(CHECKPOINT_FILE, decode_checkpoint)
+        self.gaps: list[tuple[int, int]] = self._read(GAPS_FILE, decode_gaps) or []
+        self.recovery_offset = self.checkpoint.recovery_offset if self.checkpoint else -1
+        self._epochs = EpochHistory(self.checkpoint.epochs if self.checkpoint else ())
+
+    def _read(self, name: str, decode: Callable[[bytes], T | None]) -> T | None:
+        return decode(self.files.read_bytes(f"{self.directory}/{name}")) if name in self.names else None
+
+    def path(self, base: int) -> str:
+        return f"{self.directory}/{segment_name(base)}{LOG_SUFFIX}"
+
+    def end_of(self, place: int) -> int | None:
+        """Return the offset at which a segment must end; None: the last one, nobody knows."""
+        if place + 1 == len(self.bases):
+            return None
+        following = self.bases[place + 1]
+        return next((begin for begin, end in self.gaps if end == following), following)
+
+    def walk(self) -> Iterator[tuple[int, BatchHeader, int] | tuple[int, Damage]]:
+        """Yield (segment's base offset, header, position) of each batch, checked; (base offset, damage) in between."""
+        for place, base in enumerate(self.bases):
+            file = self.files.open(self.path(base), read_only=True)
+            try:
+                expected = base
+                for begin, end, ends_at in self._parts(place, file.size):
+                    for found in scan(file, begin, end, expected, ends_at, self._epoch_of()):
+                        yield (base, found) if isinstance(found, Damage) else (base, *found)
+                        expected = found.next_offset if isinstance(found, Damage) else found[0].next_offset
+            finally:
+                file.close()
+
+    def _parts(self, place: int, size: int) -> list[tuple[int, int, int | None]]:
+        """Return the parts of a segment below and above the recovery point: begin, end, and the offset behind them."""
+        known = self.checkpoint
+        if known is None or known.segment != self.bases[place] or not known.position:
+            return [(0, size, self.end_of(place))]
+        below = (0, min(known.position, size), known.recovery_offset)
+        return [below, (known.position, size, self.end_of(place))] if size > known.position else [below]
+
+    def _epoch_of(self) -> EpochOf:
+        return lambda offset: self._epochs.epoch_at(offset) if offset < self.recovery_offset else -1
+
+    def report(self) -> LogReport:
+        """Read everything and tell what there is."""
+        report = LogReport(self.directory)
+        checkpoint = self.checkpoint
+        report.has_checkpoint = checkpoint is not None
+        report.is_failed = FAILED_FILE in self.names
+        report.gaps = list(self.gaps)
+        first = self.bases[0] if self.bases else 0
+        report.log_start_offset = max(first, checkpoint.log_start_offset if checkpoint else 0)
+        report.recovery_offset = max(self.recovery_offset, 0)
+        report.segments = len(self.bases)
+        report.size_bytes = sum(self.files.size(self.path(base)) for base in self.bases)
+        report.log_end_offset = first
+        last: Damage | None = None
+        for found in self.walk():
+            if len(found) == 2:
+                last = found[1]
+                report.damages.append(last)
+                continue
+            header = found[1]
+            last = None
+            report.batches += 1
+            report.records += header.count
+            report.log_end_offset = header.next_offset
+        if self.bases:
+            report.log_end_offset = max(report.log_end_offset, self.bases[-1])
+        if last is not None and last.offset >= self.recovery_offset >= 0:
+            report.torn.append(report.damages.pop())
+        if not self.bases and checkpoint is not None and checkpoint.position:
+            missing = self.path(checkpoint.segment)
+            problem = f"it is missing; it was synced to byte {checkpoint.position}"
+            offsets = (checkpoint.log_start_offset, checkpoint.recovery_offset)
+            report.damages.append(Damage(missing, 0, 0, *offsets, problem))
+        return report
+
+
+def find_logs(files: Files, path: str) -> list[str]:
+    """Return the log directories at or below a log directory, a broker's directory or a data directory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found, places = [], [(path.rstrip("/") or "/", 0)]
+    while places:
+        place, depth = places.pop()
+        names = files.list_dir(place)
+        if CHECKPOINT_FILE in names or any(base_offset_of(name) is not None for name in names):
+            found.append(place)
+        elif depth < 2:
+            places += [(f"{place}/{name}", depth + 1) for name in names if _is_dir(files, f"{place}/{name}")]
+    return sorted(found)
+
+
+def _is_dir(files: Files, path: str) -> bool:
+    try:
+        files.list_dir(path)
+    except OSError:
+        return False
+    return True
+
+
+# -- repair ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What a repair did."""
+
+    aside: str  # where the files as they were have been copied
+    lost: list[tuple[int, int]]  # offsets that the log no longer has
+    log_start_offset: int
+    log_end_offset: int
+
+
+def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
+    """Repair a log that nobody else uses: cut it at the first damage, or take the damaged bytes out.
+
+    Args:
+        aside: a name, not yet there, for a directory in the log directory that keeps the files as they were.
+
+    Raises:
+        StorageCorruption: there is nothing to repair.
+        OSError: the disk.
+    """
+    view = LogView(files, directory)
+    report = view.report()
+    if not report.damages:
+        raise StorageCorruption(f"{directory}: nothing is damaged", directory)
+    damages = report.damages if skip else report.damages[:1]
+    first = damages[0]
+    touched = {damage.path for damage in (*damages, *report.torn)}
+    if not skip:
+        touched |= {view.path(base) for base in view.bases if base > first.offset}
+    keep = f"{directory}/{aside}"
+    files.make_dir(keep)
+    for path in [*sorted(touched), *(f"{directory}/{name}" for name in (CHECKPOINT_FILE, PRODUCERS_FILE, GAPS_FILE))]:
+        if files.exists(path):
+            _copy(files, path, f"{keep}/{path.rpartition('/')[2]}")
+    files.sync_dir(keep)
+    files.sync_dir(directory)
+
+    for name in view.names:
+        if name.endswith(INDEX_SUFFIX) or name == CLEAN_FILE:
+            files.remove(f"{directory}/{name}")
+    gaps = list(view.gaps)
+    if skip:
+        for torn in report.torn:
+            _truncate(files, torn.path, torn.position)
+        for damage in reversed(damages):
+            _take_out(files, view, damage)
+            gaps.append((damage.offset, damage.next_offset))
+        files.write_atomic(f"{directory}/{GAPS_FILE}", encode_gaps(_merged(gaps)))
+    else:
+        for base in reversed(view.bases):
+            if base > first.offset or (base == first.offset and first.position == 0 and base != view.bases[0]):
+                files.remove(view.path(base))
+        if files.exists(first.path):
+            _truncate(files, first.path, first.position)
+    end, start = _write_truth(files, directory, report.log_start_offset, view.checkpoint)
+    lost = [(damage.offset, damage.next_offset) for damage in damages]
+    if not skip:
+        lost = [(first.offset, max(report.log_end_offset, first.next_offset))]
+    return Repaired(keep, lost, start, end)
+
+
+def _take_out(files: Files, view: LogView, damage: Damage) -> None:
+    """Let a segment end before the damage, and another begin behind it."""
+    if not files.exists(damage.path):
+        return
+    size = files.size(damage.path)
+    is_last = damage.path == view.path(view.bases[-1])
+    if damage.end_position < size or is_last:  # at the end an empty one: no offset is given twice
+        behind = view.path(damage.next_offset)
+        _copy(files, damage.path, f"{behind}.tmp", damage.end_position)
+        files.rename(f"{behind}.tmp", behind)
+        files.sync_dir(view.directory)
+    if damage.position:
+        _truncate(files, damage.path, damage.position)
+    else:
+        files.remove(damage.path)
+        files.sync_dir(view.directory)
+
+
+def _write_truth(files: Files, directory: str, log_start_offset: int, known: Checkpoint | None) -> tuple[int, int]:
+    """Sync all that is left, read it, and write the checkpoint and the producers that fit it; return end and start."""
+    view = LogView(files, directory)
+    producers = ProducerStates()
+    known_to = -1
+    if PRODUCERS_FILE in view.names:
+        known_to = producers.restore(files.read_bytes(f"{directory}/{PRODUCERS_FILE}")) or -1
+    headers = [found[1] for found in view.walk() if len(found) == 3]
+    first = view.bases[0] if view.bases else log_start_offset
+    end = max(headers[-1].next_offset if headers else first, view.bases[-1] if view.bases else first)
+    before = producers.copy()
+    producers.clear()
+    for state in before.values():
+        producers.keep_below(state, end)
+    epochs = EpochHistory()
+    for header in headers:
+        epochs.assign(header.leader_epoch, header.base_offset)
+        if header.base_offset >= known_to:
+            producers.record(header, 0)
+    for base in view.bases:
+        _truncate(files, view.path(base), files.size(view.path(base)))
+    files.sync_dir(directory)
+    start = min(max(log_start_offset, first), end)
+    epochs.truncate_from_start(start)
+    checkpoint = Checkpoint(
+        log_start_offset=start,
+        recovery_offset=end,
+        segment=view.bases[-1] if view.bases else start,
+        position=files.size(view.path(view.bases[-1])) if view.bases else 0,
+        segment_created_ms=known.segment_created_ms if known else 0,
+        epochs=epochs.entries,
+        has_producers=len(producers) > 0,
+    )
+    write_checkpoint(files, directory, checkpoint, producers.copy())
+    return end, start
+
+
+def _truncate(files: Files, path: str, size: int) -> None:
+    file = files.open(path)
+    try:
+        if file.size != size:
+            file.truncate(size)
+        file.datasync()
+    finally:
+        file.close()
+
+
+def _copy(files: Files, source: str, target: str, begin: int = 0) -> None:
+    """Copy a file from ``begin`` on; on disk when this returns, but for its entry in the directory."""
+    old, new = files.open(source, read_only=True), files.open(target, create=True)
+    try:
+        new.truncate(0)
+        while data := old.pread(COPY_BYTES, begin):
+            new.append([data])
+            begin += len(data)
+        new.datasync()
+    finally:
+        old.close()
+        new.close()
+
+
+def _merged(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(set(gaps)):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged
