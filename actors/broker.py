@@ -8,7 +8,8 @@ Rules of this file:
    earlier life of this process is not an order.
 3. Files are deleted only for a topic that the metadata say was deleted. A log that they do not know at all is
    set aside (``….stray``) and reported: it may belong to metadata that were lost.
-4. A directory that belongs to another cluster or another broker is refused.
+4. A directory that belongs to another cluster or another broker is refused. One whose disk failed is used no more
+   (``logdirs.py``): its replicas are offline here, the others are served.
 5. A replica that was restarted, or has been given up, needs another leader epoch: asked of the controller
    until the image shows it.
 """
@@ -17,33 +18,41 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import posixpath
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
-import orjson
 
 from ..config import ClusterConfig
-from ..errors import ConfigurationError, StorageError
+from ..errors import ConfigurationError
 from ..model import BrokerId, LeaderEpoch, PartitionKey, TopicId, TopicPartition
+from ..storage.checkpoint import FAILED_FILE
 from ..transport import messages as m
 from ..transport.addresses import choose_endpoint
 from ..transport.seam import Connection
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
+from .logdirs import LogDirectories, LogDirectory, identify, is_disk_failure, is_log_name, measuring, prepare
 from .metadata.client import MetadataChanged, Subscribe
 from .metadata.documents import Offline
-from .partition.events import AnnounceReplicas, Assign, Discard, Discarded, ForController, Hosted
+from .partition.events import (
+    AnnounceReplicas,
+    Assign,
+    DirectoryFailed,
+    Discard,
+    Discarded,
+    ForController,
+    GoOffline,
+    Hosted,
+)
 from .partition.replica import DOORS, NewEpochNeeded, Replica
 from .runtime import Context, LoopActor, LoopRef
 from .supervisor import ChildSpec, GaveUp, OnGiveUp, Restart, StartChild, StopChild
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FILE = "broker.json"
 REELECT_RETRY_MS = 200
 
 
@@ -51,11 +60,20 @@ class AskAgain(msgspec.Struct, frozen=True):
     """Time to ask the controller again for the epochs that are still missing."""
 
 
+class LookAtRoom(msgspec.Struct, frozen=True):
+    """Time to look how much room the directories have."""
+
+
+class Measured(msgspec.Struct, frozen=True):
+    free_bytes: dict[str, int]  # by path
+
+
 class HostedReplica(msgspec.Struct):
     """What the broker keeps of one replica. ``assignment`` is the newest: a restarted actor begins with it."""
 
     name: TopicPartition
     assignment: Assign
+    home: LogDirectory
     is_given_up: bool = False
     is_discarded: bool = False
 
@@ -72,6 +90,9 @@ class Broker(LoopActor):
         Hosted: "on_hosted",
         AskAgain: "on_ask_again",
         ForController: "on_for_controller",
+        DirectoryFailed: "on_directory_failed",
+        LookAtRoom: "on_look_at_room",
+        Measured: "on_measured",
     }
 
     def __init__(
@@ -83,7 +104,7 @@ class Broker(LoopActor):
         config: ClusterConfig,
         broker_id: BrokerId,
         broker_address: str,
-        directory: str,
+        directories: LogDirectories,
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
     ) -> None:
@@ -91,7 +112,8 @@ class Broker(LoopActor):
         self._config = config
         self._broker_id = broker_id
         self._broker_address = broker_address
-        self._directory = directory
+        self._directories = directories
+        self._full: set[str] = set()  # paths of directories that were said to be full
         self._led_epochs = led_epochs
         self._pool_jobs = pool_jobs
         self._image = ClusterImage.empty()
@@ -104,12 +126,11 @@ class Broker(LoopActor):
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
-        files = self.context.files
-        files.make_dir(self._directory)
-        data_dir = posixpath.dirname(self._directory)
-        for parent in (data_dir, posixpath.dirname(data_dir) or "."):
-            with contextlib.suppress(PermissionError):  # a parent that is not ours to read was there before us
-                files.sync_dir(parent)  # or power loss takes the directory, with every record that was synced in it
+        for directory in self._directories.live:
+            prepare(self.context.files, directory)
+            if directory.is_failed:
+                event(logger, "directory.offline", logging.ERROR, path=directory.path, why=directory.failure)
+        self.on_look_at_room(LookAtRoom())
         self._tell("metadata", Subscribe(self.actor_ref))
 
     def on_stop(self) -> None:
@@ -143,8 +164,8 @@ class Broker(LoopActor):
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
         if not self._is_identified:
-            self._identify()
-            self._set_strays_aside()
+            self._find_logs()
+            self._is_identified = True
         for key in self._affected(changed):
             self._apply(key)
 
@@ -168,9 +189,12 @@ class Broker(LoopActor):
             self._host(key, assignment)
         elif hosted.assignment != assignment:
             hosted.assignment = assignment
-            if (replica := self._replica(hosted)) is not None:
+            replica = self._replica(hosted)
+            if replica is not None:
                 replica.post(assignment)
-            elif hosted.is_given_up and assignment.is_leader:  # elected anew with this broker's next session
+            if assignment.is_leader and hosted.home.is_failed:  # elected anew with this broker's next session
+                self._take_offline(key, hosted)
+            elif assignment.is_leader and hosted.is_given_up and replica is None:  # likewise
                 reason = "it is past its restart limit"
                 self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason=reason)
 
@@ -196,10 +220,14 @@ class Broker(LoopActor):
         topic = self._image.topic(key.topic_id)
         if topic is None:
             return
-        hosted = HostedReplica(name=TopicPartition(topic.name, key.partition), assignment=assignment)
-        if any(other.name == hosted.name for other in self._hosted.values()):
+        name = TopicPartition(topic.name, key.partition)
+        if any(other.name == name for other in self._hosted.values()):
             return  # a topic was re-created while its namesake is still being discarded: on_discarded comes back here
-        self._hosted[key] = hosted
+        is_new = assignment.is_leader and assignment.leader_epoch == 0  # made in this life of the process
+        home = self._directories.place(key, is_new=is_new)
+        hosted = self._hosted[key] = HostedReplica(name=name, assignment=assignment, home=home)
+        if home.is_failed:
+            self._take_offline(key, hosted)
         running = self._replica(hosted)
         if running is not None and isinstance(running.actor, Replica) and running.actor.key == key:
             running.post(assignment)  # this actor was restarted, the replica was not: it goes on undisturbed
@@ -213,7 +241,7 @@ class Broker(LoopActor):
                 key=key,
                 name=hosted.name,
                 broker_id=self._broker_id,
-                directory=self._log_directory(key),
+                home=home,
                 assignment=hosted.assignment,
                 led_epochs=self._led_epochs,
                 pool_jobs=self._pool_jobs,
@@ -238,12 +266,14 @@ class Broker(LoopActor):
             self._remove_log(next(key for key, other in self._hosted.items() if other is hosted))
 
     def _remove_log(self, key: PartitionKey) -> None:
-        directory, files = self._log_directory(key), self.context.files
+        home, files = self._hosted[key].home, self.context.files
+        directory = f"{home.path}/{key}"
         self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
 
     def on_discarded(self, discarded: Discarded) -> None:
         hosted = self._hosted.pop(discarded.key, None)
         self._reelections.pop(discarded.key, None)
+        self._directories.removed(discarded.key)
         for door in DOORS:
             self._tell(door, discarded)
         if discarded.error is not None:
@@ -333,44 +363,86 @@ class Broker(LoopActor):
             self._peers[broker_id] = connection
         return connection
 
-    # -- the directory ---------------------------------------------------------------------------------
+    # -- the directories -------------------------------------------------------------------------------
 
-    def _identify(self) -> None:
-        """Refuse a directory of another cluster or broker; mark a new one as ours."""
-        files, path = self.context.files, f"{self._directory}/{IDENTITY_FILE}"
-        ours = {"cluster_id": self._image.cluster_id, "broker_id": self._broker_id}
-        if not files.exists(path):
-            files.write_atomic(path, orjson.dumps(ours))
-        elif (found := _identity(files.read_bytes(path))) != ours:
-            raise ConfigurationError(
-                f"{self._directory} belongs to broker {found.get('broker_id')} of cluster {found.get('cluster_id')}, "
-                f"not to broker {self._broker_id} of cluster {self._image.cluster_id}: "
-                "were the metadata lost? Start with the right --data-dir"
-            )
-        self._is_identified = True
+    def _find_logs(self) -> None:
+        """Make sure that the directories are ours, and learn which log lies where."""
+        for directory in self._directories.all:
+            if not directory.is_readable:
+                continue
+            try:
+                if not directory.is_failed:
+                    image = self._image
+                    identify(self.context.files, directory, cluster_id=image.cluster_id, broker_id=self._broker_id)
+                self._find_logs_in(directory)
+            except OSError as error:
+                if not is_disk_failure(error):
+                    raise
+                directory.is_readable = False
+                directory.fail(f"cannot be read: {error.strerror or error}")
+                event(logger, "directory.offline", logging.ERROR, path=directory.path, why=directory.failure)
 
-    def _set_strays_aside(self) -> None:
-        """Remove the logs of deleted topics; rename those that the metadata do not know (rule 3)."""
+    def _find_logs_in(self, directory: LogDirectory) -> None:
+        """Note the logs; remove those of deleted topics, rename those that the metadata do not know (rule 3)."""
         files = self.context.files
         running = {ref.actor.key: ref for ref in self.context.directory if isinstance(ref.actor, Replica)}
-        for name in files.list_dir(self._directory):
-            topic_id, dash, number = name.rpartition("-")
-            if not dash or not number.isdecimal() or len(topic_id) != 32:
+        for name in filter(is_log_name, files.list_dir(directory.path)):
+            topic_id, _, number = name.rpartition("-")
+            key, path = PartitionKey(TopicId(topic_id), int(number)), f"{directory.path}/{name}"
+            if self._image.partition(key) is not None:
+                home = self._directories.found(key, directory)
+                if home is not directory:
+                    raise ConfigurationError(
+                        f"{name} lies in {home.path} and in {directory.path}: remove the wrong one"
+                    )
+            elif directory.is_failed:
                 continue
-            path = f"{self._directory}/{name}"
-            if self._image.is_deleted(TopicId(topic_id)):
-                if (replica := running.get(PartitionKey(TopicId(topic_id), int(number)))) is not None:
+            elif self._image.is_deleted(key.topic_id):
+                if (replica := running.get(key)) is not None:
                     replica.post(Discard())  # this actor was restarted when it should have told it
                     continue
                 with contextlib.suppress(FileNotFoundError):  # a job of an earlier life is at it, too
                     files.remove_tree(path)
                 event(logger, "log.removed", directory=name, why="topic was deleted meanwhile")
-            elif self._image.partition(PartitionKey(TopicId(topic_id), int(number))) is None:
+            else:
                 files.rename(path, f"{path}.stray")
                 event(logger, "log.stray", logging.WARNING, directory=name, now=f"{name}.stray")
 
-    def _log_directory(self, key: PartitionKey) -> str:
-        return f"{self._directory}/{key}"
+    def on_directory_failed(self, failed: DirectoryFailed) -> None:
+        """A disk failed under one log: all logs of its directory go offline here, and nothing is synced there again."""
+        directory = self._directories.at(failed.path)
+        directory.fail(failed.why)
+        event(logger, "directory.failed", logging.CRITICAL, path=directory.path, why=directory.failure)
+        files, mark, why = self.context.files, f"{directory.path}/{FAILED_FILE}", directory.failure.encode()
+        self.context.pool.submit(lambda: files.write_bytes(mark, why), _ignore)  # if the disk still can
+        for key in self._directories.keys_in(directory):
+            if (hosted := self._hosted.get(key)) is not None:
+                self._take_offline(key, hosted)
+
+    def _take_offline(self, key: PartitionKey, hosted: HostedReplica) -> None:
+        if (replica := self._replica(hosted)) is not None:
+            replica.post(GoOffline())
+        event(logger, "partition.offline", logging.ERROR, partition=str(hosted.name), error=hosted.home.failure)
+        reason = f"its directory failed: {hosted.home.failure}"
+        self._ask_for_election(key, hosted.assignment.leader_epoch, is_offline=True, reason=reason)
+
+    def on_look_at_room(self, _: LookAtRoom) -> None:
+        job = measuring(self.context.files, self._directories.live)
+        self.in_pool(job, lambda found, _: Measured(found or {}))
+
+    def on_measured(self, measured: Measured) -> None:
+        for directory in self._directories.live:
+            if directory.path not in measured.free_bytes:
+                continue
+            was_full = directory.path in self._full or directory.is_full
+            directory.measured(measured.free_bytes[directory.path])
+            if directory.is_full and directory.path not in self._full:
+                self._full.add(directory.path)
+                event(logger, "directory.full", logging.ERROR, path=directory.path, free_bytes=directory.free_bytes)
+            elif was_full and not directory.is_full:
+                self._full.discard(directory.path)
+                event(logger, "directory.has_room", logging.WARNING, path=directory.path, free=directory.free_bytes)
+        self.set_timer(self._config.broker.storage_check_ms, LookAtRoom())
 
     # -- inside ----------------------------------------------------------------------------------------
 
@@ -382,9 +454,5 @@ class Broker(LoopActor):
         return ref is not None and ref.post(message)
 
 
-def _identity(content: bytes) -> dict[str, Any]:
-    try:
-        found = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise StorageError(f"{IDENTITY_FILE} is damaged: {error}") from None
-    return found if isinstance(found, dict) else {}
+def _ignore(_: Any, __: BaseException | None) -> None:
+    """Nobody waits for this job."""

@@ -16,16 +16,21 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable
 from errno import EIO, ENODEV, ENXIO, EROFS, ESTALE
 
-from ..errors import StorageCorruption, StorageError, StorageFull
+import orjson
+
+from ..errors import ConfigurationError, StorageCorruption, StorageError, StorageFull
 from ..model import PartitionKey
 from ..storage.checkpoint import FAILED_FILE
 from ..storage.files import Files
 from ..transport.messages import LogDirectoryDescription
 
+IDENTITY_FILE = "broker.json"
 UNKNOWN_BYTES = -1
 DISK_ERRORS = frozenset({EIO, EROFS, ENXIO, ENODEV, ESTALE, 117})  # 117: EUCLEAN, Linux's "structure needs cleaning"
 
@@ -84,6 +89,9 @@ class LogDirectories:
     def live(self) -> list[LogDirectory]:
         return [directory for directory in self.all if not directory.is_failed]
 
+    def at(self, path: str) -> LogDirectory:
+        return next(directory for directory in self.all if directory.path == path)
+
     def home_of(self, key: PartitionKey) -> LogDirectory | None:
         return self._homes.get(key)
 
@@ -91,19 +99,18 @@ class LogDirectories:
         """Note that a log lies in a directory; return where it was noted before, if it was."""
         return self._homes.setdefault(key, directory)
 
-    def place(self, key: PartitionKey, *, is_new: bool) -> LogDirectory | None:
+    def place(self, key: PartitionKey, *, is_new: bool) -> LogDirectory:
         """Return the directory of a replica, chosen now if it has none yet (rule 2).
 
-        None: no directory serves; or one cannot be read, and this log, which is not new, may lie in it.
+        A failed one when none serves; or when that one cannot be read, and this log, which is not new, may lie in it.
         """
         known = self._homes.get(key)
         if known is not None:
             return known
-        live = self.live
-        if not live or (not is_new and not all(directory.is_readable for directory in self.all)):
-            return None
+        unread = [directory for directory in self.all if not directory.is_readable]
+        candidates = (not is_new and unread) or self.live or self.all
         counts = self.counts()
-        chosen = min(live, key=lambda directory: (counts[directory.path], -directory.free_bytes))
+        chosen = min(candidates, key=lambda directory: (counts[directory.path], -directory.free_bytes))
         return self._homes.setdefault(key, chosen)
 
     def removed(self, key: PartitionKey) -> None:
@@ -142,6 +149,51 @@ def is_disk_failure(error: BaseException | None, *, of_sync: bool = False) -> bo
             return True
         error = error.__cause__
     return False
+
+
+def prepare(files: Files, directory: LogDirectory) -> None:
+    """Have a directory on disk, and learn whether an earlier process gave it up.
+
+    Raises:
+        OSError: it cannot be used, for a reason that is not the disk's.
+    """
+    data_dir = posixpath.dirname(directory.path)
+    try:
+        files.make_dir(directory.path)
+        for parent in (data_dir, posixpath.dirname(data_dir) or "."):
+            with contextlib.suppress(PermissionError):  # a parent that is not ours to read was there before us
+                files.sync_dir(parent)  # or power loss takes the directory, with every record that was synced in it
+        if mark := mark_of(files, directory.path):
+            directory.fail(mark)
+    except OSError as error:
+        if not is_disk_failure(error):
+            raise
+        directory.is_readable = False
+        directory.fail(f"cannot be read: {error.strerror or error}")
+
+
+def identify(files: Files, directory: LogDirectory, *, cluster_id: str, broker_id: int) -> None:
+    """Refuse a directory of another cluster or broker; mark a new one as ours.
+
+    Raises:
+        ConfigurationError: it is another's.
+        StorageError: its identity is damaged.
+    """
+    path, ours = f"{directory.path}/{IDENTITY_FILE}", {"cluster_id": cluster_id, "broker_id": broker_id}
+    if not files.exists(path):
+        files.write_atomic(path, orjson.dumps(ours))
+        return
+    try:
+        found = orjson.loads(files.read_bytes(path))
+    except orjson.JSONDecodeError as error:
+        raise StorageError(f"{IDENTITY_FILE} is damaged: {error}") from None
+    found = found if isinstance(found, dict) else {}
+    if found != ours:
+        raise ConfigurationError(
+            f"{directory.path} belongs to broker {found.get('broker_id')} of cluster {found.get('cluster_id')}, "
+            f"not to broker {broker_id} of cluster {cluster_id}: "
+            "were the metadata lost? Start with the right --data-dir"
+        )
 
 
 def mark_of(files: Files, path: str) -> str:

@@ -32,6 +32,7 @@ from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .inspect import Inspection
 from .log import event
+from .logdirs import LogDirectories
 from .metadata.client import MetadataChanged, NewProducerId, SessionLost, SessionOpened, Subscribe
 from .partition.events import (
     AnnounceReplicas,
@@ -100,6 +101,7 @@ class Router(LoopActor):
         config: ClusterConfig,
         serve: Callable[[Callable[[list[Inbound]], None]], Server],
         inspection: Inspection,
+        directories: LogDirectories,
         broker_address: str,
         session_numbers: Iterator[int],
     ) -> None:
@@ -108,6 +110,7 @@ class Router(LoopActor):
         self._config = config
         self._serve = serve
         self._inspection = inspection
+        self._directories = directories  # moved by the broker's actor; only described here
         self._broker_address = broker_address
         self._door = address.rpartition("/")[2]  # "router" or "peers": to whom partitions answer
         self.starts_later = self._door == "router"  # clients are served once the cluster knows this broker
@@ -246,10 +249,15 @@ class Router(LoopActor):
         keys = [key for key in self._replicas if not wanted or key.topic_id in wanted]
 
         def missing(key: PartitionKey) -> m.ReplicaDescription:
-            return m.ReplicaDescription(topic_id=key.topic_id, partition=key.partition, role="offline")
+            home = self._directories.home_of(key)
+            directory = home.path if home is not None else ""
+            return m.ReplicaDescription(
+                topic_id=key.topic_id, partition=key.partition, role="offline", directory=directory
+            )
 
         def reply(replicas: list[Any]) -> m.DescribeReplicasReply:
-            return m.DescribeReplicasReply(id=request.id, replicas=replicas)
+            directories = self._directories.describe()
+            return m.DescribeReplicasReply(id=request.id, replicas=replicas, directories=directories)
 
         self._gather(inbound, keys, DescribeReplica, reply, missing)
 

@@ -31,12 +31,13 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 
-from ..config import ProcessOptions
+from ..config import ProcessOptions, log_directories
 from ..model import BrokerId, LeaderEpoch, PartitionKey
 from .broker import Broker
 from .controller.controller import Controller
 from .doors import Doors
 from .inspect import Inspection
+from .logdirs import LogDirectories
 from .metadata.branch import metadata_branch
 from .metadata.client import MetadataClient
 from .restarts import Strategy
@@ -62,6 +63,8 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
     inspection = Inspection(context.directory, name)
     led_epochs: dict[PartitionKey, LeaderEpoch] = {}  # outlives the actors: no replica leads twice in one epoch
     pool_jobs: Counter[PartitionKey] = Counter()  # likewise: no replica opens a log that an earlier life is still at
+    # likewise: a directory that failed is not used again by this process
+    directories = LogDirectories(log_directories(config, name), config.broker.storage_min_free_bytes)
     partitions = SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=5,
@@ -88,23 +91,26 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 config=config,
                 broker_id=broker_id,
                 broker_address=name,
-                directory=f"{config.data_dir}/{name}",
+                directories=directories,
                 led_epochs=led_epochs,
                 pool_jobs=pool_jobs,
             ),
         ),
-        ChildSpec(name="peers", start=_router(options, doors, inspection, "peers")),
-        ChildSpec(name="router", start=_router(options, doors, inspection, "router")),
+        ChildSpec(name="peers", start=_router(options, doors, inspection, directories, "peers")),
+        ChildSpec(name="router", start=_router(options, doors, inspection, directories, "router")),
     )
     tree = SupervisorSpec(strategy=Strategy.REST_FOR_ONE, intensity=5, period_ms=10_000, children=children)
     return supervisor(name, tree, shutdown_ms=2 * PARTITION_SHUTDOWN_MS)
 
 
-def _router(options: ProcessOptions, doors: Doors, inspection: Inspection, door: str) -> Starter:
+def _router(
+    options: ProcessOptions, doors: Doors, inspection: Inspection, directories: LogDirectories, door: str
+) -> Starter:
     return Router.starter(
         config=options.cluster,
         serve=doors.opener(door),
         inspection=inspection,
+        directories=directories,
         broker_address=options.name,
         session_numbers=count(1),
     )

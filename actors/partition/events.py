@@ -97,6 +97,10 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
     """The topic was deleted: delete the log, then end."""
 
 
+class GoOffline(msgspec.Struct, frozen=True, gc=False):
+    """The directory of this replica has failed: nothing of it is read, written or synced by this process any more."""
+
+
 # -- effects ---------------------------------------------------------------------------------------
 
 
@@ -153,6 +157,13 @@ class Discarded(msgspec.Struct, frozen=True, gc=False):
 
     key: PartitionKey
     error: BaseException | None = None
+
+
+class DirectoryFailed(msgspec.Struct, frozen=True):
+    """To the broker: the disk failed under a replica; ``path`` is its directory's."""
+
+    path: str
+    why: str
 
 
 class ReplicaGone(msgspec.Struct, frozen=True, gc=False):

@@ -5,7 +5,7 @@ Pure: events in, effects out; no clock, no file, no socket. The rules, in order 
 1. A request of another leader epoch is refused, older and newer differently (KIP-320; B6).
 2. Too few replicas in sync for ``acks=all``: refused *before* anything is appended (B7).
 3. A batch is appended once: a duplicate is answered with its first offset, a gap is refused (B14, B18).
-   A duplicate waits for the high watermark like the original did.
+   A duplicate waits for the high watermark like the original did. A full disk refuses before anything is appended.
 4. ``acks=0`` is never answered, ``1`` once the batch is in the page cache, ``all`` once the high watermark has
    passed it.
 5. A consumer reads below the high watermark only (P5). A fetch with nothing to read is parked; it is answered
@@ -64,6 +64,7 @@ class Leader:
         self.producers = producers  # the log's own: what is appended is known there
         self.log_start_offset = log_start_offset
         self.log_end_offset = log_end_offset  # >= every offset given out; moved by on_produce
+        self.is_storage_full = False  # moved by the replica, before each produce
         self.durable_offset = durable_offset  # <= log_end_offset; moved by on_flushed
         self.high_watermark = durable_offset  # <= log_end_offset, never lowered; moved by _advance alone
         self.epoch_start_offset = log_end_offset  # where this epoch's first record will stand
@@ -97,6 +98,8 @@ class Leader:
             return self._refuse(produce, verdict.code, verdict.detail)
         if isinstance(verdict, Duplicate):
             return self._acknowledge_duplicate(produce, verdict)
+        if self.is_storage_full:  # what is there already was acknowledged above
+            return self._refuse(produce, ErrorCode.STORAGE_FULL, "too little room is left in its directory")
         base_offset = self.log_end_offset
         self.log_end_offset = Offset(base_offset + header.count)
         if produce.acks == ACKS_ALL:

@@ -13,13 +13,14 @@ Rules of this file:
    controller for another (``led_epochs`` remembers what this process has led).
 4. Any failure of the log fails the actor. What waited is answered by the router (outcome unknown). A full disk is
    none: the log is as it was, the batches are refused, the partition is read on and written again when there is room.
-5. An actor touches no file while a pool job of an earlier one is at them (``pool_jobs``): two recoveries at once
+5. A disk that fails under it takes its directory along (``../logdirs.py``): said there before this actor fails, so that
+   its successor, and every other replica of the directory, opens and syncs nothing. They stay, offline.
+6. An actor touches no file while a pool job of an earlier one is at them (``pool_jobs``): two recoveries at once
    could cut away what the second has kept and the leader acknowledged.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,12 +28,13 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, StorageFull
+from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, StorageError, StorageFull
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
 from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
 from ...transport.messages import MAX_TIMESTAMP, ListOffsetsEntryReply, ReplicaDescription
 from ..log import event
+from ..logdirs import LogDirectory, is_disk_failure
 from ..mailbox import PoolDone
 from ..runtime import Context, LoopActor, LoopRef
 from .events import (
@@ -42,11 +44,13 @@ from .events import (
     Assign,
     Checkpointed,
     DescribeReplica,
+    DirectoryFailed,
     Discard,
     Discarded,
     Effect,
     Fetch,
     Flushed,
+    GoOffline,
     Hosted,
     ListOffset,
     Opened,
@@ -62,6 +66,7 @@ logger = logging.getLogger(__name__)
 
 DISCARD_RETRY_MS = 50
 OPEN_RETRY_MS = 10
+FULL_RETRY_MS = 1_000  # a log that could not be opened for want of room
 DOORS = ("router", "peers")
 
 
@@ -87,6 +92,7 @@ class Replica(LoopActor):
         Assign: "on_assign",
         OpenDue: "on_open_due",
         Opened: "on_opened",
+        GoOffline: "on_go_offline",
         ListOffset: "on_list_offset",
         DescribeReplica: "on_describe_replica",
         Tick: "on_tick",
@@ -104,7 +110,7 @@ class Replica(LoopActor):
         key: PartitionKey,
         name: TopicPartition,
         broker_id: BrokerId,
-        directory: str,
+        home: LogDirectory,
         assignment: Assign,
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
@@ -116,7 +122,8 @@ class Replica(LoopActor):
         self.key = key
         self._name = name
         self._broker_id = broker_id
-        self._directory = directory
+        self._home = home
+        self._directory = f"{home.path}/{key}"
         self._assignment = assignment
         self._led_epochs = led_epochs  # of this process, all partitions; this actor writes its own key only
         self._pool_jobs = pool_jobs  # likewise: jobs under way, of this actor and of those before it
@@ -141,8 +148,11 @@ class Replica(LoopActor):
         self.on_open_due(OpenDue())
 
     def on_open_due(self, _: OpenDue) -> None:
-        if self._pool_jobs[self.key]:  # rule 5
+        if self._pool_jobs[self.key]:  # rule 6
             self.set_timer(OPEN_RETRY_MS, OpenDue())
+            return
+        if self._home.is_failed or self._log is not None:
+            self.role = "offline" if self._home.is_failed else self.role
             return
         files, directory, config = self.context.files, self._directory, self._assignment.config
         now_ms, expiry_ms = self.context.clock.wall_ms(), self._producer_expiry_ms
@@ -166,7 +176,18 @@ class Replica(LoopActor):
         self.context.pool.submit(job, done)
 
     def on_opened(self, opened: Opened) -> None:
+        if self._home.is_failed:
+            if opened.log is not None:
+                opened.log.close(self.context.clock.wall_ms(), clean=False)
+            self.role = "offline"
+            return
+        if isinstance(opened.error, StorageFull):
+            self._note_full(is_full=True)
+            self.role = "waiting for room"
+            self.set_timer(FULL_RETRY_MS, OpenDue())
+            return
         if opened.error is not None:
+            self._doubt_disk(opened.error)
             raise opened.error
         log: Log = opened.log
         self._log = log
@@ -188,15 +209,36 @@ class Replica(LoopActor):
         if self._leader is not None:
             self._depose(self._assignment)
         if self._log is not None:
-            self._log.close(self.context.clock.wall_ms())
+            self._log.close(self.context.clock.wall_ms(), clean=not self._home.is_failed)
 
     def on_failure(self, *failure: Any) -> None:
         self._tell_doors(ReplicaGone(self.key))
         if self._log is not None:
             self._log.close(self.context.clock.wall_ms(), clean=False)
 
+    def on_go_offline(self, _: GoOffline) -> None:
+        """The directory has failed: whoever waits learns that the outcome is unknown; no file is touched any more."""
+        self._send_answers()
+        self._tell_doors(ReplicaGone(self.key))
+        self._staged, self._staged_producers, self._leader = [], set(), None
+        log, self._log = self._log, None
+        if log is not None:
+            log.close(self.context.clock.wall_ms(), clean=False)
+        self.role = "offline"
+
+    def _doubt_disk(self, error: BaseException | None, *, of_sync: bool = False) -> None:
+        """Before this actor fails by ``error``: have the whole directory given up if it is the disk's (rule 5)."""
+        if is_disk_failure(error, of_sync=of_sync):
+            why = f"{self._name}: {error}"
+            self._home.fail(why)
+            self._tell_sibling("hosting", DirectoryFailed(self._home.path, why))
+
     def on_discard(self, _: Discard) -> None:
         """The topic was deleted: nobody is acknowledged any more, the files go, then the actor ends."""
+        if self._home.is_failed:
+            error = StorageError(f"its directory failed: it is removed when {self._home.path} serves again")
+            self.on_discarded(Discarded(self.key, error))
+            return
         if self._log is None:
             self.set_timer(DISCARD_RETRY_MS, Discard())  # still being opened in the pool: its files are in use
             return
@@ -292,6 +334,7 @@ class Replica(LoopActor):
             return
         if header.producer_id in self._staged_producers:
             self._write()
+        leader.is_storage_full = self._home.is_full
         self._perform(leader.on_produce(produce, header))
 
     def on_fetch(self, fetch: Fetch) -> None:
@@ -332,7 +375,9 @@ class Replica(LoopActor):
     def on_describe_replica(self, request: DescribeReplica) -> None:
         log, leader = self._log, self._leader
         if log is None:
-            reply = ReplicaDescription(topic_id=self.key.topic_id, partition=self.key.partition, role=self.role)
+            reply = ReplicaDescription(
+                topic_id=self.key.topic_id, partition=self.key.partition, role=self.role, directory=self._home.path
+            )
         else:
             reply = ReplicaDescription(
                 topic_id=self.key.topic_id,
@@ -346,6 +391,7 @@ class Replica(LoopActor):
                 size_bytes=log.size_bytes,
                 segments=log.segment_count,
                 producers=len(log.producers),
+                directory=self._home.path,
             )
         self._answers.append(Answer(request.ticket, reply))
 
@@ -384,6 +430,8 @@ class Replica(LoopActor):
         self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))
 
     def _note_full(self, *, is_full: bool) -> None:
+        if is_full:
+            self._home.ran_out()
         if is_full != self._is_full:
             self._is_full = is_full
             name, level = ("log.full", logging.ERROR) if is_full else ("log.has_room", logging.WARNING)
@@ -402,7 +450,7 @@ class Replica(LoopActor):
         self._perform(self._leader.on_read(fetch, frames, sum(map(len, frames))))
 
     def _flush(self) -> None:
-        if self._is_flushing or self._log is None:
+        if self._is_flushing or self._log is None or self._home.is_failed:
             return
         if self._assignment.config.flush == "os":
             return  # nobody waits for the disk: the next checkpoint syncs what the system has not
@@ -415,6 +463,7 @@ class Replica(LoopActor):
         self._is_flushing = False
         if self._log is None:
             return
+        self._doubt_disk(flushed.error, of_sync=True)
         self._log.end_flush(flushed.job, flushed.error)
         if self._leader is not None:
             self._perform(self._leader.on_flushed(Offset(self._log.durable_offset)))
@@ -432,8 +481,13 @@ class Replica(LoopActor):
         if log is None:
             return
         now_ms = self.context.clock.wall_ms()
-        with contextlib.suppress(StorageFull):  # the next tick tries again
+        try:
             log.roll_if_due(now_ms)
+        except StorageFull:
+            self._note_full(is_full=True)  # the next tick tries again
+        except StorageError as error:
+            self._doubt_disk(error)
+            raise
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
@@ -442,6 +496,7 @@ class Replica(LoopActor):
     def on_checkpointed(self, done: Checkpointed) -> None:
         self._is_checkpointing = False
         if done.error is not None and self._log is not None:
+            self._doubt_disk(done.error, of_sync=True)
             raise done.error
 
     def _tick_ms(self) -> int:
