@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -129,7 +129,7 @@ def configure(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{where}: {_in_words(str(error), values)}") from None
+        raise ConfigurationError(f"{where}: {_in_words(str(error), values, kind)}") from None
     except UnicodeEncodeError as error:  # bytes of a command line that are no text
         raise ConfigurationError(f"{where}: {shown(error.object)} is not text in UTF-8") from None
 
@@ -183,14 +183,33 @@ def _refuse_unknown_names(kind: type[msgspec.Struct], values: Mapping[str, Any],
             _refuse_unknown_names(inner, value, f"{where}: {name}")
 
 
-def _in_words(message: str, values: Mapping[str, Any]) -> str:
+def _in_words(message: str, values: Mapping[str, Any], kind: type[msgspec.Struct]) -> str:
     """Turn msgspec's ``Expected `int`, got `str` - at `$.port``` into ``port: expected int, got str ('x')``."""
     text, _, path = message.partition(" - at ")
     place = path.strip("`").removeprefix("$.").removeprefix("$")
     text = text.replace("`", "").replace("Expected", "expected").replace("Invalid", "invalid")
     text = text if len(text) <= 2 * SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 1] + "…"
     found: Any = values
+    expected: Any = kind
     for step in place.split("."):
         found = found.get(step) if isinstance(found, Mapping) else None
+        expected = _type_of(expected, step)
+    if text.startswith("invalid enum") and (valid := _choices(expected)):
+        near = nearest(found, valid) if isinstance(found, str) else ""
+        return f"{place}: expected one of {', '.join(valid)} (given: {shown(found)}){near}"
     given = f" (given: {shown(found)})" if found is not None else ""
     return f"{place}: {text}{given}" if place else text
+
+
+def _type_of(kind: Any, name: str) -> Any:
+    """Return the type of a setting of ``kind``; None: there is none."""
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return None
+    return next((field.type for field in msgspec.structs.fields(kind) if field.name == name), None)
+
+
+def _choices(expected: Any) -> tuple[str, ...]:
+    """Return the values that a setting of this type may have, each once; none: it is no choice between values."""
+    if get_origin(expected) is Literal:
+        return tuple(dict.fromkeys(map(str, get_args(expected))))
+    return tuple(choice for part in get_args(expected) for choice in _choices(part))
