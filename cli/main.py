@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None, *, clients: Clients | None = No
 
         return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, os.environ[COMPLETION_VARIABLE])
     context: click.Context | None = None
+    open_missing_streams()
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         with cli.make_context(PROGRAM, given, obj=clients or Clients()) as context:
@@ -91,6 +92,16 @@ def main(arguments: Sequence[str] | None = None, *, clients: Clients | None = No
 
             traceback.print_exception(error)
         return _complain(one_line(error), status_for(error))
+
+
+def open_missing_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr (``>&-``) the null device for it.
+
+    Python has ``None`` there, which no code expects; and the first socket would get the number 0, 1 or 2.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - lives as long as the process
 
 
 def _complain(message: str, status: ExitStatus) -> int:

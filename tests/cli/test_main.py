@@ -1,5 +1,8 @@
 """How every command ends: one line, one status, never a traceback."""
 
+import subprocess
+import sys
+
 import pytest
 
 from callboard import errors
@@ -108,6 +111,19 @@ def test_a_reader_that_has_gone_is_no_failure(callboard):
     ended = callboard("consume", "t", clients=Broken(BrokenPipeError()))
 
     assert (ended.status, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_process_without_a_standard_stream_works_as_with_an_empty_one(stream):
+    closed = f"import os, sys; os.close({('stdin', 'stdout', 'stderr').index(stream)})"
+    command = "os.execv(sys.executable, [sys.executable, '-m', 'callboard', 'produce', 't', '-b', '127.0.0.1:1'])"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{closed}; {command}"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+
+    assert ended.returncode == 0
+    assert "bug" not in ended.stderr
 
 
 def test_a_delivery_error_ends_as_its_first_record_did():
