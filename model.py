@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 from typing import Any, Generic, NamedTuple, NewType, TypeVar
 
 import msgspec
@@ -88,7 +89,7 @@ class ConsumerRecord(msgspec.Struct, Generic[K, V], frozen=True, gc=False):
     timestamp_type: int
     key: K
     value: V
-    headers: list[Header]
+    headers: collections.abc.Sequence[Header]  # empty when it has none
     checksum: None = None
     serialized_key_size: int = -1
     serialized_value_size: int = -1

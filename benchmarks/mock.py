@@ -76,6 +76,9 @@ class Mock:
                 "enable.auto.commit": False,
                 "log_level": 0,
                 "fetch.wait.max.ms": 10,
+                "queued.min.messages": 1_000_000,  # else it pauses for a second whenever 100,000 are queued
+                "queued.max.messages.kbytes": 1_000_000,
+                "fetch.queue.backoff.ms": 1,
             }
         )
         consumer.assign(partitions)

@@ -14,6 +14,8 @@ from ..errors import SerializationError
 from ..model import TIMESTAMP_CREATE_TIME, AnyRecord, ConsumerRecord, Header
 from .batch import Columns, decode_batch, iter_batches
 
+NO_HEADERS: tuple[Header, ...] = ()
+
 
 class DeserializesWithTopic(Protocol):
     def deserialize(self, topic: str, headers: Sequence[Header], data: bytes) -> Any: ...
@@ -61,33 +63,34 @@ def records_of(
     skip = max(from_offset - columns.base_offset, 0)
     keys: Sequence[Any] = columns.keys[skip:] if skip else columns.keys
     values: Sequence[Any] = columns.values[skip:] if skip else columns.values
-    headers = columns.headers[skip:] if skip else columns.headers
+    headers: Iterable[Sequence[Header]] = repeat(NO_HEADERS)
+    if columns.has_headers:
+        headers = columns.headers[skip:] if skip else columns.headers
     offsets = columns.offsets[skip:]
     key_sizes = _sizes(keys, columns.some_keys_null) if columns.has_keys else repeat(-1)
     value_sizes = _sizes(values, columns.some_values_null) if columns.has_values else repeat(-1)
-    header_sizes: Iterable[int] = columns.header_sizes[skip:] if columns.has_headers else repeat(-1)
     if key_deserializer is not None and columns.has_keys:
         keys = _deserialized("key", key_deserializer, topic, partition, offsets, headers, keys)
     if value_deserializer is not None and columns.has_values:
         values = _deserialized("value", value_deserializer, topic, partition, offsets, headers, values)
-    return list(
-        map(
-            ConsumerRecord,
-            repeat(topic),
-            repeat(partition),
-            repeat(columns.header.leader_epoch),
-            offsets,
-            columns.timestamps[skip:] if columns.has_timestamps else repeat(columns.header.base_timestamp),
-            repeat(TIMESTAMP_CREATE_TIME),
-            keys,
-            values,
-            headers,
-            repeat(None),
-            key_sizes,
-            value_sizes,
-            header_sizes,
-        )
-    )
+    fields: list[Iterable[Any]] = [
+        repeat(topic),
+        repeat(partition),
+        repeat(columns.header.leader_epoch),
+        offsets,
+        columns.timestamps[skip:] if columns.has_timestamps else repeat(columns.header.base_timestamp),
+        repeat(TIMESTAMP_CREATE_TIME),
+        keys,
+        values,
+        headers,
+        repeat(None),
+        key_sizes,
+        value_sizes,
+    ]
+    if columns.has_headers:  # else it is left to the default, which costs nothing
+        fields.append(columns.header_sizes[skip:])
+    make: Callable[..., AnyRecord] = ConsumerRecord
+    return list(map(make, *fields))
 
 
 def _sizes(items: Sequence[bytes | None], some_null: bool) -> Iterable[int]:
@@ -102,7 +105,7 @@ def _deserialized(
     topic: str,
     partition: int,
     offsets: range,
-    headers: Sequence[Sequence[Header]],
+    headers: Iterable[Sequence[Header]],
     items: Sequence[bytes | None],
 ) -> list[Any]:
     done: list[Any] = []
@@ -110,7 +113,7 @@ def _deserialized(
     deserialize = getattr(deserializer, "deserialize", None)
     try:
         if deserialize is not None:
-            for item, of_record in zip(items, headers, strict=True):
+            for item, of_record in zip(items, headers, strict=False):  # as many as items, or without end
                 append(None if item is None else deserialize(topic, of_record, item))
         else:
             call: Any = deserializer

@@ -63,9 +63,16 @@ def test_damaged_bytes_are_not_served():
         decode_records("t", 0, bytes(data), 0)
 
 
-def test_each_record_has_headers_of_its_own():
+def test_records_without_headers_share_a_sequence_that_nobody_can_change():
     records = decode_records("t", 0, stored(None, [b"a", b"b"], 0), 0)
 
-    records[0].headers.append(("mine", b""))
+    assert [record.headers for record in records] == [(), ()]
+    assert [record.serialized_header_size for record in records] == [-1, -1]
 
-    assert records[1].headers == []
+
+@pytest.mark.parametrize("width", [1, 7, 100, 70_000])
+@pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 700])
+def test_records_of_one_size_are_cut_apart_whatever_their_number(width, count):
+    values = [b"%0*d" % (width, number % 10) for number in range(min(count, 3) if width > 1_000 else count)]
+
+    assert [record.value for record in decode_records("t", 0, stored(None, values, 0), 0)] == values
