@@ -1,0 +1,224 @@
+"""A real broker under fire: recorded traffic, a raw client that sends what it likes, and a healthy one beside it."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import psutil
+import zmq
+
+from callboard import AdminClient, Consumer, Producer, TopicPartition
+from callboard.errors import CallboardError
+from callboard.storage.batch import encode_batch
+from callboard.testing.cluster import RunningCluster
+from callboard.transport import codec, messages
+from callboard.transport.dealer import DealerWire
+from callboard.transport.messages import API_VERSION
+
+from .mutation import mutated
+
+SETTINGS = """
+log_level = "warning"
+[limits]
+topics = 24
+partitions = 48
+partitions_per_topic = 8
+reply_bytes_waiting_per_peer = 4_194_304
+"""
+HEALTHY, VICTIM = "healthy", "victim"
+
+
+# -- traffic ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def recording() -> Iterator[list[list[bytes]]]:
+    """Record every message that clients of this process send."""
+    recorded: list[list[bytes]] = []
+    send = DealerWire.send
+
+    def recorder(wire: DealerWire, frames: list[bytes]) -> None:
+        recorded.append([bytes(frame) for frame in frames])
+        send(wire, frames)
+
+    DealerWire.send = recorder  # type: ignore[method-assign]
+    try:
+        yield recorded
+    finally:
+        DealerWire.send = send  # type: ignore[method-assign]
+
+
+def real_traffic(bootstrap_servers: list[str]) -> list[list[bytes]]:
+    """Return the messages of a short life of each kind of client, as they went over the wire; deadlines taken out."""
+    with recording() as recorded:
+        with AdminClient(bootstrap_servers=bootstrap_servers) as admin:
+            admin.create_topics({VICTIM: {"num_partitions": 2}, "other": {"num_partitions": 1}})
+            admin.describe_cluster()
+        for name in ("none", "zstd"):
+            kind = None if name == "none" else name
+            with Producer(bootstrap_servers=bootstrap_servers, compression_type=kind) as producer:
+                for number in range(40):
+                    producer.send(VICTIM, b"value %d" % number, key=b"%d" % (number % 3))
+                producer.flush(60)
+        with Consumer(bootstrap_servers=bootstrap_servers) as consumer:
+            place = TopicPartition(VICTIM, 0)
+            consumer.assign([place])
+            consumer.seek_to_beginning(place)
+            consumer.poll(timeout_ms=500)
+            consumer.offsets_for_times({place: 1})
+        with AdminClient(bootstrap_servers=bootstrap_servers) as admin:
+            admin.alter_configs({"other": {"flush": "os"}})
+            admin.delete_topics(["other"])
+    return [[_without_deadline(frames[0]), *frames[1:]] for frames in recorded]
+
+
+def _without_deadline(header: bytes) -> bytes:
+    fields = msgspec.json.decode(header)
+    fields.pop("deadline_ms", None)
+    return msgspec.json.encode(fields)
+
+
+def handmade() -> list[list[bytes]]:
+    """Return messages that the clients do not send, or not every day."""
+    hollow = encode_batch(None, [b"x"] * 3, [1, 2, 3], compression="zstd")
+    entry = messages.ProduceEntry(topic_id="00", partition=0)
+    return [
+        [codec.encode(messages.DescribeTreeRequest(id=9))],
+        [codec.encode(messages.DescribeReplicasRequest(id=9))],
+        [codec.encode(messages.DescribeProcessesRequest(id=9))],
+        [codec.encode(messages.KillRequest(id=9, address="nowhere"))],
+        [codec.encode(messages.InitProducerIdRequest(id=9))],
+        [codec.encode(messages.ProduceRequest(id=9, entries=[entry])), *hollow[:2]],
+        [codec.encode(messages.AlterTopicsRequest(id=9, topics=[messages.TopicConfigChange(name=VICTIM)]))],
+        [codec.encode(messages.CreatePartitionsRequest(id=9, topics=[messages.NewPartitions(name=VICTIM, count=3)]))],
+        [codec.encode(messages.Hello(id=9, client_id="x"))],
+    ]
+
+
+def mutated_message(chance: random.Random, corpus: list[list[bytes]]) -> list[bytes]:
+    """Return a damaged message: in a frame, in their order, or in their number."""
+    frames = list(chance.choice(corpus))
+    for _ in range(chance.choice((1, 1, 2))):
+        what = chance.random()
+        place = 0 if chance.random() < 0.6 else chance.randrange(len(frames))
+        if what < 0.8:
+            frames[place] = mutated(chance, frames[place], chance.choice(chance.choice(corpus)))
+        elif what < 0.87:
+            frames.insert(chance.randrange(len(frames) + 1), chance.randbytes(chance.randrange(30)))
+        elif what < 0.94 and len(frames) > 1:
+            del frames[place]
+        else:
+            chance.shuffle(frames)
+    return frames
+
+
+class Attacker:
+    """A raw DEALER that greets and then sends what it likes; reads answers so that it is not the slow one."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._endpoint = endpoint
+        self.answers = 0
+        self.sent = 0
+        self._open()
+
+    def _open(self) -> None:
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.connect(self._endpoint)
+        self._socket.send(codec.encode(messages.Hello(id=1, client_id="attacker", version_min=API_VERSION)))
+
+    def send(self, frames: list[bytes]) -> None:
+        self._socket.send_multipart(frames)
+        self.sent += 1
+
+    def read(self, timeout_ms: int = 0) -> None:
+        while self._socket.poll(timeout_ms):
+            self._socket.recv_multipart()
+            self.answers += 1
+
+    def settle(self) -> None:
+        """Wait until the broker has answered something sent now: it has then read all that was sent before."""
+        self._socket.send(codec.encode(messages.Hello(id=(1 << 60) + 7)))
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            if self._socket.poll(1_000) and b"1152921504606846983" in self._socket.recv_multipart()[0]:
+                return
+        raise AssertionError("the broker does not answer any more")
+
+    def reconnect(self) -> None:
+        self._socket.close(linger=0)
+        self._open()
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+# -- beside it -----------------------------------------------------------------------------------------------
+
+
+class HealthyClient:
+    """Produces one record at a time from a thread of its own and times each acknowledgement."""
+
+    def __init__(self, bootstrap_servers: list[str]) -> None:
+        self._producer = Producer(bootstrap_servers=bootstrap_servers, acks="all")
+        self._stop = threading.Event()
+        self.times_ms: list[float] = []
+        self.failures: list[CallboardError] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.005):
+            begin = time.monotonic()
+            try:
+                self._producer.send(HEALTHY, b"healthy").get(60)
+            except CallboardError as error:  # told to the test, which judges it
+                self.failures.append(error)
+            self.times_ms.append((time.monotonic() - begin) * 1_000)
+
+    def wait_for(self, count: int) -> list[float]:
+        """Return the times of ``count`` more records."""
+        first = len(self.times_ms)
+        until = time.monotonic() + 120
+        while len(self.times_ms) < first + count and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.times_ms[first:]
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._producer.close()
+
+
+def p99(times_ms: list[float]) -> float:
+    return statistics.quantiles(times_ms, n=100)[98]
+
+
+# -- what must not happen ------------------------------------------------------------------------------------
+
+
+def restarts_of(running: RunningCluster) -> dict[str, int]:
+    """Return the restarts of every actor and process, by address; partitions of deleted topics come and go."""
+    with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
+        tree = admin.describe_tree()
+    found: dict[str, int] = {}
+
+    def visit(line: object) -> None:
+        found[line.address] = line.restarts  # type: ignore[attr-defined]
+        for child in line.children:  # type: ignore[attr-defined]
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+def rss(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
