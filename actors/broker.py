@@ -246,6 +246,7 @@ class Broker(LoopActor):
                 led_epochs=self._led_epochs,
                 pool_jobs=self._pool_jobs,
                 checkpoint_ms=self._config.broker.checkpoint_ms,
+                retention_check_ms=self._config.broker.retention_check_ms,
                 producer_expiry_ms=self._config.broker.producer_expiry_ms,
                 broker_address=self._broker_address,
             )

@@ -37,6 +37,7 @@ from .metadata.client import MetadataChanged, NewProducerId, SessionLost, Sessio
 from .partition.events import (
     AnnounceReplicas,
     Answers,
+    DeleteRecords,
     DescribeReplica,
     Discarded,
     Fetch,
@@ -128,6 +129,7 @@ class Router(LoopActor):
             m.FetchRequest: self._fetch,
             m.MetadataRequest: self._metadata,
             m.ListOffsetsRequest: self._list_offsets,
+            m.DeleteRecordsRequest: self._delete_records,
             m.InitProducerIdRequest: self._init_producer_id,
             m.CreateTopicsRequest: self._administer,
             m.DeleteTopicsRequest: self._administer,
@@ -243,6 +245,24 @@ class Router(LoopActor):
             reply,
             missing,
         )
+
+    def _delete_records(self, inbound: Inbound, request: m.DeleteRecordsRequest) -> None:
+        keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
+
+        def missing(key: PartitionKey) -> m.DeleteRecordsEntryReply:
+            error, _, epoch = self._whereabouts(key)
+            return m.DeleteRecordsEntryReply(
+                topic_id=key.topic_id, partition=key.partition, error=error, leader_epoch=epoch
+            )
+
+        def reply(entries: list[Any]) -> m.DeleteRecordsReply:
+            return m.DeleteRecordsReply(id=request.id, entries=entries)
+
+        def question(ticket: Ticket) -> DeleteRecords:
+            entry = request.entries[ticket.entry]
+            return DeleteRecords(ticket, entry.leader_epoch, entry.before_offset)
+
+        self._gather(inbound, keys, question, reply, missing)
 
     def _describe_replicas(self, inbound: Inbound, request: m.DescribeReplicasRequest) -> None:
         wanted = set(request.topic_ids)
@@ -386,7 +406,7 @@ class Router(LoopActor):
                 if isinstance(session, FetchSession):
                     refusal = refusal_of_fetch(gone.key, error, detail)
                 elif isinstance(session, GatherSession):
-                    continue  # the sweep answers what is left
+                    refusal = session.missing_reply(entry)
                 self._answered(number, entry, refusal, ())
 
     def on_discarded(self, discarded: Discarded) -> None:

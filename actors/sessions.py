@@ -148,6 +148,10 @@ class GatherSession(Session):
         self.missing.discard(entry)
         self._replies[entry] = reply
 
+    def missing_reply(self, entry: int) -> Part:
+        """Return what stands for the answer of a partition that will give none."""
+        return self._when_missing(self.keys[entry])
+
     def reply(self) -> Reply:
         return self._make_reply(
             [reply or self._when_missing(key) for reply, key in zip(self._replies, self.keys, strict=True)]

@@ -60,6 +60,14 @@ class ListOffset(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int  # or EARLIEST/LATEST/MAX_TIMESTAMP of transport.messages
 
 
+class DeleteRecords(msgspec.Struct, frozen=True, gc=False):
+    """Let the log begin at ``before_offset``; -1: at the high watermark."""
+
+    ticket: Ticket
+    leader_epoch: int
+    before_offset: int
+
+
 class DescribeReplica(msgspec.Struct, frozen=True, gc=False):
     ticket: Ticket
 
@@ -95,6 +103,10 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
 
 class Discard(msgspec.Struct, frozen=True, gc=False):
     """The topic was deleted: delete the log, then end."""
+
+
+class RetentionDue(msgspec.Struct, frozen=True, gc=False):
+    """Time to look for records that are past their retention."""
 
 
 class GoOffline(msgspec.Struct, frozen=True, gc=False):

@@ -62,7 +62,7 @@ class Leader:
         self.flush = flush
         self.max_message_bytes = max_message_bytes
         self.producers = producers  # the log's own: what is appended is known there
-        self.log_start_offset = log_start_offset
+        self.log_start_offset = log_start_offset  # <= high_watermark; moved by on_deleted
         self.log_end_offset = log_end_offset  # >= every offset given out; moved by on_produce
         self.is_storage_full = False  # moved by the replica, before each produce
         self.durable_offset = durable_offset  # <= log_end_offset; moved by on_flushed
@@ -135,6 +135,12 @@ class Leader:
             raise InvariantViolated(f"{self.key}: durable to {durable_offset}, log ends at {self.log_end_offset}")
         self.durable_offset = max(self.durable_offset, durable_offset)
         return self._advance()
+
+    def on_deleted(self, log_start_offset: Offset) -> None:
+        """The log begins there now: nobody reads below it any more."""
+        if log_start_offset > self.high_watermark:
+            raise InvariantViolated(f"{self.key}: deleted to {log_start_offset}, committed to {self.high_watermark}")
+        self.log_start_offset = log_start_offset
 
     # -- reading -------------------------------------------------------------------------------------
 

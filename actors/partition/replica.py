@@ -43,6 +43,7 @@ from .events import (
     Append,
     Assign,
     Checkpointed,
+    DeleteRecords,
     DescribeReplica,
     DirectoryFailed,
     Discard,
@@ -57,10 +58,12 @@ from .events import (
     Produce,
     Read,
     ReplicaGone,
+    RetentionDue,
     Tick,
     Unpark,
 )
 from .leader import Leader, refusal_of_fetch, refusal_of_produce
+from .retention import Deletions, RetentionClock
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,8 @@ class Replica(LoopActor):
         Opened: "on_opened",
         GoOffline: "on_go_offline",
         ListOffset: "on_list_offset",
+        DeleteRecords: "on_delete_records",
+        RetentionDue: "on_retention_due",
         DescribeReplica: "on_describe_replica",
         Tick: "on_tick",
         Checkpointed: "on_checkpointed",
@@ -115,6 +120,7 @@ class Replica(LoopActor):
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
         checkpoint_ms: int,
+        retention_check_ms: int,
         producer_expiry_ms: int,
         broker_address: str,
     ) -> None:
@@ -128,6 +134,9 @@ class Replica(LoopActor):
         self._led_epochs = led_epochs  # of this process, all partitions; this actor writes its own key only
         self._pool_jobs = pool_jobs  # likewise: jobs under way, of this actor and of those before it
         self._checkpoint_ms = checkpoint_ms
+        self._retention_check_ms = retention_check_ms
+        self._retention_clock = RetentionClock(context.clock.wall_ms(), context.clock.monotonic_ms())
+        self._deletions = Deletions(key)
         self._producer_expiry_ms = producer_expiry_ms
         self._broker_address = broker_address
         self._log: Log | None = None  # None until recovered
@@ -203,6 +212,7 @@ class Replica(LoopActor):
             cut_bytes=log.recovery.cut_bytes,
         )
         self.set_timer(self._tick_ms(), Tick())
+        self._set_retention_timer()
         self._take_role()
 
     def on_stop(self) -> None:
@@ -218,6 +228,7 @@ class Replica(LoopActor):
 
     def on_go_offline(self, _: GoOffline) -> None:
         """The directory has failed: whoever waits learns that the outcome is unknown; no file is touched any more."""
+        self._perform(self._deletions.refuse_all(ErrorCode.STORAGE_ERROR))
         self._send_answers()
         self._tell_doors(ReplicaGone(self.key))
         self._staged, self._staged_producers, self._leader = [], set(), None
@@ -314,6 +325,7 @@ class Replica(LoopActor):
     def _depose(self, assignment: Assign) -> None:
         if self._leader is not None:
             self._perform(self._leader.on_deposed(assignment.leader, assignment.leader_epoch))
+            self._perform(self._deletions.refuse_all(ErrorCode.NOT_LEADER_FOR_PARTITION))
             self._leader = None
         self._send_answers()
 
@@ -372,6 +384,20 @@ class Replica(LoopActor):
             effects = [leader.offset_answer(request, *(found if found and is_visible else (-1, -1)))]
         self._perform(effects)
 
+    def on_delete_records(self, request: DeleteRecords) -> None:
+        leader, log = self._leader, self._log
+        if leader is None or log is None:
+            self._answers.append(self._deletions.refusal(request.ticket, self._not_leading()))
+            return
+        verdict = self._deletions.judge(request, leader)
+        if isinstance(verdict, list):
+            self._perform(verdict)
+            return
+        log.delete_before(verdict, leader.high_watermark)
+        leader.on_deleted(Offset(log.log_start_offset))
+        event(logger, "log.deleted", partition=str(self._name), log_start_offset=log.log_start_offset, why="asked")
+        self._deletions.wait(verdict, request.ticket)  # answered when it is on disk
+
     def on_describe_replica(self, request: DescribeReplica) -> None:
         log, leader = self._log, self._leader
         if log is None:
@@ -400,6 +426,8 @@ class Replica(LoopActor):
     def on_drained(self) -> None:
         self._write()
         self._flush()
+        if self._deletions and self._leader is not None and self._log is not None:
+            self._perform(self._deletions.on_durable(self._log.durable_log_start_offset, self._leader))
         self._send_answers()
 
     def _perform(self, effects: list[Effect]) -> None:
@@ -426,6 +454,10 @@ class Replica(LoopActor):
             self._note_full(is_full=True)
             self._perform(self._leader.on_append_failed(ErrorCode.STORAGE_FULL, f"the disk is full: {error}"))
             return
+        except StorageError as error:
+            self._doubt_disk(error)
+            raise
+        self._home.appended(sum([header.length for header in headers]))
         self._note_full(is_full=False)
         self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))
 
@@ -452,7 +484,7 @@ class Replica(LoopActor):
     def _flush(self) -> None:
         if self._is_flushing or self._log is None or self._home.is_failed:
             return
-        if self._assignment.config.flush == "os":
+        if self._assignment.config.flush == "os" and not self._deletions:
             return  # nobody waits for the disk: the next checkpoint syncs what the system has not
         job = self._log.begin_flush()
         if job is not None:
@@ -498,6 +530,32 @@ class Replica(LoopActor):
         if done.error is not None and self._log is not None:
             self._doubt_disk(done.error, of_sync=True)
             raise done.error
+
+    def on_retention_due(self, _: RetentionDue) -> None:
+        """Let the oldest segments go that are past their retention; the files go with the next job, in the pool."""
+        leader, log, config, clock = self._leader, self._log, self._assignment.config, self.context.clock
+        if log is None:
+            return
+        self._set_retention_timer()
+        now_ms = self._retention_clock.now(clock.wall_ms(), clock.monotonic_ms())
+        if leader is None:
+            return
+        age_ms = None if config.retention_ms < 0 else config.retention_ms
+        size = None if config.retention_bytes < 0 else config.retention_bytes
+        before = log.log_start_offset
+        try:
+            log.retain(now_ms, age_ms, size, leader.high_watermark)
+        except StorageFull:
+            self._note_full(is_full=True)
+        except StorageError as error:
+            self._doubt_disk(error)
+            raise
+        if log.log_start_offset != before:
+            leader.on_deleted(Offset(log.log_start_offset))
+            event(logger, "log.deleted", partition=str(self._name), log_start_offset=log.log_start_offset, why="old")
+
+    def _set_retention_timer(self) -> None:
+        self.set_timer(self._retention_check_ms * self.context.random.uniform(0.8, 1.2), RetentionDue())
 
     def _tick_ms(self) -> int:
         """Spread over the partitions, so that a thousand of them do not wake up together."""
