@@ -22,7 +22,7 @@ some = st.lists(payloads, min_size=1, max_size=4)
 
 
 class LogModel(RuleBasedStateMachine):
-    """``records`` is the log; those below ``durable`` survive power loss."""
+    """``records`` is the log; those below ``durable`` survive power loss, those below ``start`` are deleted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,11 @@ class LogModel(RuleBasedStateMachine):
         self.timestamps: list[int] = []
         self.epochs: list[int] = []  # of each record
         self.batches: list[tuple[int, int, int]] = []  # of the idempotent producer: sequence, count, base offset
+        self.known_from = 0  # batches that end below it are deleted, and the snapshot that knew them was lost
         self.epoch = 0
         self.durable = 0
+        self.start = 0  # the log start offset
+        self.start_on_disk = 0  # after a crash the log begins here or later, at ``start`` at the latest
         self.now_ms = 0
         self.job: FlushJob | None = None
         self.refused: list[bytes | None] = []  # of the last append, if it failed: power loss may bring it back
@@ -116,6 +119,27 @@ class LogModel(RuleBasedStateMachine):
         job()
         self.log.end_flush(job, None)
         self.durable = self.log.durable_offset
+        self.start_on_disk = self.log.durable_log_start_offset
+
+    # -- deleting from the front -----------------------------------------------------------------------
+
+    @precondition(lambda self: self.log.log_end_offset > self.start)
+    @rule(data=st.data())
+    def delete_before(self, data):
+        offset = data.draw(st.integers(self.start, len(self.records)))
+        self.log.delete_before(offset, len(self.records))
+        self.start = offset
+
+    @rule(retention_ms=st.sampled_from([None, 100, 2_000]), retention_bytes=st.sampled_from([None, 0, 1_500]))
+    def retain(self, retention_ms, retention_bytes):
+        before = self.log.size_bytes
+        self.log.retain(1_060, retention_ms, retention_bytes, len(self.records))
+        assert self.log.log_start_offset >= self.start
+        assert retention_ms == 100 or retention_bytes is None or self.log.size_bytes >= min(retention_bytes, before)
+        deleted = self.timestamps[self.start : self.log.log_start_offset]
+        assert retention_bytes is not None or all(at + (retention_ms or 0) < 1_060 for at in deleted)
+        assert retention_bytes is not None or retention_ms is not None or not deleted
+        self.start = self.log.log_start_offset
 
     # -- ending ----------------------------------------------------------------------------------------
 
@@ -123,6 +147,7 @@ class LogModel(RuleBasedStateMachine):
     def close_and_reopen(self):
         self.log.close(self.now_ms)
         self.durable = len(self.records)
+        self.start_on_disk = self.start
         self._reopen(self.disk)
         assert self.log.recovery.was_clean
         assert self.log.recovery.scanned_bytes == 0
@@ -148,17 +173,21 @@ class LogModel(RuleBasedStateMachine):
             if any(lost in name for lost in names):
                 disk.erase(f"{DIRECTORY}/{name}")
         self._reopen(disk)
+        if "producers" in names:
+            self.known_from = self.start
         assert self.log.log_end_offset == len(self.records)
 
     def _reopen(self, disk: SimDisk) -> None:
         self.disk, self.job = disk, None
         self.log = open_log(disk, CONFIG, now_ms=self.now_ms)
         assert self.log.durable_offset <= self.log.log_end_offset
+        assert min(self.start_on_disk, self.log.log_end_offset) <= self.log.log_start_offset <= self.start
+        self.start = self.start_on_disk = self.log.log_start_offset
 
-    @precondition(lambda self: self.records)
+    @precondition(lambda self: len(self.records) > self.start)
     @rule(data=st.data())
     def truncate(self, data):
-        offset = data.draw(st.integers(0, len(self.records)))
+        offset = data.draw(st.integers(self.start, len(self.records)))
         self.log.truncate_to(offset)
         if self.job is not None and self.job.is_done:
             self.job = None
@@ -167,6 +196,8 @@ class LogModel(RuleBasedStateMachine):
         assert offset - end < 4, "no more than the batch that held it"
         self._cut(end)
         self.durable = self.log.durable_offset
+        self.start = min(self.start, end)  # the cut is at a batch's begin
+        self.start_on_disk = self.log.durable_log_start_offset
 
     def _cut(self, end: int) -> None:
         self.refused = []
@@ -178,24 +209,30 @@ class LogModel(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_read_back(self):
-        assert contents(self.log, 700) == list(enumerate(self.records))
+        assert contents(self.log, 700) == list(enumerate(self.records))[self.start :]
 
     @invariant()
     def offsets_are_in_order(self):
         log = self.log
-        assert 0 == log.log_start_offset <= log.durable_offset <= log.log_end_offset == len(self.records)
+        assert log.durable_offset <= log.log_end_offset == len(self.records)
+        assert self.start_on_disk <= log.log_start_offset == self.start <= log.log_end_offset
         assert log.durable_offset <= max(self.durable, log.recovery.log_end_offset)
 
     @invariant()
     def epochs_are_those_of_the_records(self):
         starts = {}
         for offset, epoch in enumerate(self.epochs):
-            starts.setdefault(epoch, offset)
-        assert self.log.epochs.entries == tuple(starts.items())
+            if offset >= self.start:
+                starts.setdefault(epoch, offset)
+        found = self.log.epochs.entries
+        assert found[len(found) - len(starts) :] == tuple(starts.items())
+        assert len(found) <= len(starts) + 1, "of what is deleted only the last epoch may be known"
 
     @invariant()
     def the_last_five_batches_are_known(self):
         for sequence, count, base_offset in self.batches[-5:]:
+            if base_offset + count <= self.known_from:
+                continue
             _, header = a_batch([b""] * count, producer_id=1, sequence=sequence)
             verdict = self.log.producers.check(header)
             assert isinstance(verdict, Duplicate)
@@ -204,7 +241,7 @@ class LogModel(RuleBasedStateMachine):
     @invariant()
     def timestamps_are_found(self):
         for timestamp in (0, 20, 50, 1_000, 1_001):
-            wanted = next(((o, t) for o, t in enumerate(self.timestamps) if t >= timestamp), None)
+            wanted = next(((o, t) for o, t in enumerate(self.timestamps) if t >= timestamp and o >= self.start), None)
             assert self.log.offset_for_timestamp(timestamp) == wanted
 
 

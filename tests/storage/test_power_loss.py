@@ -31,6 +31,8 @@ class Life:
         self.written: list[bytes] = []  # every record, by offset; cut by truncation
         self.durable = 0  # records that must survive
         self.sequence = 0
+        self.start = 0  # deleted below it
+        self.start_on_disk = 0  # what was promised to be deleted stays so
         self.log: Log = open_log(self.disk, CONFIG)
         self.job: FlushJob | None = None
 
@@ -40,7 +42,7 @@ class Life:
             + [self.append_many] * 3
             + [self.begin_flush, self.run_flush] * 6
             + [self.begin_checkpoint] * 2
-            + [self.restart, self.kill, self.cut]
+            + [self.restart, self.kill, self.cut, self.delete]
         )
         for _ in range(steps):
             self.chance.choice(actions)()
@@ -74,11 +76,13 @@ class Life:
             job()
             self.log.end_flush(job, None)
             self.durable = max(self.durable, self.log.durable_offset)
+            self.start_on_disk = self.log.durable_log_start_offset
 
     def restart(self) -> None:
         self.log.close(0)
         self.job = None
         self.durable = len(self.written)
+        self.start_on_disk = self.start
         self.log = open_log(self.disk, CONFIG)
         assert self.log.recovery.was_clean
 
@@ -87,18 +91,31 @@ class Life:
         self.job = None
         self.log = open_log(self.disk, CONFIG)
         assert self.log.log_end_offset == len(self.written), "a kill loses nothing"
+        assert self.start_on_disk <= self.log.log_start_offset <= self.start
+        self.start = self.log.log_start_offset
         assert self.log.durable_offset <= self.durable or self.durable == self.log.durable_offset
 
     def cut(self) -> None:
         if self.chance.random() < 0.7:
             return
-        end = self.chance.randint(self.log.log_end_offset // 2, self.log.log_end_offset)
+        end = self.chance.randint(max(self.log.log_end_offset // 2, self.start), self.log.log_end_offset)
         self.durable = min(self.durable, max(end - 3, 0))  # from now on the batch that holds ``end`` may be gone
+        self.start_on_disk = min(self.start_on_disk, max(end - 3, 0))
         self.log.truncate_to(end)
         self.job = None if self.job is not None and self.job.is_done else self.job
         del self.written[self.log.log_end_offset :]
         self.durable = self.log.durable_offset
+        self.start = self.log.log_start_offset
+        self.start_on_disk = self.log.durable_log_start_offset
         self.sequence = _next_sequence(self.log)
+
+    def delete(self) -> None:
+        if self.chance.random() < 0.5:
+            self.start = self.chance.randint(self.start, len(self.written))  # it may be on disk before the call returns
+            self.log.delete_before(self.start, len(self.written))
+        else:
+            self.log.retain(0, None, self.chance.choice((0, 2_000, 6_000)), len(self.written))
+            self.start = self.log.log_start_offset
 
 
 def _next_sequence(log: Log) -> int:
@@ -111,7 +128,9 @@ def check(image: SimDisk, life: Life, seed: str) -> None:
     found = contents(log)
     kept = log.log_end_offset
     assert kept >= life.durable, f"seed {seed}: {life.durable - kept} durable records lost"
-    assert found == list(enumerate(life.written[:kept])), f"seed {seed}: something else is read"
+    start = log.log_start_offset
+    assert min(life.start_on_disk, kept) <= start <= life.start, f"seed {seed}: begins at {start}"
+    assert found == list(enumerate(life.written[:kept]))[start:], f"seed {seed}: something else is read"
     assert log.durable_offset <= kept
     after = Life.__new__(Life)
     after.__dict__.update(
@@ -123,7 +142,7 @@ def check(image: SimDisk, life: Life, seed: str) -> None:
     after.begin_flush()
     after.run_flush()
     again = open_log(image.crash(seed), CONFIG)
-    assert contents(again) == list(enumerate(after.written)), f"seed {seed}: lost after the recovery"
+    assert contents(again) == list(enumerate(after.written))[start:], f"seed {seed}: lost after the recovery"
 
 
 def run(seed: str) -> int:
