@@ -4,13 +4,14 @@ What only a real process has is made here, once: event loop, clocks, sockets, fi
 tree that runs on it comes from ``actors/tree.py``; everything in it lives by the context alone.
 
 Exit statuses: 0 stopped as asked; 70 the tree gave up (the reason has been told to the host); 71 the parent ended;
-1 no turn of the event loop for ``stall_ms`` (stacks are in the log).
+1 no turn of the event loop for ``stall_ms`` (stacks are in the log); 72 more memory than ``memory_limit_bytes``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import logging
@@ -37,6 +38,7 @@ from ..transport.seam import Server, Transport
 from .context import Context, ThreadPool
 from .launcher import Channel
 from .log import error_text, event
+from .memory import watch_memory
 from .root import Root, StopProcess
 from .specs import ChildSpec
 
@@ -44,7 +46,13 @@ logger = logging.getLogger(__name__)
 
 BRANCH = f"{__package__}.tree:branch_for"
 EXIT_GAVE_UP = 70  # EX_SOFTWARE
+EXIT_MEMORY = 72
 DESCRIPTORS_MAX = 1 << 20
+MALLOC_SWITCHES = {
+    -1: 64 << 20,  # M_TRIM_THRESHOLD: free memory at the heap's end that is kept
+    -2: 4 << 20,  # M_TOP_PAD: asked for at once when the heap grows
+    -3: 32 << 20,  # M_MMAP_THRESHOLD: what is smaller comes from the heap; glibc's greatest
+}
 STALL_CHECKS = 4  # re-arms within stall_ms
 
 Branch = Callable[[ProcessOptions, Context], ChildSpec]
@@ -62,6 +70,7 @@ def run_process(options: ProcessOptions, channel: Channel, branch: str = BRANCH)
     os.dup2(log_file.fileno(), 2)
     faulthandler.enable(log_file)
     raise_descriptor_limit()
+    keep_freed_memory()
     event(logger, "process.begins", name=options.name, pid=os.getpid(), incarnation=options.incarnation)
     sys.exit(_Process(options, channel, log_file, branch).run())
 
@@ -86,6 +95,7 @@ class _Process:
             return EXIT_GAVE_UP
         self.loop.call_soon(self._begin, spec)
         watch_for_stalls(self.loop, stall_s, self._log_file)
+        watch_memory(self.loop, options.cluster.broker.memory_limit_bytes, self._on_too_much_memory)
         try:
             self.loop.run_forever()
         finally:
@@ -117,6 +127,14 @@ class _Process:
         else:
             self._tell_failure(error)
         self.loop.stop()
+
+    def _on_too_much_memory(self, held: int) -> None:
+        """End at once: see ``memory``."""
+        limit = self._options.cluster.broker.memory_limit_bytes
+        event(logger, "process.too_large", logging.ERROR, name=self._options.name, bytes=held, limit=limit)
+        text = f"{held:,} bytes of memory, memory_limit_bytes is {limit:,}"
+        self._channel.tell("failed", error=text, is_configuration=False)
+        os._exit(EXIT_MEMORY)
 
     def _tell_failure(self, error: BaseException) -> None:
         cause = first_cause(error)
@@ -163,6 +181,18 @@ def real_context(name: str, loop: asyncio.AbstractEventLoop, transport: Transpor
         files=OsFiles(),
         pool=pool,
     )
+
+
+def keep_freed_memory() -> None:
+    """Have the C library reuse the memory of one batch for the next, instead of giving it back and asking again.
+
+    Memory that comes fresh from the kernel is zeroed page by page as it is touched, which costs more than copying
+    a batch into it. Only glibc has these switches; without them all works, more slowly.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for switch, size in MALLOC_SWITCHES.items():
+            mallopt(switch, size)
 
 
 def raise_descriptor_limit() -> None:

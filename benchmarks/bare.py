@@ -24,12 +24,15 @@ from contextlib import contextmanager
 import google_crc32c
 import zmq
 
+from callboard.actors.entry import keep_freed_memory
+
 from .measure import ROOT
 
 LEND_BYTES = 128 << 10  # what is larger is not copied into the socket
 
 
 def serve(directory: str) -> None:
+    keep_freed_memory()  # as a broker does
     path = os.path.join(directory, "bare.log")
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     endpoint = f"ipc://{directory}/bare.sock"
