@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+INPUTS ?= 1000000
+MESSAGES ?= 50000
+SEED ?= 7
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -12,7 +15,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long bench check lint types format clean
+.PHONY: help venv demo test test-long fuzz bench check lint types format clean
 # Two targets of one call share the environment and the ports' machine: one at a time.
 .NOTPARALLEL:
 
@@ -30,6 +33,9 @@ test: $(DEV_STAMP) ## Run the test suite (what takes minutes is left to test-lon
 
 test-long: $(DEV_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(PYTEST_ARGS)
+
+fuzz: $(DEV_STAMP) ## Feed decoders and a live broker with bad input: INPUTS=1000000 and MESSAGES=50000, SEED=7
+	@INPUTS=$(INPUTS) MESSAGES=$(MESSAGES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 bench: $(BENCH_STAMP) ## Measure everything as ratios, some minutes; BENCH_ARGS="b --quick" for less (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks --json bench.json $(BENCH_ARGS)

@@ -1,0 +1,45 @@
+"""How much memory this process holds, and what follows when it is too much.
+
+Stable libzmq keeps the frames of a multipart message until the last one has come, where nobody can count them: a
+client that never sends the last one makes the process grow without a bound (frames are bounded each, not together;
+and a ROUTER cannot disconnect one peer). So the process is watched as a whole, from its loop, a few times a second.
+Past the limit it ends at once, without the courtesy of a clean end, which would need memory and time: for the logs that
+is a kill, which loses nothing, and its supervisor starts it again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ..transport.loop import Loop
+
+CHECK_MS = 100  # an endless message grows by some 100 MB meanwhile
+_STATM = "/proc/self/statm"
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has in RAM."""
+    try:
+        with open(_STATM, "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:  # not Linux
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+
+def watch_memory(
+    loop: Loop, limit_bytes: int, on_excess: Callable[[int], None], measure: Callable[[], int] = resident_bytes
+) -> None:
+    """Call ``on_excess(bytes)``, once, when more than ``limit_bytes`` are held; 0: never look."""
+
+    def look() -> None:
+        held = measure()
+        if held > limit_bytes:
+            on_excess(held)
+        else:
+            loop.call_later(CHECK_MS / 1_000, look)
+
+    if limit_bytes:
+        look()
