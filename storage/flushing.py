@@ -78,9 +78,9 @@ class FlushJob:
             return
         try:
             self._sync()
-            self._write_indexes()
             self._write_checkpoint()
             self._remove_doomed()
+            self._write_indexes()  # last: on a full disk the others make room
         except BaseException as error:
             self.error = error
             raise
@@ -128,8 +128,7 @@ class FlushJob:
 
     def _write_indexes(self) -> None:
         for path, content in self._index_writes:
-            with contextlib.suppress(OSError):  # can be rebuilt
-                self._files.write_bytes(path, content)
+            write_index(self._files, path, content)
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint is None:
@@ -153,6 +152,15 @@ class FlushJob:
                     return
                 remove_segments(self._files, self.doomed)
                 self._files.sync_dir(self._directory)
+
+
+def write_index(files: Files, path: str, content: bytes) -> None:
+    """Write an index file, or leave none: it can be rebuilt, and half of one only takes room."""
+    try:
+        files.write_bytes(path, content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            files.remove(path)
 
 
 def write_checkpoint(files: Files, directory: str, checkpoint: Checkpoint, producers: dict[int, ProducerState]) -> None:

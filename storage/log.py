@@ -34,7 +34,7 @@ from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint,
 from .cutting import lowered, rebuild_producers
 from .directory import begin_empty, make_directory, remove_directory
 from .files import Files
-from .flushing import DISK_FULL, FlushJob, write_checkpoint
+from .flushing import DISK_FULL, FlushJob, write_checkpoint, write_index
 from .index import NO_TIMESTAMP
 from .reading import Reader
 from .recovery import Recovered, RecoveryReport, recover
@@ -537,7 +537,7 @@ class Log:
             for segment in [*self._fresh_indexes, self._segments[-1]]:
                 content = segment.index_bytes()
                 if content is not None:
-                    self._files.write_bytes(segment.index_path, content)
+                    write_index(self._files, segment.index_path, content)
             make_room(self._files, self._doomed)
             if not self._is_checkpointed():
                 checkpoint = self._checkpoint(self.log_end_offset)
