@@ -56,6 +56,7 @@ class Roster:
     plans: dict[str, ProcessPlan]  # in start order; each written by its ProcessActor
     announce: Callable[[str], None]
     ready_file: str | None = None
+    data_dirs: tuple[str, ...] = ()  # further ones, for logs
     document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
     has_served: bool = False  # written by the desk
     told_pids: dict[str, int] = field(default_factory=dict)  # by process: what the desk has last announced
@@ -320,7 +321,8 @@ class Desk(LoopActor):
 
         def measure() -> Mapping[str, tuple[int, int]]:
             free = files.free_bytes(roster.data_dir)
-            return {name: (disk_bytes(f"{roster.data_dir}/{name}"), free) for name in names}
+            data_dirs = (roster.data_dir, *roster.data_dirs)
+            return {name: (sum(disk_bytes(f"{each}/{name}") for each in data_dirs), free) for name in names}
 
         self.in_pool(measure, lambda disks, _error: _Measured(inbound, disks or {}))
 

@@ -34,6 +34,7 @@ from .desk import Desk, Roster
 from .entry import BRANCH, first_cause, log_to, new_loop, real_context, run_process
 from .launcher import Entry, ProcessLauncher
 from .log import event
+from .logdirs import more_data_dirs
 from .metadata.client import MetadataClient
 from .processes import Launcher, ProcessActor, ProcessPlan
 from .refs import LoopRef
@@ -82,7 +83,8 @@ def run_host(
     try:
         if ready_file is not None:
             Path(ready_file).unlink(missing_ok=True)  # of a host that was killed: it must not be believed
-        config = msgspec.structs.replace(config, data_dir=data.path)
+        more = more_data_dirs(files, data.path, config.data_dirs, brokers=config.brokers)
+        config = msgspec.structs.replace(config, data_dir=data.path, data_dirs=more)
         return _Host(config, data, ready_file, announce, functools.partial(run_process, branch=branch)).run()
     finally:
         data.close()
@@ -120,6 +122,7 @@ class _Host:
             plans={plan.name: plan for plan in plans},
             announce=announce,
             ready_file=ready_file,
+            data_dirs=config.data_dirs,
         )
 
     def run(self) -> int:

@@ -17,9 +17,10 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from errno import EIO, ENODEV, ENXIO, EROFS, ESTALE
 
 import orjson
@@ -149,6 +150,31 @@ def is_disk_failure(error: BaseException | None, *, of_sync: bool = False) -> bo
             return True
         error = error.__cause__
     return False
+
+
+def more_data_dirs(files: Files, first: str, data_dirs: Sequence[str], *, brokers: int) -> tuple[str, ...]:
+    """Return the further data directories by their whole paths, made where they are not there.
+
+    They hold logs only; the lock of the first one is theirs too, and the brokers refuse what is another cluster's.
+    One whose disk is broken is left to the brokers, which serve on without it.
+
+    Raises:
+        ConfigurationError: one cannot be used, or is given twice.
+    """
+    paths = tuple(map(os.path.abspath, data_dirs))
+    for place, path in enumerate(paths):
+        if not data_dirs[place]:
+            raise ConfigurationError("data_dirs: a directory without a name")
+        if path in (os.path.abspath(first), *paths[:place]):
+            raise ConfigurationError(f"data_dir {data_dirs[place]!r} is given twice")
+        try:
+            for number in range(1, brokers + 1):
+                files.make_dir(f"{path}/broker-{number}")
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                why = error.strerror or error
+                raise ConfigurationError(f"data_dir {data_dirs[place]!r} cannot be used: {why}") from None
+    return paths
 
 
 def prepare(files: Files, directory: LogDirectory) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..transport.messages import DescribeClusterReply, ProcessDescription
+from ..transport.messages import DescribeClusterReply, LogDirectoryDescription, ProcessDescription
 from . import human
 from .commands import Command, Entry, LazyGroup
 from .connect import Clients
@@ -33,8 +33,9 @@ def describe(clients: Clients, bootstrap_servers: str, timeout_ms: int, as_json:
     with clients.admin(bootstrap_servers, timeout_ms) as admin:
         reply = admin.describe_cluster()
         processes = admin.describe_processes()
+        directories = admin.describe_log_dirs()
     if as_json:
-        print_json(_document(reply, processes))
+        print_json(_document(reply, processes, directories))
         return
     click.echo(
         f"cluster {reply.cluster_id}  controller {_name(reply.controller_id)} (epoch {reply.controller_epoch})"
@@ -58,6 +59,23 @@ def describe(clients: Clients, bootstrap_servers: str, timeout_ms: int, as_json:
             for process in processes
         ],
         right=("pid", "CPU", "memory", "disk", "disk free", "restarts"),
+    )
+    click.echo()
+    print_table(
+        ("broker", "directory", "state", "replicas", "free", "why"),
+        [
+            (
+                broker,
+                directory.path,
+                directory.state,
+                directory.replicas,
+                human.size(directory.free_bytes) if directory.free_bytes >= 0 else "?",
+                directory.reason,
+            )
+            for broker, some in directories.items()
+            for directory in some
+        ],
+        right=("broker", "replicas", "free"),
     )
 
 
@@ -92,7 +110,11 @@ def connected(clients: Clients, bootstrap_servers: str, timeout_ms: int, as_json
     )
 
 
-def _document(reply: DescribeClusterReply, processes: list[ProcessDescription]) -> dict[str, Any]:
+def _document(
+    reply: DescribeClusterReply,
+    processes: list[ProcessDescription],
+    directories: dict[int, list[LogDirectoryDescription]],
+) -> dict[str, Any]:
     return {
         "cluster_id": reply.cluster_id,
         "metadata_version": reply.version,
@@ -101,6 +123,7 @@ def _document(reply: DescribeClusterReply, processes: list[ProcessDescription]) 
         "brokers": reply.brokers,
         "hosts": reply.hosts,
         "processes": processes,
+        "log_directories": {str(broker): some for broker, some in directories.items()},
     }
 
 

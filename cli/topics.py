@@ -13,6 +13,7 @@ topics = LazyGroup(
         "describe": Entry("topics_show", "describe", "Show partitions, leaders, offsets and settings of topics."),
         "alter": Entry("topics_change", "alter", "Change settings of a topic."),
         "add-partitions": Entry("topics_change", "add_partitions", "Give a topic more partitions."),
+        "delete-records": Entry("topics_change", "delete_records", "Delete the oldest records of a partition."),
         "delete": Entry("topics_change", "delete", "Delete topics and all that is in them."),
     },
 )

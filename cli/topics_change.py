@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from ..model import TopicPartition
 from . import human
 from .commands import Command
 from .connect import Clients
@@ -114,3 +115,20 @@ def add_partitions(clients: Clients, name: str, partitions: int, bootstrap_serve
         admin.create_partitions({name: partitions}, timeout_ms=timeout_ms)
     click.echo(f"{name} has {human.count(partitions, 'partition')} now")
     say("note: records of one key may now lie in two partitions; what was written stays where it is")
+
+
+@click.command("delete-records", cls=Command, short_help="Delete the oldest records of a partition.")
+@click.argument("name", metavar="TOPIC")
+@click.option("--partition", type=click.IntRange(min=0), required=True, metavar="N", help="Which partition.")
+@click.option("--before", type=click.IntRange(min=-1), required=True, metavar="OFFSET", help="-1: all there is.")
+@bootstrap_option
+@timeout_option
+@click.pass_obj
+def delete_records(
+    clients: Clients, name: str, partition: int, before: int, bootstrap_servers: str, timeout_ms: int
+) -> None:
+    """Delete the records of TOPIC's partition N below OFFSET, for ever. Offsets stay as they are."""
+    with clients.admin(bootstrap_servers, timeout_ms) as admin:
+        key = TopicPartition(name, partition)
+        first = admin.delete_records({key: before}, timeout_ms=timeout_ms)[key]
+    click.echo(f"partition {partition} of {name} begins at offset {first} now")

@@ -106,7 +106,7 @@ def _document(topic: TopicMetadata, settings: dict[str, Any], replicas: Replicas
 
 def _replica(replica: ReplicaDescription) -> dict[str, Any]:
     fields = ("role", "leader_epoch", "log_start_offset", "log_end_offset", "high_watermark", "durable_offset")
-    return {name: getattr(replica, name) for name in (*fields, "size_bytes", "segments", "producers")}
+    return {name: getattr(replica, name) for name in (*fields, "size_bytes", "segments", "producers", "directory")}
 
 
 def _print(topic: TopicMetadata, replicas: Replicas) -> None:

@@ -20,15 +20,26 @@ from .exits import CommandFailed, ExitStatus, one_line
     " configuration file too (docs/operations.md); an option given here wins.",
 )
 @click.option("--brokers", type=int, help="Broker processes, 1 to 64.  [default: 3]")
-@click.option("--data-dir", metavar="DIR", help="Where everything is kept.  [default: callboard-data]")
+@click.option(
+    "--data-dir",
+    "data_dirs",
+    metavar="DIR",
+    multiple=True,
+    help="Where everything is kept; each further one holds logs, too.  [default: callboard-data]",
+)
 @click.option("--host", metavar="ADDRESS", help="Where the brokers listen.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Broker i listens on PORT + i - 1; 0: any free ports.  [default: 9192]")
 @click.option("--config", "config_file", metavar="FILE.toml", help="Settings of the cluster.")
 @click.option("--ready-file", metavar="PATH", help="Write a JSON file, atomically, when the cluster serves.")
 @click.option("--insecure", is_flag=True, help="Allow a host that is not loopback: there is no encryption yet.")
-def up(config_file: str | None, ready_file: str | None, insecure: bool, **options: Any) -> int:
+def up(
+    config_file: str | None, ready_file: str | None, insecure: bool, data_dirs: tuple[str, ...], **options: Any
+) -> int:
     """Run a cluster: a metadata process and the brokers, supervised by this process."""
-    config = cluster_config(config_file, {**options, "insecure": True if insecure else None})
+    options["insecure"] = True if insecure else None
+    if data_dirs:
+        options["data_dir"], options["data_dirs"] = data_dirs[0], data_dirs[1:]
+    config = cluster_config(config_file, options)
     from ..actors.host import run_host
 
     try:
@@ -40,7 +51,7 @@ def up(config_file: str | None, ready_file: str | None, insecure: bool, **option
 def cluster_config(config_file: str | None, options: dict[str, Any]) -> ClusterConfig:
     """Return the configuration that a file and options make together; an option that is None was not given.
 
-    A relative ``data_dir`` in the file is relative to the file, not to where the command is given.
+    Relative directories in the file are relative to the file, not to where the command is given.
 
     Raises:
         ConfigurationError: a setting is unknown or unusable; the message says whether file or option.
@@ -51,5 +62,7 @@ def cluster_config(config_file: str | None, options: dict[str, Any]) -> ClusterC
         configure(ClusterConfig, values, config_file)
         if "data_dir" in values:
             values["data_dir"] = str(Path(config_file).parent / values["data_dir"])
+        if "data_dirs" in values:
+            values["data_dirs"] = [str(Path(config_file).parent / each) for each in values["data_dirs"]]
     given = {name: value for name, value in options.items() if value is not None}
     return configure(ClusterConfig, {**values, **given}, "up")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -12,6 +12,7 @@ import msgspec
 
 from ..config import TopicConfig, defaults_of
 from ..errors import CallboardError, ErrorCode, UnknownAddressError, error_for_code
+from ..model import TopicPartition
 from ..transport import messages as m
 from . import admin_requests
 from .admin_io import AdminIo, Replies
@@ -167,6 +168,26 @@ class AdminClient:
 
         wait_until(self._io, cluster, look, timeout_ms, f"leaders of {', '.join(wanted)}")
 
+    def delete_records(
+        self, records_to_delete: Mapping[TopicPartition, int], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, int]:
+        """Delete what lies below an offset in each partition; -1: all that is committed. Return where they begin now.
+
+        Returns when that survives power loss. Readers behind it get ``OffsetOutOfRangeError``, or follow their
+        ``auto_offset_reset``. The space comes back a whole segment at a time.
+
+        Raises:
+            OffsetOutOfRangeError: an offset is above the high watermark. Other partitions may have been cut.
+            UnknownTopicOrPartitionError: there is no such partition.
+        """
+        before = admin_requests.deletions_to_make(records_to_delete)
+        bound_ms = self._timeout(timeout_ms)
+
+        def start(done: Done[dict[TopicPartition, int]]) -> None:
+            self._shell.delete_records(before, bound_ms, done)
+
+        return self._io.ask(start, bound_ms / 1000 + 1, "the leaders")
+
     # -- the cluster -------------------------------------------------------------------------------
 
     def describe_cluster(self, timeout_ms: int | None = None) -> m.DescribeClusterReply:
@@ -235,6 +256,18 @@ class AdminClient:
         replies = self._ask_brokers(m.DescribeReplicasRequest(topic_ids=ids), timeout_ms)
         return {
             int(name.removeprefix("broker-")): reply.replicas
+            for name, reply in sorted(replies.replies.items())
+            if isinstance(reply, m.DescribeReplicasReply)
+        }
+
+    def describe_log_dirs(self, timeout_ms: int | None = None) -> dict[int, list[m.LogDirectoryDescription]]:
+        """Return each broker's directories for logs, by broker id: online, full or failed, replicas, free bytes.
+
+        Brokers that are away are left out. Which replica lies where: ``describe_replicas``.
+        """
+        replies = self._ask_brokers(m.DescribeReplicasRequest(), timeout_ms)
+        return {
+            int(name.removeprefix("broker-")): reply.directories
             for name, reply in sorted(replies.replies.items())
             if isinstance(reply, m.DescribeReplicasReply)
         }

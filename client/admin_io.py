@@ -12,12 +12,14 @@ from ..errors import (
     NotControllerError,
     is_metadata_stale,
 )
+from ..model import TopicPartition
 from ..transport.addresses import choose_endpoint
 from ..transport.messages import Reply, Request
 from ..transport.seam import Connection
 from .cluster import Cluster, error_of
 from .config import AdminConfig
 from .io import Done, IoThread
+from .offsets import DeleteRecordsQuestion
 
 RETRY_MS = 50  # between two attempts; administration is rare
 ATTEMPT_MS = 10_000  # of one attempt at one broker; then another one is asked
@@ -88,6 +90,12 @@ class AdminIo:
         """Ask every broker that the metadata knows; ``done`` gets what each said, by ``broker-<id>``."""
         found = {f"broker-{id}": self.cluster.connection(id) for id in self.cluster.metadata.brokers}
         self._ask_all({name: connection for name, connection in found.items() if connection}, request, timeout_ms, done)
+
+    def delete_records(
+        self, before: Mapping[TopicPartition, int], timeout_ms: int, done: Done[dict[TopicPartition, int]]
+    ) -> None:
+        """Ask the leaders of partitions to delete; ``done`` gets their log start offsets."""
+        DeleteRecordsQuestion(self._loop, self._clock, self.cluster, before, timeout_ms, done).ask()
 
     def ask_endpoints(
         self, endpoints: Mapping[str, tuple[list[str], str]], request: Request, timeout_ms: int, done: Done[Replies]

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..config import nearest
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, IllegalArgumentError
+from ..model import TopicPartition
 from ..transport import messages as m
 
 
@@ -104,3 +105,18 @@ def _convert(name: str, fields: Mapping[str, Any], kind: type[S]) -> S:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise TypeError(f"topic {name}: {str(error).replace('`', '').replace('$.', '')}") from None
+
+
+def deletions_to_make(records: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Return what ``delete_records`` was given, checked: partitions, and offsets of at least -1."""
+    if not isinstance(records, Mapping):
+        raise TypeError(f"records_to_delete: expected a mapping of TopicPartition, got {type(records).__name__}")
+    found = {}
+    for key, offset in records.items():
+        partition = TopicPartition(*key)
+        if type(offset) is not int:
+            raise TypeError(f"offset of {partition}: expected int, got {type(offset).__name__}")
+        if offset < -1:
+            raise IllegalArgumentError(f"offset of {partition}: {offset}; -1 means the high watermark")
+        found[partition] = offset
+    return found

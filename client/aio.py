@@ -350,6 +350,14 @@ class AsyncAdminClient:
     ) -> dict[int, list[m.ReplicaDescription]]:
         return await _in_thread(self._admin.describe_replicas, topics, timeout_ms)
 
+    async def delete_records(
+        self, records_to_delete: Mapping[TopicPartition, int], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, int]:
+        return await _in_thread(self._admin.delete_records, records_to_delete, timeout_ms)
+
+    async def describe_log_dirs(self, timeout_ms: int | None = None) -> dict[int, list[m.LogDirectoryDescription]]:
+        return await _in_thread(self._admin.describe_log_dirs, timeout_ms)
+
     async def describe_clients(self, timeout_ms: int | None = None) -> list[m.ClientDescription]:
         return await _in_thread(self._admin.describe_clients, timeout_ms)
 

@@ -1,12 +1,13 @@
-"""Looking offsets up by timestamp: one question about many partitions, asked of whoever leads them, until all have
-answered.
+"""One question about many partitions, asked of whoever leads them, until all have answered: looking offsets up by
+timestamp, deleting records.
 
-A shell on the I/O thread. -1 (latest) means the high watermark, -2 (earliest) the log start offset.
+A shell on the I/O thread. Timestamps: -1 (latest) means the high watermark, -2 (earliest) the log start offset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import (
     CallboardError,
@@ -16,10 +17,20 @@ from ..errors import (
 )
 from ..model import OffsetAndTimestamp, TopicPartition
 from ..transport.loop import Clock, Loop
-from ..transport.messages import ListOffsetsEntry, ListOffsetsReply, ListOffsetsRequest, Reply
+from ..transport.messages import (
+    DeleteRecordsEntry,
+    DeleteRecordsReply,
+    DeleteRecordsRequest,
+    ListOffsetsEntry,
+    ListOffsetsReply,
+    ListOffsetsRequest,
+    Reply,
+    Request,
+)
 from .asking import partition_error
 from .cluster import Cluster, error_of
 from .io import Done
+from .metadata import PartitionLeader
 
 RETRY_MS = 20
 ATTEMPT_MS = 5_000
@@ -27,8 +38,23 @@ ATTEMPT_MS = 5_000
 Found = dict[TopicPartition, "OffsetAndTimestamp | None"]  # None: no record at or after the timestamp
 
 
-class OffsetsQuestion:
-    """Ask once; ``done`` gets an entry for every partition, or the first error that will not pass."""
+class LeadersQuestion:
+    """Ask leaders once; ``done`` gets an entry for every partition, or the first error that will not pass.
+
+    A question that changes something may be asked twice: asked again, it must change nothing more.
+    """
+
+    replies: type[Reply]  # what is taken for an answer; it has ``entries``, each of one partition
+    what: str  # for people
+
+    def _entry(self, leader: PartitionLeader, asked: int) -> Any:
+        raise NotImplementedError
+
+    def _request(self, entries: list[Any]) -> Request:
+        raise NotImplementedError
+
+    def _result(self, entry: Any) -> Any:
+        raise NotImplementedError
 
     def __init__(
         self,
@@ -37,11 +63,11 @@ class OffsetsQuestion:
         cluster: Cluster,
         wanted: Mapping[TopicPartition, int],
         timeout_ms: int,
-        done: Done[Found],
+        done: Done[Any],
     ) -> None:
         self._loop, self._clock, self._cluster = loop, clock, cluster
-        self._left = dict(wanted)  # partition -> timestamp, not answered yet
-        self._found: Found = {}
+        self._left = dict(wanted)  # partition -> what is asked, not answered yet
+        self._found: dict[TopicPartition, Any] = {}
         self._begin_ms = clock.monotonic_ms()
         self._until_ms = self._begin_ms + timeout_ms
         self._timeout_ms = timeout_ms
@@ -65,7 +91,7 @@ class OffsetsQuestion:
         for topic in topics:
             self._cluster.metadata.doubt_unknown(topic, self._begin_ms)
         self._cluster.add_interest(topics)
-        by_broker: dict[int, list[ListOffsetsEntry]] = {}
+        by_broker: dict[int, list[Any]] = {}
         for key, timestamp in self._left.items():
             leader = self._cluster.metadata.leader(*key)
             if leader is None:
@@ -74,14 +100,7 @@ class OffsetsQuestion:
                     self._end(error)
                     return
             elif leader.broker_id >= 0 and self._cluster.is_connected(leader.broker_id):
-                by_broker.setdefault(leader.broker_id, []).append(
-                    ListOffsetsEntry(
-                        topic_id=leader.topic_id,
-                        partition=leader.partition,
-                        leader_epoch=leader.leader_epoch,
-                        timestamp_ms=timestamp,
-                    )
-                )
+                by_broker.setdefault(leader.broker_id, []).append(self._entry(leader, timestamp))
         if not by_broker:
             if not self._is_everything_led():
                 self._cluster.refresh()
@@ -94,7 +113,7 @@ class OffsetsQuestion:
                 self._loop.call_soon(self._on_reply, CallboardTimeoutError("no connection"), [])
             else:
                 left_ms = max(1, min(ATTEMPT_MS, self._until_ms - now))
-                connection.request(ListOffsetsRequest(entries=entries), self._on_reply, timeout_ms=left_ms)
+                connection.request(self._request(entries), self._on_reply, timeout_ms=left_ms)
 
     def _on_reply(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
         self._unanswered -= 1
@@ -102,7 +121,7 @@ class OffsetsQuestion:
         if error is not None:
             self._last_error = error
             self._cluster.refresh()
-        elif isinstance(reply, ListOffsetsReply):
+        elif isinstance(reply, self.replies):
             self._take(reply)
         if self._unanswered == 0 and not self._is_over:
             if self._left:
@@ -110,7 +129,7 @@ class OffsetsQuestion:
             else:
                 self._end(None)
 
-    def _take(self, reply: ListOffsetsReply) -> None:
+    def _take(self, reply: Any) -> None:
         keys = {}
         for key in self._left:
             leader = self._cluster.metadata.leader(*key)
@@ -122,8 +141,7 @@ class OffsetsQuestion:
                 continue
             if not entry.error:
                 del self._left[known]
-                found = OffsetAndTimestamp(entry.offset, entry.timestamp_ms, entry.leader_epoch)
-                self._found[known] = found if entry.offset >= 0 else None
+                self._found[known] = self._result(entry)
                 continue
             error = error_for_code(entry.error, entry.detail or str(known))
             self._last_error = error
@@ -146,7 +164,7 @@ class OffsetsQuestion:
             return self._cluster.unreachable_error()
         names = ", ".join(map(str, list(self._left)[:3]))
         why = f"; last error: {self._last_error}" if self._last_error is not None else "; no leader"
-        error = CallboardTimeoutError(f"offsets of {names}: not within {self._timeout_ms / 1000:g} s{why}")
+        error = CallboardTimeoutError(f"{self.what} {names}: not within {self._timeout_ms / 1000:g} s{why}")
         error.__cause__ = self._last_error
         return error
 
@@ -154,3 +172,46 @@ class OffsetsQuestion:
         if not self._is_over:
             self._is_over = True
             self._done(None if error is not None else self._found, error)
+
+
+class OffsetsQuestion(LeadersQuestion):
+    """Timestamps in, ``OffsetAndTimestamp`` or None out."""
+
+    replies = ListOffsetsReply
+    what = "offsets of"
+
+    def _entry(self, leader: PartitionLeader, asked: int) -> ListOffsetsEntry:
+        return ListOffsetsEntry(
+            topic_id=leader.topic_id,
+            partition=leader.partition,
+            leader_epoch=leader.leader_epoch,
+            timestamp_ms=asked,
+        )
+
+    def _request(self, entries: list[Any]) -> ListOffsetsRequest:
+        return ListOffsetsRequest(entries=entries)
+
+    def _result(self, entry: Any) -> OffsetAndTimestamp | None:
+        found = OffsetAndTimestamp(entry.offset, entry.timestamp_ms, entry.leader_epoch)
+        return found if entry.offset >= 0 else None
+
+
+class DeleteRecordsQuestion(LeadersQuestion):
+    """Offsets in (-1: the high watermark, as it is when the leader is asked), log start offsets out."""
+
+    replies = DeleteRecordsReply
+    what = "deleting records of"
+
+    def _entry(self, leader: PartitionLeader, asked: int) -> DeleteRecordsEntry:
+        return DeleteRecordsEntry(
+            topic_id=leader.topic_id,
+            partition=leader.partition,
+            leader_epoch=leader.leader_epoch,
+            before_offset=asked,
+        )
+
+    def _request(self, entries: list[Any]) -> DeleteRecordsRequest:
+        return DeleteRecordsRequest(entries=entries)
+
+    def _result(self, entry: Any) -> int:
+        return int(entry.log_start_offset)

@@ -56,3 +56,10 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_place(file, text, said):
 def test_a_wrong_option_is_not_blamed_on_the_file(file):
     with pytest.raises(ConfigurationError, match=r"^up: brokers"):
         cluster_config(file("brokers = 5"), {"brokers": 0})
+
+
+def test_each_further_data_directory_is_for_logs(tmp_path, file):
+    config = cluster_config(file("data_dir = 'one'\ndata_dirs = ['two', '/three']\n"), {})
+
+    assert config.data_dir == str(tmp_path / "one")
+    assert config.data_dirs == (str(tmp_path / "two"), "/three")
