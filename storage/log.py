@@ -422,8 +422,6 @@ class Log:
         if job.wrote_checkpoint:
             self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
             self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
-        elif self._doomed:
-            self._is_checkpoint_due = True  # the disk was full: again with the next job
 
     def _new_job(self) -> FlushJob:
         target, is_checkpoint = self.log_end_offset, self._is_checkpoint_due
