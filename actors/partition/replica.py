@@ -32,6 +32,7 @@ from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, Storag
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
 from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
+from ...transport.loop import Timer
 from ...transport.messages import MAX_TIMESTAMP, ListOffsetsEntryReply, ReplicaDescription
 from ..log import event
 from ..logdirs import LogDirectory, is_disk_failure
@@ -68,6 +69,7 @@ from .retention import Deletions, RetentionClock
 logger = logging.getLogger(__name__)
 
 DISCARD_RETRY_MS = 50
+IDLE_DOUBLINGS_MAX = 4  # of checkpoint_ms, between the ticks of a partition with nothing to do
 OPEN_RETRY_MS = 10
 FULL_RETRY_MS = 1_000  # a log that could not be opened for want of room
 DOORS = ("router", "peers")
@@ -146,6 +148,8 @@ class Replica(LoopActor):
         self._answers: list[Answer] = []  # of this turn
         self._is_flushing = False
         self._is_checkpointing = False
+        self._idle_ticks = 0  # in a row that found nothing to do: the next one comes later
+        self._tick: Timer | None = None
         self._is_full = False
         self.role = "recovering"
 
@@ -211,7 +215,7 @@ class Replica(LoopActor):
             scanned_bytes=log.recovery.scanned_bytes,
             cut_bytes=log.recovery.cut_bytes,
         )
-        self.set_timer(self._tick_ms(), Tick())
+        self._set_tick()
         self._set_retention_timer()
         self._take_role()
 
@@ -459,6 +463,8 @@ class Replica(LoopActor):
             raise
         self._home.appended(sum([header.length for header in headers]))
         self._note_full(is_full=False)
+        if self._idle_ticks:
+            self._end_idleness()
         self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))
 
     def _note_full(self, *, is_full: bool) -> None:
@@ -523,7 +529,9 @@ class Replica(LoopActor):
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
-        self.set_timer(self._tick_ms(), Tick())
+        is_idle = not (self._is_checkpointing or self._is_flushing or self._is_full)
+        self._idle_ticks = min(self._idle_ticks + 1, IDLE_DOUBLINGS_MAX) if is_idle else 0
+        self._set_tick()
 
     def on_checkpointed(self, done: Checkpointed) -> None:
         self._is_checkpointing = False
@@ -553,13 +561,23 @@ class Replica(LoopActor):
         if log.log_start_offset != before:
             leader.on_deleted(Offset(log.log_start_offset))
             event(logger, "log.deleted", partition=str(self._name), log_start_offset=log.log_start_offset, why="old")
+            self._end_idleness()
 
     def _set_retention_timer(self) -> None:
         self.set_timer(self._retention_check_ms * self.context.random.uniform(0.8, 1.2), RetentionDue())
 
-    def _tick_ms(self) -> int:
-        """Spread over the partitions, so that a thousand of them do not wake up together."""
-        return int(self._checkpoint_ms * self.context.random.uniform(0.8, 1.2))
+    def _set_tick(self) -> None:
+        """Spread over the partitions, so that a thousand of them do not wake up together; idle ones wake up rarely."""
+        period_ms = self._checkpoint_ms
+        if self._idle_ticks:
+            period_ms = max(period_ms, min(period_ms << self._idle_ticks, self._assignment.config.segment_ms))
+        self._tick = self.set_timer(period_ms * self.context.random.uniform(0.8, 1.2), Tick())
+
+    def _end_idleness(self) -> None:
+        self._idle_ticks = 0
+        if self._tick is not None:
+            self._tick.cancel()
+        self._set_tick()
 
     # -- inside ----------------------------------------------------------------------------------------
 

@@ -25,10 +25,13 @@ def produce(cluster, topic):
     return reply
 
 
-def log_of(cluster, topic):
+def actor_of(cluster, topic):
     broker = f"broker-{topic.partitions[0].leader}"
-    found = cluster.processes[broker].context.directory.find(f"{broker}/partitions/{topic.name}-0")
-    return found.actor._log
+    return cluster.processes[broker].context.directory.find(f"{broker}/partitions/{topic.name}-0").actor
+
+
+def log_of(cluster, topic):
+    return actor_of(cluster, topic)._log
 
 
 def test_flush_ack_syncs_before_it_acknowledges(cluster):
@@ -46,7 +49,7 @@ def test_flush_os_leaves_the_sync_to_the_next_checkpoint(cluster):
     cluster.loop.advance(100)
     assert log_of(cluster, topic).durable_offset == 0, "nobody asked for it"
 
-    cluster.loop.advance(2 * BrokerSettings().checkpoint_ms)
+    cluster.loop.advance(3 * BrokerSettings().checkpoint_ms)  # the second tick knows that the first one synced
     assert log_of(cluster, topic).durable_offset == 1
 
 
@@ -61,3 +64,20 @@ def test_a_topic_that_is_changed_to_flush_ack_syncs_what_it_has(cluster):
     cluster.loop.advance(200)
 
     assert log_of(cluster, topic).durable_offset == 1
+
+
+def test_an_idle_partition_wakes_up_ever_more_rarely_until_it_is_used_again(cluster):
+    topic = cluster.create_topic("orders", flush="os")
+    produce(cluster, topic)
+    checkpoint_ms = BrokerSettings().checkpoint_ms
+    actor = actor_of(cluster, topic)
+    ticks = []
+    on_tick = actor._log.roll_if_due
+    actor._log.roll_if_due = lambda now_ms: (ticks.append(now_ms), on_tick(now_ms))
+
+    cluster.loop.advance(100 * checkpoint_ms)
+    assert 5 < len(ticks) < 20, "and not 100"
+
+    produce(cluster, topic)
+    cluster.loop.advance(3 * checkpoint_ms)
+    assert actor._log.durable_offset == 2, "soon, not when the idle partition would have woken up"
