@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, Header, TopicPartition
-from ..storage.batch import Columns, decode_batch, iter_batches
+from ..storage.batch import Columns, decode_batch, iter_batches, part_end
 from ..storage.records import Deserializer, decode_records
 from .fetcher import Credit
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+RECORDS_AT_ONCE = 1 << 19  # decoded together; one batch is, whatever it holds (storage.batch.RECORDS_MAX)
+BYTES_AT_ONCE = 64 << 20  # likewise, of columns once expanded
 
 
 class RecordColumns:
@@ -186,7 +189,7 @@ class PartitionReader:
     def take_columns(self, decoding: Decoding) -> tuple[list[RecordColumns], int]:
         """Return the batches of the next chunk from the position on, and the bytes that are used up. Moves the
         position."""
-        data = self.chunk if self.chunk is not None else self.chunks.popleft()
+        data = self.chunk if self.chunk is not None else self._next_part()
         self.chunk, self.records, self.at, self.bad = None, [], 0, None
         found = []
         position = self.position or 0
@@ -197,9 +200,17 @@ class PartitionReader:
                 self.position = header.next_offset
         return found, len(data)
 
-    def _decode_next(self, decoding: Decoding) -> None:
+    def _next_part(self) -> bytes:
+        """Take out the next chunk, or as much of it as may be decoded at once: small batches can hold a great deal."""
         data = self.chunks.popleft()
-        self.chunk = data
+        end = part_end(data, RECORDS_AT_ONCE, BYTES_AT_ONCE)
+        if end < len(data):
+            self.chunks.appendleft(data[end:])
+            data = data[:end]
+        return data
+
+    def _decode_next(self, decoding: Decoding) -> None:
+        data = self.chunk = self._next_part()
         position = self.position or 0
         try:
             self.records = decode_records(

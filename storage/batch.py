@@ -336,6 +336,30 @@ def iter_batches(data: bytes | memoryview) -> Iterator[tuple[BatchHeader, int]]:
         expected = header.next_offset
 
 
+def part_end(data: bytes | memoryview, records_max: int, bytes_max: int) -> int:
+    """Return where to cut contiguous batches so that decoding what is before costs no more than that.
+
+    Behind at least one batch; before one whose header is impossible, which whoever decodes it will tell.
+
+    Args:
+        bytes_max: of columns, expanded.
+    """
+    at = records = size = 0
+    while at < len(data):
+        try:
+            header = parse_header(data, at)
+        except CorruptRecordError:
+            return at or len(data)
+        block_bytes = header.length
+        if header.attributes & compression.COMPRESSION_MASK and len(data) - at >= COLUMNS_AT:
+            block_bytes = columns.DIRECTORY.unpack_from(data, at + COLUMNS_AT - columns.DIRECTORY.size)[1]
+        records, size = records + header.count, size + block_bytes
+        if at and (records > records_max or size > bytes_max):
+            return at
+        at += header.length
+    return len(data)
+
+
 def check_crc(data: bytes | memoryview, at: int, header: BatchHeader) -> None:
     """Check the checksum of the batch at ``at`` of contiguous bytes.
 

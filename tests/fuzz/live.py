@@ -121,7 +121,8 @@ def mutated_message(chance: random.Random, corpus: list[list[bytes]]) -> list[by
 class Attacker:
     """A raw DEALER that greets and then sends what it likes; reads answers so that it is not the slow one."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, inbox: int = 1_000) -> None:
+        self._inbox = inbox  # messages that it takes without reading them
         self._context = zmq.Context()
         self._endpoint = endpoint
         self.answers = 0
@@ -132,6 +133,7 @@ class Attacker:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, self._inbox)
         self._socket.connect(self._endpoint)
         self._socket.send(codec.encode(messages.Hello(id=1, client_id="attacker", version_min=API_VERSION)))
 

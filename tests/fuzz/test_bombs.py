@@ -10,9 +10,12 @@ import sys
 import google_crc32c
 import pytest
 
+from callboard.client.fetcher import Credit
+from callboard.client.reading import Decoding, PartitionReader
 from callboard.errors import CorruptRecordError, IllegalArgumentError
+from callboard.model import TopicPartition
 from callboard.storage import columns, compression
-from callboard.storage.batch import RECORDS_MAX, check_batch, decode_batch, encode_batch
+from callboard.storage.batch import RECORDS_MAX, check_batch, decode_batch, encode_batch, part_end, restamp
 from callboard.storage.compression import EXPANDED_FREELY_BYTES, EXPANSION_RATIO_MAX
 
 CODECS = ["gzip", "snappy", "lz4", "zstd"]
@@ -122,3 +125,44 @@ def test_bombs_of_every_codec_cost_no_memory():
 
     unit = 1 if sys.platform == "darwin" else 1_024  # what ru_maxrss counts in
     assert int(hungry.stdout) * unit < 64 << 20
+
+
+def in_a_row(count, make):
+    """Return ``count`` batches as they lie in a log, each made by ``make()``, and the offset behind them."""
+    at, data = 0, b""
+    for _ in range(count):
+        raw = make()
+        records = struct.unpack_from(">i", raw, 57)[0]
+        data += restamp(raw[:21], at, 0) + raw[21:]
+        at += records
+    return data, at
+
+
+def test_a_chunk_of_small_batches_that_hold_much_is_decoded_bit_by_bit():
+    data, end = in_a_row(4, lambda: an_empty_batch(RECORDS_MAX // 4))
+    reader = PartitionReader(TopicPartition("t", 0), 1, Credit())
+    reader.on_data(0, data)
+    decoding = Decoding(None, None, is_verifying=True, skips_bad=False)
+
+    reader.prepare(decoding)
+    assert len(reader.records) == RECORDS_MAX // 2
+
+    taken, freed = reader.take(end, decoding)
+    assert (len(taken), taken[-1].offset + 1, freed, reader.position) == (end, end, len(data), end)
+
+
+def test_a_chunk_is_cut_by_what_its_batches_expand_to():
+    data, _ = in_a_row(6, lambda: a_bomb("zstd", 16 << 20))
+    one = len(data) // 6
+
+    assert part_end(data, 1_000, 40 << 20) == 2 * one
+    assert part_end(data, 1_000, 1) == one
+    assert part_end(data, 3, 1 << 40) == 3 * one
+    assert part_end(data, 1_000, 1 << 40) == len(data)
+
+
+def test_a_chunk_is_cut_before_a_header_that_cannot_be():
+    data, _ = in_a_row(2, lambda: an_empty_batch(3))
+
+    assert part_end(data + b"\xff" * 61, 1_000, 1 << 30) == len(data)
+    assert part_end(b"\xff" * 61, 1_000, 1 << 30) == 61
