@@ -448,10 +448,16 @@ class Producer(Generic[K, V]):
                 topic.sticky_bytes += size
                 return buffer
 
-        batch_size = topic.buffers[0].batch_size
-        return records.split_columns(
-            batch, partition, lambda key, value: self._choose(topic, key, value), sticky, batch_size
-        )
+        batch_size, count = topic.buffers[0].batch_size, len(topic.buffers)
+
+        def by_hash(key: bytes | None, _: bytes | None) -> int | None:  # what the default partitioner does
+            return None if key is None else crc32(key) % count
+
+        def chosen(key: bytes | None, value: bytes | None) -> int | None:
+            return self._choose(topic, key, value)
+
+        partition_of = by_hash if type(self._partitioner) is Crc32Partitioner else chosen
+        return records.split_columns(batch, partition, partition_of, sticky, batch_size)
 
     def _split_moved(self, topic: TopicBuffer, batch: ProducerBatch) -> list[ProducerBatch]:
         """Split columns that had to wait for metadata. On the I/O thread, without the lock."""
