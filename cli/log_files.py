@@ -78,6 +78,7 @@ def verify(directory: str, as_json: bool) -> None:
         failed = sum(report.is_failed for report in unsound)
         said = [human.count(places, "damaged place")] if places else []
         said += [f"{human.count(failed, 'log')} where a sync failed"] if failed else []
+        said += ["a repair that was interrupted"] if any(report.is_unfinished for report in unsound) else []
         raise CommandFailed(f"{' and '.join(said)}; `callboard log repair DIR` says what can be done")
 
 
@@ -100,7 +101,7 @@ def repair(directory: str, skip: bool, yes: bool, as_json: bool) -> None:
 
     files = OsFiles()
     with _locked(directory):
-        damaged = [report for report in _reports(directory) if report.damages]
+        damaged = [report for report in _reports(directory) if report.damages or report.is_unfinished]
         done: list[dict[str, Any]] = []
         for report in damaged:
             lost = _would_lose(report, skip)
@@ -125,12 +126,14 @@ def repair(directory: str, skip: bool, yes: bool, as_json: bool) -> None:
 def _would_lose(report: LogReport, skip: bool) -> list[tuple[int, int]]:
     if skip:
         return [(damage.offset, damage.next_offset) for damage in report.damages]
+    if not report.damages:
+        return []  # a repair was interrupted: known when the files are back as they were
     first = report.damages[0]
     return [(first.offset, max(report.log_end_offset, first.next_offset))]
 
 
 def _say_repair(plan: dict[str, Any]) -> None:
-    lost = ", ".join(f"{begin} to {end - 1}" for begin, end in plan["lost"])
+    lost = ", ".join(f"{begin} to {end - 1}" for begin, end in plan["lost"]) or "not known before it is done"
     if plan["is_done"]:
         click.echo(f"{plan['log']}: offsets {lost} are gone; the files as they were: {plan['aside']}")
     else:
@@ -165,6 +168,8 @@ def _print_reports(reports: list[LogReport]) -> None:
 
 
 def _state(report: LogReport) -> str:
+    if report.is_unfinished:
+        return "repair interrupted"
     if report.damages:
         return "damaged"
     if report.is_failed:
@@ -185,6 +190,7 @@ def _report(report: LogReport) -> dict[str, Any]:
         "size_bytes": report.size_bytes,
         "has_checkpoint": report.has_checkpoint,
         "is_failed": report.is_failed,
+        "is_unfinished": report.is_unfinished,
         "damages": [_damage(damage) for damage in report.damages],
         "torn": [_damage(damage) for damage in report.torn],
         "gaps": report.gaps,

@@ -4,6 +4,7 @@
     producers        the producers at a certain log end offset
     clean-shutdown   there was nothing above the recovery point when the log was closed
     gaps             offsets that an operator's repair gave up (see inspection.py)
+    repairing        a repair has begun and not ended: the log is not opened; names the copies it can begin again from
     failed           a sync failed here: the page cache may show bytes that the disk never got
 
 Rules:
@@ -32,6 +33,7 @@ PRODUCERS_FILE = "producers"
 CLEAN_FILE = "clean-shutdown"
 FAILED_FILE = "failed"
 GAPS_FILE = "gaps"
+REPAIR_FILE = "repairing"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,11 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 class CleanShutdown(msgspec.Struct, frozen=True, kw_only=True):
     log_end_offset: int
+
+
+class Repairing(msgspec.Struct, frozen=True, kw_only=True):
+    aside: str  # the directory in the log's own that holds the files as they were
+    names: tuple[str, ...]  # of all files that the log had
 
 
 def seal(raw: bytes) -> bytes:
@@ -85,6 +92,14 @@ def encode_gaps(gaps: list[tuple[int, int]]) -> bytes:
 def decode_gaps(data: bytes) -> list[tuple[int, int]] | None:
     """Return the half-open ranges of offsets that the log does not have, or None when the file is damaged."""
     return _decode(data, list[tuple[int, int]])
+
+
+def encode_repairing(repairing: Repairing) -> bytes:
+    return seal(msgspec.json.encode(repairing))
+
+
+def decode_repairing(data: bytes) -> Repairing | None:
+    return _decode(data, Repairing)
 
 
 def _decode(data: bytes, kind: type[T]) -> T | None:

@@ -8,7 +8,8 @@ directory for itself, and is the only code that ever removes synced bytes; nothi
 
 Rules of this file:
 
-1. Whatever is changed is copied aside first, on disk. A repair that was interrupted is run again.
+1. Whatever is changed is copied aside first, on disk. A repair that was interrupted keeps the log from being opened;
+   when it is run again it begins with the copies.
 2. After a repair everything that is left has been read, checked and synced: the recovery point is the log end.
 3. Damage at the very end, above the recovery point, is a torn tail: opening the log cuts it, no repair is needed.
 """
@@ -27,10 +28,14 @@ from .checkpoint import (
     FAILED_FILE,
     GAPS_FILE,
     PRODUCERS_FILE,
+    REPAIR_FILE,
     Checkpoint,
+    Repairing,
     decode_checkpoint,
     decode_gaps,
+    decode_repairing,
     encode_gaps,
+    encode_repairing,
 )
 from .epochs import EpochHistory
 from .files import Files
@@ -58,13 +63,14 @@ class LogReport:
     records: int = 0
     has_checkpoint: bool = False
     is_failed: bool = False  # a sync failed here
+    is_unfinished: bool = False  # a repair was interrupted here
     damages: list[Damage] = field(default_factory=list)  # must be repaired, or fetched from elsewhere
     torn: list[Damage] = field(default_factory=list)  # the tail of a crash: cut when the log is opened
     gaps: list[tuple[int, int]] = field(default_factory=list)  # offsets that an earlier repair gave up
 
     @property
     def is_sound(self) -> bool:
-        return not self.damages and not self.is_failed
+        return not self.damages and not self.is_failed and not self.is_unfinished
 
 
 class LogView:
@@ -123,6 +129,7 @@ class LogView:
         checkpoint = self.checkpoint
         report.has_checkpoint = checkpoint is not None
         report.is_failed = FAILED_FILE in self.names
+        report.is_unfinished = REPAIR_FILE in self.names
         report.gaps = list(self.gaps)
         first = self.bases[0] if self.bases else 0
         report.log_start_offset = max(first, checkpoint.log_start_offset if checkpoint else 0)
@@ -201,6 +208,7 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
         StorageCorruption: there is nothing to repair.
         OSError: the disk.
     """
+    _restore(files, directory)
     view = LogView(files, directory)
     report = view.report()
     if not report.damages:
@@ -217,6 +225,8 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
             _copy(files, path, f"{keep}/{path.rpartition('/')[2]}")
     files.sync_dir(keep)
     files.sync_dir(directory)
+    begun = Repairing(aside=aside, names=tuple(name for name in view.names if name != REPAIR_FILE))
+    files.write_atomic(f"{directory}/{REPAIR_FILE}", encode_repairing(begun))
 
     for name in view.names:
         if name.endswith(INDEX_SUFFIX) or name == CLEAN_FILE:
@@ -236,10 +246,29 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
         if files.exists(first.path):
             _truncate(files, first.path, first.position)
     end, start = _write_truth(files, directory, report.log_start_offset, view.checkpoint)
+    files.remove(f"{directory}/{REPAIR_FILE}")
+    files.sync_dir(directory)
     lost = [(damage.offset, damage.next_offset) for damage in damages]
     if not skip:
         lost = [(first.offset, max(report.log_end_offset, first.next_offset))]
     return Repaired(keep, lost, start, end)
+
+
+def _restore(files: Files, directory: str) -> None:
+    """If a repair was interrupted here, put everything back as it was; may be interrupted and repeated."""
+    if not files.exists(f"{directory}/{REPAIR_FILE}"):
+        return
+    begun = decode_repairing(files.read_bytes(f"{directory}/{REPAIR_FILE}"))
+    if begun is None:
+        raise StorageCorruption(f"{directory}/{REPAIR_FILE} is damaged: put the files back by hand", directory)
+    for name in files.list_dir(directory):
+        is_segment = base_offset_of(name) is not None or name == GAPS_FILE
+        if is_segment and name not in begun.names:
+            files.remove(f"{directory}/{name}")
+    for name in files.list_dir(f"{directory}/{begun.aside}"):
+        _copy(files, f"{directory}/{begun.aside}/{name}", f"{directory}/{name}.tmp")
+        files.rename(f"{directory}/{name}.tmp", f"{directory}/{name}")
+    files.sync_dir(directory)
 
 
 def _take_out(files: Files, view: LogView, damage: Damage) -> None:

@@ -32,6 +32,7 @@ from .checkpoint import (
     FAILED_FILE,
     GAPS_FILE,
     PRODUCERS_FILE,
+    REPAIR_FILE,
     Checkpoint,
     decode_checkpoint,
     decode_clean,
@@ -159,6 +160,8 @@ def recover(
 
 
 def _refuse_failed(files: Files, directory: str, names: list[str]) -> None:
+    if REPAIR_FILE in names:
+        raise StorageError(f"{directory}: a repair was interrupted here: run `callboard log repair {directory}` again")
     if FAILED_FILE in names:
         said = files.read_bytes(f"{directory}/{FAILED_FILE}").decode("utf-8", "replace").strip()
         raise StorageError(

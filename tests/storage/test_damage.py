@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from callboard.config import TopicConfig
@@ -9,7 +11,7 @@ from callboard.errors import CorruptRecordError, StorageCorruption
 from callboard.storage.batch import decode_batch, iter_batches
 from callboard.storage.inspection import LogView, find_logs, repair
 from callboard.storage.verification import Ranges
-from callboard.testing.disk import SimDisk
+from callboard.testing.disk import SimCrash, SimDisk
 from callboard.testing.logs import DIRECTORY, append, checkpoint, contents, open_log
 
 CONFIG = TopicConfig(segment_bytes=700, index_interval_bytes=250)
@@ -277,3 +279,30 @@ def test_a_sound_log_is_not_repaired():
 
     with pytest.raises(StorageCorruption, match="nothing is damaged"):
         repair(disk, DIRECTORY, "aside", skip=False)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("places", [(5,), (0, 6), (BATCHES - 1,)])
+def test_a_repair_that_was_interrupted_is_run_again(places, skip):
+    pristine = SimDisk()
+    written = a_closed_log(pristine)
+    batches = batches_of(pristine)
+    for place in places:
+        pristine.corrupt(batches[place][0], batches[place][1] + 70)
+    lost = {offset for place in places for offset in range(batches[place][3], batches[place][4])}
+    left = [record for record in written if record[0] not in lost and (skip or record[0] < batches[places[0]][3])]
+    for steps in range(300):
+        disk = pristine.kill()
+        disk.stop_after(steps)
+        died = True
+        with contextlib.suppress(SimCrash):
+            repair(disk, DIRECTORY, "aside", skip=skip)
+            died = False
+        for image in (disk.kill(), disk.crash(steps)):
+            if not LogView(image, DIRECTORY).report().is_sound:
+                repair(image, DIRECTORY, "again", skip=skip)
+            assert LogView(image, DIRECTORY).report().is_sound, f"step {steps}"
+            assert contents(open_log(image, CONFIG)) == left, f"step {steps}"
+        if not died:
+            return
+    raise AssertionError("it never ends")
