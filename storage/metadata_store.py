@@ -264,7 +264,7 @@ class SqliteStore(DocumentStore):
             self._prepare()
         except BaseException as error:
             self._connection.close()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, UNREADABLE):
                 raise StorageError(self._in_words(error)) from error
             raise
 
@@ -310,12 +310,14 @@ class SqliteStore(DocumentStore):
         try:
             counters = dict(self._connection.execute("SELECT name, value FROM counters"))
             rows = self._connection.execute("SELECT key, version, value, checksum FROM documents").fetchall()
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StorageError(self._in_words(error)) from error
         for key, version, value, checksum in rows:
-            if not isinstance(value, bytes) or checksum != checksum_of(key, version, value):
+            is_typed = isinstance(key, str) and isinstance(version, int) and isinstance(value, bytes)
+            if not is_typed or checksum != checksum_of(key, version, value):
                 raise StorageError(self._damaged(f"the checksum of document {key!r} is wrong"))
-        if counters.keys() != {"version", "next_producer_id"}:
+        is_typed = all(isinstance(value, int) for value in counters.values())
+        if not is_typed or counters.keys() != {"version", "next_producer_id"}:
             raise StorageError(self._damaged("its counters are missing"))
         documents = [StoredDocument(key, version, orjson.loads(value)) for key, version, value, _ in rows]
         return documents, counters["version"], counters["next_producer_id"]
@@ -341,10 +343,11 @@ class SqliteStore(DocumentStore):
             if self._connection.in_transaction:
                 self._connection.rollback()
 
-    def _in_words(self, error: sqlite3.Error) -> str:
+    def _in_words(self, error: Exception) -> str:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return f"{self.path}: another process has it open; stop that cluster first"
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        is_damage = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        if is_damage or isinstance(error, UnicodeDecodeError):
             return self._damaged(str(error))
         return f"{self.path}: {error}"
 
@@ -353,6 +356,7 @@ class SqliteStore(DocumentStore):
 
 
 _MARKS = ("application_id", "user_version")
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)  # text of a damaged file, also in SQLite's own words about it
 
 
 def checksum_of(key: str, version: int, value: bytes) -> int:
