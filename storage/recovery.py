@@ -58,6 +58,7 @@ class RecoveryReport:
     removed_segments: int
     had_checkpoint: bool
     producers_rebuilt: bool
+    gap_offsets: int = 0  # that a repair gave up: the log has no records of them
 
 
 @dataclass(slots=True)
@@ -142,6 +143,9 @@ def recover(
         removed_segments=len(scan.removed),
         had_checkpoint=checkpoint is not None,
         producers_rebuilt=producers_rebuilt,
+        gap_offsets=sum(
+            end - max(begin, log_start_offset) for begin, end in known_gaps or () if end > log_start_offset
+        ),
     )
     return Recovered(
         segments,

@@ -214,6 +214,7 @@ class Replica(LoopActor):
             clean=log.recovery.was_clean,
             scanned_bytes=log.recovery.scanned_bytes,
             cut_bytes=log.recovery.cut_bytes,
+            gap_offsets=log.recovery.gap_offsets,
         )
         self._set_tick()
         self._set_retention_timer()

@@ -221,6 +221,7 @@ def test_a_repair_keeps_all_that_it_can_and_the_log_goes_on(place, skip, at):
         assert report.is_sound, report
         log = open_log(image, CONFIG)
         assert contents(log) == left
+        assert log.recovery.gap_offsets == (next_offset - base if skip and base else 0)
         assert [value for _, value in left] == [value for _, value in all_served(log)]
         append(log, b"next", epoch=9)
         log.close(0)
