@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -146,6 +147,21 @@ def ask(endpoint, message):
             transport.close()
 
     return asyncio.run(main())
+
+
+@pytest.fixture
+def tmp_path():
+    """A short path instead of pytest's: with a long one, or a three-digit number in it, the sockets stand elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="h-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def tmp_path():
+    """A short one: pytest's own may be too long for the paths of sockets, and the run directory is then elsewhere."""
+    directory = Path(tempfile.mkdtemp(prefix="h-"))
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
