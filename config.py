@@ -78,8 +78,14 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     storage_check_ms: Milliseconds = 1_000
     storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records
     default_partitions: Positive = 1
-    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # less where there are fewer brokers
+    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # this version keeps one replica, refuses more
     auto_create_topics: bool = False
+
+    def __post_init__(self) -> None:
+        if self.session_timeout_ms < 2 * self.heartbeat_ms:
+            raise ValueError(
+                "session_timeout_ms must be at least twice heartbeat_ms, or one late heartbeat ends a session"
+            )
 
 
 class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
@@ -170,7 +176,7 @@ def nearest(name: str, valid: Mapping[str, Any] | tuple[str, ...] | list[str]) -
 
     if len(name) > SHOWN_CHARS_MAX:
         return ""  # no typing error; and comparing takes time for each character
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..transport.addresses import ipc_path_fits
 
 LONGEST_SOCKET_NAME = "listener-xxxxxxxx-and-then-some.sock"  # multiprocessing's own among them
 FORMAT_VERSION = 1
+IDENTITY_FILE = "cluster.json"
 
 
 class HostError(CallboardError):
@@ -54,7 +56,7 @@ class DataDir:
         """Remove what is only of this run, then let others in."""
         _empty(self.run_dir)
         if Path(self.run_dir).parent != Path(self.path):
-            Path(self.run_dir).rmdir()
+            shutil.rmtree(self.run_dir, ignore_errors=True)  # made by us, for sockets alone
         self._lock.release()
 
 
@@ -65,8 +67,11 @@ def open_data_dir(files: Files, data_dir: str, *, brokers: int, new_id: str, now
         HostError: another host has it; the message tells its pid.
         ConfigurationError: it cannot be used: not writable, not a directory, of a newer version.
     """
+    if not data_dir:
+        raise ConfigurationError("data_dir is empty: name a directory")
     path = os.path.abspath(data_dir)
     try:
+        _refuse_foreign(files, path)
         files.make_dir(path)
         lock = files.lock(f"{path}/lock", str(os.getpid()))
     except AlreadyLocked as error:
@@ -77,9 +82,9 @@ def open_data_dir(files: Files, data_dir: str, *, brokers: int, new_id: str, now
     except OSError as error:
         raise ConfigurationError(f"data_dir {data_dir!r} cannot be used: {error.strerror or error}") from None
     try:
+        identity = _identity(files, f"{path}/{IDENTITY_FILE}", new_id, now_ms)
         for name in ("metadata", "log", *(f"broker-{number}" for number in range(1, brokers + 1))):
             files.make_dir(f"{path}/{name}")
-        identity = _identity(files, f"{path}/cluster.json", new_id, now_ms)
         return DataDir(path, _run_dir(path), identity, lock)
     except OSError as error:
         lock.release()
@@ -87,6 +92,19 @@ def open_data_dir(files: Files, data_dir: str, *, brokers: int, new_id: str, now
     except BaseException:
         lock.release()
         raise
+
+
+def _refuse_foreign(files: Files, path: str) -> None:
+    """Let nobody's files be mixed with a cluster's: a directory is ours, or empty, or not there yet."""
+    if not files.exists(path) or files.exists(f"{path}/{IDENTITY_FILE}"):
+        return
+    foreign = sorted(name for name in files.list_dir(path) if name != "lock" and not name.startswith(IDENTITY_FILE))
+    if foreign:
+        raise ConfigurationError(
+            f"{path} holds {foreign[0]!r}"
+            + (f" and {len(foreign) - 1} more" if foreign[1:] else "")
+            + f" and no {IDENTITY_FILE}: it is not a cluster's data directory. Choose an empty one with --data-dir"
+        )
 
 
 def _identity(files: Files, path: str, new_id: str, now_ms: int) -> ClusterIdentity:
@@ -119,8 +137,7 @@ def _run_dir(path: str) -> str:
 
 
 def _empty(run_dir: str) -> None:
-    """Remove what a killed host left behind: sockets and small files; it never holds anything else."""
+    """Remove the sockets that a killed host left behind, and nothing else."""
     for entry in Path(run_dir).iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            continue
-        entry.unlink(missing_ok=True)
+        if entry.is_socket() or entry.suffix == ".sock":
+            entry.unlink(missing_ok=True)

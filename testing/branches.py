@@ -85,7 +85,7 @@ class Talker(LoopActor):
     def _note(self, message: m.Request) -> None:
         """Write down what the metadata process would have acted on."""
         if isinstance(message, m.EndSessionRequest):
-            with open(f"{self._options.run_dir}/ended", "a", encoding="utf-8") as file:
+            with open(f"{self._options.cluster.data_dir}/log/ended", "a", encoding="utf-8") as file:
                 file.write(f"{message.name} {message.incarnation}\n")
 
 

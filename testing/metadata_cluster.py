@@ -62,7 +62,11 @@ class BrokerInMemory:
 
     def start_controller(self, config: ClusterConfig) -> LoopRef:
         self.controller_ref = Controller.start(
-            self.context, f"{self.name}/controller", config=config, client_address=f"{self.name}/metadata"
+            self.context,
+            f"{self.name}/controller",
+            config=config,
+            client_address=f"{self.name}/metadata",
+            replication_factor_max=32,  # the controller's rules are ready for replicas that nobody follows yet
         )
         return self.controller_ref
 

@@ -48,7 +48,7 @@ from .commands import MakeReply, elections_in, plan
 from .draft import Draft
 from .elections import reconcile
 from .image import ClusterImage
-from .topics import TopicRules
+from .topics import REPLICATION_FACTOR_MAX, TopicRules
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +137,11 @@ class Controller(LoopActor):
         *,
         config: ClusterConfig,
         client_address: str,
+        replication_factor_max: int = REPLICATION_FACTOR_MAX,
     ) -> None:
         """``client_address``: of this broker's MetadataClient, which must have been started before."""
         super().__init__(context, address, parent)
-        self._rules = TopicRules.of(config)
+        self._rules = TopicRules.of(config, replication_factor_max)
         self._lease_ttl_ms = config.broker.lease_ttl_ms
         self._client_address = client_address
         self._image = ClusterImage.empty()

@@ -38,6 +38,7 @@ from .image import ClusterImage, TopicImage
 
 INTERNAL_PREFIX = "__"
 NAME_LENGTH_MAX = 249
+REPLICATION_FACTOR_MAX = 1  # nothing follows a leader yet: a second replica would be elected empty
 DELETED_MAX = 10_000  # marks of deleted topics
 INT64_MAX = (1 << 63) - 1
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}\Z")
@@ -52,10 +53,11 @@ class TopicRules:
     defaults: TopicConfig = field(default_factory=TopicConfig)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     limits: Limits = field(default_factory=Limits)
+    replication_factor_max: int = 32
 
     @staticmethod
-    def of(config: ClusterConfig) -> TopicRules:
-        return TopicRules(config.topic, config.broker, config.limits)
+    def of(config: ClusterConfig, replication_factor_max: int = REPLICATION_FACTOR_MAX) -> TopicRules:
+        return TopicRules(config.topic, config.broker, config.limits, replication_factor_max)
 
     # -- create ----------------------------------------------------------------------------------------
 
@@ -70,6 +72,9 @@ class TopicRules:
         if isinstance(assignments, TopicResult):
             return assignments
         replication_factor = len(assignments[0])
+        if replication_factor > self.replication_factor_max:
+            detail = f"{wish.name}: this version keeps one replica of a partition, not {replication_factor}"
+            return refused(wish.name, (ErrorCode.INVALID_REPLICATION_FACTOR, detail))
         overrides = self._overrides(wish.name, wish.configs)
         if isinstance(overrides, TopicResult):
             return overrides

@@ -46,8 +46,9 @@ def test_a_second_user_is_refused_and_told_the_pid_of_the_first(tmp_path):
 
 
 def test_what_a_killed_host_left_in_the_run_directory_is_removed(tmp_path):
+    opened(tmp_path).close()
     run = tmp_path / "run"
-    run.mkdir(mode=0o700)
+    run.mkdir(mode=0o700, exist_ok=True)
     (run / "metadata.sock").touch()
 
     data = opened(tmp_path)
@@ -69,7 +70,9 @@ def test_a_path_too_long_for_sockets_gets_a_private_run_directory_that_is_remove
 
 
 def test_a_run_directory_that_others_can_enter_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir(mode=0o755)
+    opened(tmp_path).close()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    os.chmod(tmp_path / "run", 0o755)
     with pytest.raises(HostError, match="not a private directory"):
         opened(tmp_path)
 
@@ -131,3 +134,30 @@ def test_the_size_of_a_directory_counts_what_is_below_it(tmp_path):
 
     assert disk_bytes(str(tmp_path)) >= 100_000
     assert disk_bytes(str(tmp_path / "not there")) == 0
+
+
+def test_a_directory_with_somebody_elses_files_is_refused_and_nothing_in_it_is_touched(tmp_path):
+    foreign = tmp_path / "foreign"
+    (foreign / "run").mkdir(parents=True, mode=0o700)
+    (foreign / "run" / "mine.txt").write_text("precious")
+
+    with pytest.raises(ConfigurationError, match=r"holds 'run' and no cluster.json.*Choose an empty one"):
+        opened(foreign)
+
+    assert (foreign / "run" / "mine.txt").read_text() == "precious"
+    assert [path.name for path in foreign.iterdir()] == ["run"]
+
+
+def test_an_empty_name_is_no_directory():
+    with pytest.raises(ConfigurationError, match="data_dir is empty"):
+        opened("")
+
+
+def test_only_sockets_are_cleaned_out_of_the_run_directory(tmp_path):
+    opened(tmp_path / "data").close()
+    (tmp_path / "data" / "run").mkdir(exist_ok=True, mode=0o700)
+    (tmp_path / "data" / "run" / "note").write_text("kept")
+
+    opened(tmp_path / "data").close()
+
+    assert (tmp_path / "data" / "run" / "note").read_text() == "kept"

@@ -1,6 +1,7 @@
 """kill -9 of brokers under load: what was acknowledged is there, once, in order."""
 
 import os
+import signal
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from callboard.testing.history import History, Polled, Send, anomalies
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 KILLS = 20
+METADATA_KILLS = (5, 15)  # before these kills of a broker the metadata process is killed as well
 PARTITIONS = 6
 KEYS = 12
 
@@ -44,6 +46,29 @@ class Load:
         self._producer.close()
 
 
+class Follower:
+    """Reads all partitions from their beginning, from a thread of its own, through everything that happens."""
+
+    def __init__(self, bootstrap_servers, topic):
+        self.polled = []
+        self._stop = threading.Event()
+        self._arguments = bootstrap_servers, topic
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        bootstrap_servers, topic = self._arguments
+        with Consumer(bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest") as consumer:
+            consumer.assign([TopicPartition(topic, number) for number in range(PARTITIONS)])
+            while not self._stop.is_set():
+                for partition, records in consumer.poll(timeout_ms=100).items():
+                    self.polled += [Polled(partition, record.offset, record.value) for record in records]
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+
+
 def read_everything(bootstrap_servers, topic):
     """Return every record of a topic, in the order they were polled."""
     with Consumer(bootstrap_servers=bootstrap_servers) as consumer:
@@ -63,14 +88,18 @@ def test_twenty_kills_under_load_lose_nothing_and_repeat_nothing(victims):
     with cluster(brokers=3) as running:
         with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
             admin.create_topics({"storm": {"num_partitions": PARTITIONS}})
+        follower = Follower(running.bootstrap_servers, "storm")
         load = Load(running.bootstrap_servers, "storm")
         for kill in range(KILLS):
+            if kill in METADATA_KILLS:
+                os.kill(running.ready()["metadata"]["pid"], signal.SIGKILL)
             broker_id = 1 + kill % 3 if victims == "each in turn" else 2
             acknowledged = sum(future.is_done for _, _, future in load.sent)
             old_pid = running.kill_broker(broker_id)
             running.wait_for_new_pid(broker_id, old_pid)
             _wait_for_progress(load, acknowledged)
         load.stop()
+        follower.stop()
         polled = read_everything(running.bootstrap_servers, "storm")
         pids = [running.pid, *running.pids()]
         status = running.stop()
@@ -82,7 +111,9 @@ def test_twenty_kills_under_load_lose_nothing_and_repeat_nothing(victims):
         history.sends.append(Send("load", place, value, "ok", metadata.offset))
     for record in polled:
         history.polls["reader"].append(Polled(TopicPartition("storm", record.partition), record.offset, record.value))
+    history.polls["follower"] = follower.polled
     assert anomalies(history) == []
+    assert follower.polled
     assert len(polled) == len(load.sent)
     assert _per_key(polled) == _per_key_sent(load.sent)
     assert status == 0
