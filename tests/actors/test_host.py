@@ -157,14 +157,6 @@ def tmp_path():
 
 
 @pytest.fixture
-def tmp_path():
-    """A short one: pytest's own may be too long for the paths of sockets, and the run directory is then elsewhere."""
-    directory = Path(tempfile.mkdtemp(prefix="h-"))
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
 def start(tmp_path):
     """Start hosts that are ended with the test, however it ends."""
     hosts = []
