@@ -89,7 +89,7 @@ class ConsumerRecord(msgspec.Struct, Generic[K, V], frozen=True, gc=False):
     timestamp_type: int
     key: K
     value: V
-    headers: collections.abc.Sequence[Header]  # empty when it has none
+    headers: collections.abc.Sequence[Header]  # empty, perhaps a tuple, when it has none
     checksum: None = None
     serialized_key_size: int = -1
     serialized_value_size: int = -1
