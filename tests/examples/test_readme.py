@@ -51,7 +51,7 @@ def test_the_commands_of_the_readme_run(shared_cluster, bootstrap_servers, tmp_p
 
     ended = subprocess.run(
         [shutil.which("sh") or "/bin/sh", "-e"],
-        input="\n".join(lines),
+        input="\n".join(lines).replace("callboard-data", str(shared_cluster.data_dir)),
         capture_output=True,
         text=True,
         timeout=100,
