@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -33,6 +34,8 @@ _state: dict[str, Any] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session its mark and its temporary directory; pytest's own ``tmp_path`` stays where it was."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job: its children ignore it too
     if MARK in os.environ:
         return  # pytest run by a test: the outer session looks
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
