@@ -13,6 +13,7 @@ process, no socket file, no lock.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -120,7 +121,7 @@ class _Host:
             data_dir=data.path,
             run_dir=data.run_dir,
             plans={plan.name: plan for plan in plans},
-            announce=announce,
+            announce=functools.partial(_to_whom_it_may_concern, announce),
             ready_file=ready_file,
             data_dirs=config.data_dirs,
         )
@@ -187,6 +188,12 @@ class _Host:
         """Nothing after an ordered stop; everything after a forced one."""
         for ref in reversed(self._context.directory.refs()):
             ref.kill(HostError("the host ends"))
+
+
+def _to_whom_it_may_concern(announce: Callable[[str], None], line: str) -> None:
+    """Announce a line; when whoever looked on is gone (a closed pipe), the cluster goes on and still obeys signals."""
+    with contextlib.suppress(OSError, ValueError):
+        announce(line)
 
 
 def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) -> ChildSpec:

@@ -167,3 +167,13 @@ def test_a_killed_host_leaves_no_process_and_a_second_start_has_everything():
                 values |= {record.value for batch in consumer.poll(timeout_ms=5_000).values() for record in batch}
         assert values == {b"%d" % number for number in range(500)}
         assert os.path.isdir(running.data_dir)
+
+
+def test_a_cluster_whose_onlooker_has_gone_still_stops_on_sigterm():
+    with cluster(brokers=1) as running:
+        running._process.stdout.close()  # nobody reads what it announces any more
+        running.wait_for_new_pid(1, running.kill_broker(1))
+        pids = [running.pid, *running.pids()]
+
+        assert running.stop() == 0
+    assert not [pid for pid in pids if is_alive(pid)]

@@ -74,7 +74,11 @@ class Processes:
             subscribers=[told],
         )
         controller = Controller.start(
-            context, f"broker-{number}/controller", config=ClusterConfig(), client_address=f"broker-{number}/metadata"
+            context,
+            f"broker-{number}/controller",
+            config=ClusterConfig(),
+            client_address=f"broker-{number}/metadata",
+            replication_factor_max=32,
         )
         return client, controller
 
