@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections.abc
+import re
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, NewType, TypeVar
 
 import msgspec
@@ -23,6 +25,16 @@ V = TypeVar("V")
 Header = tuple[str, bytes | None]
 
 TIMESTAMP_CREATE_TIME = 0  # given by the producer; the only kind so far
+
+
+TOPIC_NAME_MAX = 249  # characters
+_TOPIC_NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{TOPIC_NAME_MAX}}}\Z")
+
+
+@lru_cache(maxsize=1_024)  # asked for each record that is sent
+def is_topic_name(name: str) -> bool:
+    """Say whether a topic may be called so: 1 to 249 of ``a-z A-Z 0-9 . _ -``, not ``.`` or ``..``. Source: Kafka's."""
+    return _TOPIC_NAME.match(name) is not None and name not in (".", "..")
 
 
 class TopicPartition(NamedTuple):

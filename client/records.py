@@ -9,8 +9,8 @@ from operator import add
 from time import time_ns
 from typing import Any
 
-from ..errors import IllegalArgumentError, MessageSizeTooLargeError
-from ..model import Header
+from ..errors import IllegalArgumentError, InvalidTopicError, MessageSizeTooLargeError
+from ..model import TOPIC_NAME_MAX, Header, is_topic_name
 from .accumulator import PartitionBuffer
 from .producer_batch import RECORD_OVERHEAD, ProducerBatch, record_size
 from .serializers import Encode
@@ -22,11 +22,13 @@ Sticky = Callable[[int], PartitionBuffer]  # where the next so many bytes withou
 
 
 def check_topic(topic: object) -> None:
-    """Raise TypeError when it is no str, IllegalArgumentError when it is empty; brokers judge the rest."""
+    """Raise TypeError when it is no str, IllegalArgumentError when empty, InvalidTopicError for other bad names."""
     if not isinstance(topic, str):
         raise TypeError(f"topic: expected str, got {type(topic).__name__}")
     if not topic:
         raise IllegalArgumentError("topic: must not be empty")
+    if not is_topic_name(topic):
+        raise InvalidTopicError(f"{topic[:TOPIC_NAME_MAX]!r} is not a topic name")
 
 
 def check_bytes(data: object, name: str) -> bytes | None:

@@ -10,7 +10,6 @@ strings) is understood.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from msgspec.structs import replace
 
 from ...config import BrokerSettings, ClusterConfig, Limits, TopicConfig, configure, nearest, shown
 from ...errors import ConfigurationError, ErrorCode
-from ...model import PartitionKey, TopicId
+from ...model import PartitionKey, TopicId, is_topic_name
 from ...transport.messages import NewPartitions, NewTopic, TopicConfigChange, TopicResult
 from ..metadata.documents import (
     NO_LEADER,
@@ -41,7 +40,6 @@ NAME_LENGTH_MAX = 249
 REPLICATION_FACTOR_MAX = 1  # nothing follows a leader yet: a second replica would be elected empty
 DELETED_MAX = 10_000  # marks of deleted topics
 INT64_MAX = (1 << 63) - 1
-_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}\Z")
 
 Problem = tuple[ErrorCode, str]
 
@@ -98,7 +96,7 @@ class TopicRules:
         )
 
     def _problem_with_name(self, image: ClusterImage, name: str, is_internal: bool) -> Problem | None:
-        if not _NAME.match(name) or name in (".", ".."):
+        if not is_topic_name(name):
             return ErrorCode.INVALID_TOPIC, f"{_shown(name)} is not a topic name"
         if name.startswith(INTERNAL_PREFIX) and not is_internal:
             return ErrorCode.INVALID_TOPIC, f"{name!r}: names that begin with {INTERNAL_PREFIX!r} are the cluster's own"

@@ -1,0 +1,15 @@
+"""A topic's name is judged where it is typed: nothing is sent for one that can never be."""
+
+import pytest
+
+from callboard import Producer
+from callboard.errors import InvalidTopicError
+
+
+@pytest.mark.parametrize("name", ["bad name", "..", "a/b", "x" * 250, "caf\u00e9"])
+def test_a_name_that_no_topic_can_have_is_refused_at_once(name):
+    with Producer(bootstrap_servers="127.0.0.1:1") as producer:
+        with pytest.raises(InvalidTopicError, match="is not a topic name"):
+            producer.send(name, b"value")
+        with pytest.raises(InvalidTopicError, match="is not a topic name"):
+            producer.send_batch(name, [b"value"])
