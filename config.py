@@ -77,6 +77,10 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     retention_check_ms: Milliseconds = 60_000
     storage_check_ms: Milliseconds = 1_000
     storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records
+    replica_lag_ms: Milliseconds = 3_000  # a follower that has not caught up for so long leaves the in-sync set
+    replica_fetch_wait_ms: Milliseconds = 1_000  # how long a leader parks a follower's fetch
+    replica_fetch_bytes: Positive = 8 * MIB  # of one reply to a follower
+    leader_rebalance_ms: Annotated[int, Meta(ge=0)] = 10_000  # between looks for preferred leaders; 0: by hand only
     default_partitions: Positive = 1
     default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # this version keeps one replica, refuses more
     auto_create_topics: bool = False

@@ -182,17 +182,22 @@ class ErrorCode(IntEnum):
     UNKNOWN_PRODUCER_ID = 59
     NON_EMPTY_GROUP = 68
     GROUP_ID_NOT_FOUND = 69
+    FETCH_SESSION_ID_NOT_FOUND = 70
     FENCED_LEADER_EPOCH = 74
     UNKNOWN_LEADER_EPOCH = 75
     UNSUPPORTED_COMPRESSION_TYPE = 76
     STALE_BROKER_EPOCH = 77
     MEMBER_ID_REQUIRED = 79
     FENCED_INSTANCE_ID = 82
+    ELIGIBLE_LEADERS_NOT_AVAILABLE = 83
     ELECTION_NOT_NEEDED = 84
     INVALID_RECORD = 87
     PRODUCER_FENCED = 90
+    INVALID_UPDATE_VERSION = 95
     UNKNOWN_TOPIC_ID = 100
     DUPLICATE_BROKER_REGISTRATION = 101
+    INCONSISTENT_CLUSTER_ID = 104
+    INELIGIBLE_REPLICA = 107
     FENCED_MEMBER_EPOCH = 110
     OVERLOADED = 1001
     STORE_CONFLICT = 1002
@@ -414,6 +419,10 @@ class GroupIdNotFoundError(_Caller):
     errno, advice = ErrorCode.GROUP_ID_NOT_FOUND, "check the group id"
 
 
+class FetchSessionIdNotFoundError(_Cluster):
+    errno, advice = ErrorCode.FETCH_SESSION_ID_NOT_FOUND, "the leader has forgotten this fetch session; begin another"
+
+
 class FencedLeaderEpochError(_StaleMetadata):
     errno, advice = ErrorCode.FENCED_LEADER_EPOCH, "the request is of an older leader epoch; refresh metadata"
 
@@ -442,6 +451,11 @@ class FencedInstanceIdError(_Caller):
     errno, advice = ErrorCode.FENCED_INSTANCE_ID, "another member uses the same group_instance_id"
 
 
+class EligibleLeadersNotAvailableError(_Cluster):
+    errno = ErrorCode.ELIGIBLE_LEADERS_NOT_AVAILABLE
+    advice = "no live replica may lead; start one that is in sync, or accept loss: callboard elect --unclean"
+
+
 class ElectionNotNeededError(_Caller):
     errno, advice = ErrorCode.ELECTION_NOT_NEEDED, "the preferred leader leads already"
 
@@ -454,12 +468,27 @@ class ProducerFencedError(_Caller):
     errno, advice = ErrorCode.PRODUCER_FENCED, "a newer producer took over; close this one"
 
 
+class InvalidUpdateVersionError(_Cluster):
+    errno, advice = ErrorCode.INVALID_UPDATE_VERSION, "the partition was changed meanwhile; look again, then retry"
+
+
 class UnknownTopicIdError(_StaleMetadata):
     errno, advice = ErrorCode.UNKNOWN_TOPIC_ID, "the topic was deleted or re-created; refresh metadata"
 
 
 class DuplicateBrokerRegistrationError(_Caller):
     errno, advice = ErrorCode.DUPLICATE_BROKER_REGISTRATION, "a live broker has this id already; choose another"
+
+
+class InconsistentClusterIdError(_Caller):
+    errno, advice = (
+        ErrorCode.INCONSISTENT_CLUSTER_ID,
+        "this is another cluster; check the address, or the data directory",
+    )
+
+
+class IneligibleReplicaError(_Cluster):
+    errno, advice = ErrorCode.INELIGIBLE_REPLICA, "the replica is not live in that incarnation, or gave up; retry later"
 
 
 class FencedMemberEpochError(_Caller):

@@ -21,8 +21,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
+
+# How fast examples are made is the machine's affair, and machines are shared: no test fails for that.
+hypothesis.settings.register_profile(
+    "callboard", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("callboard")
 
 MARK = "CALLBOARD_TEST_SESSION"
 GRACE_S = 5.0  # for processes that are just ending

@@ -113,6 +113,7 @@ class PartitionMetadata(Part, frozen=True, kw_only=True, omit_defaults=True):
     partition_epoch: Int64 = 0
     replicas: list[Int64] = []
     isr: list[Int64] = []
+    elr: list[Int64] = []  # not in sync, but known to hold all that is committed: may be elected when the ISR is gone
     offline_replicas: list[Int64] = []
 
 
@@ -190,14 +191,29 @@ class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     max_bytes: Int64 = 1_048_576
 
 
+class ForgottenEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """A partition that a follower no longer fetches in this session."""
+
+    topic_id: str
+    partition: Int64
+
+
 class FetchRequest(Request, frozen=True, kw_only=True, tag="fetch", omit_defaults=True):
-    """Answered when ``min_bytes`` are there, ``max_wait_ms`` have passed, or an entry has an error."""
+    """Answered when ``min_bytes`` are there, ``max_wait_ms`` have passed, or an entry has an error.
+
+    A follower fetches in a *session*: the first request (``sequence`` 0) names every partition, each later one
+    (1, 2, …) only those whose position has changed, and the reply only those that have something to say. The others
+    stay parked between the requests. Anything out of order is FETCH_SESSION_ID_NOT_FOUND: begin another session.
+    """
 
     replica_id: Int64 = CONSUMER_REPLICA_ID
     replica_incarnation: str = ""
     max_wait_ms: Int64 = 500
     min_bytes: Int64 = 1
     max_bytes: Int64 = 52_428_800
+    session: Int64 = 0  # > 0: of a follower, chosen by it, new with each connection and each beginning
+    sequence: Int64 = 0
+    forgotten: list[ForgottenEntry] = []
     entries: list[FetchEntry] = []
 
 
@@ -219,6 +235,24 @@ class FetchEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
 
 class FetchReply(Reply, frozen=True, kw_only=True, tag="fetch.reply", omit_defaults=True):
     entries: list[FetchEntryReply] = []
+
+
+class ReplicaProgressEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    topic_id: str
+    partition: Int64
+    leader_epoch: Int64
+    durable_offset: Int64
+
+
+class ReplicaProgressRequest(Request, frozen=True, kw_only=True, tag="replica_progress", omit_defaults=True):
+    """A follower to a leader: this much more of what you sent survives power loss here.
+
+    Sent while a fetch is parked; wants no reply (``id`` 0). Lost, the next fetch says the same.
+    """
+
+    replica_id: Int64
+    replica_incarnation: str
+    entries: list[ReplicaProgressEntry] = []
 
 
 class ListOffsetsEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -340,6 +374,38 @@ class AlterTopicsRequest(Request, frozen=True, kw_only=True, tag="alter_topics",
     validate_only: bool = False
 
 
+class ElectLeadersEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    topic: str
+    partition: Int64
+
+
+class ElectLeadersRequest(Request, frozen=True, kw_only=True, tag="elect_leaders", omit_defaults=True):
+    """Have leaders elected by an operator's word. ``partitions`` None: wherever it applies.
+
+    ``election`` "preferred": the first of the replicas, if it is in sync. "unclean": any live replica where no
+    in-sync one lives; what only the others had is lost, and said so loudly.
+    """
+
+    election: str = "preferred"
+    partitions: list[ElectLeadersEntry] | None = None
+
+
+class ElectLeadersEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """ELECTION_NOT_NEEDED: it is so already. ELIGIBLE_LEADERS_NOT_AVAILABLE: nobody could be elected."""
+
+    topic: str
+    partition: Int64
+    error: Int64 = 0
+    detail: str = ""
+    leader: Int64 = -1
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+
+
+class ElectLeadersReply(Reply, frozen=True, kw_only=True, tag="elect_leaders.reply", omit_defaults=True):
+    version: Int64 = 0  # metadata version that holds the change
+    entries: list[ElectLeadersEntryReply] = []
+
+
 class TopicsReply(Reply, frozen=True, kw_only=True, tag="topics.reply", omit_defaults=True):
     """One result a topic, in the request's order."""
 
@@ -356,6 +422,17 @@ class DescribeReplicasRequest(Request, frozen=True, kw_only=True, tag="describe_
     topic_ids: list[str] = []
 
 
+class FollowerDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """A follower as its leader knows it. -1: it has not fetched in this epoch."""
+
+    broker_id: Int64
+    log_end_offset: Int64 = UNKNOWN_OFFSET
+    durable_offset: Int64 = UNKNOWN_OFFSET
+    lag: Int64 = -1  # records that the leader has and it has not
+    is_in_sync: bool = False
+    caught_up_ms_ago: Int64 = -1  # since it had all that the leader had
+
+
 class ReplicaDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     topic_id: str
     partition: Int64
@@ -369,6 +446,8 @@ class ReplicaDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     segments: Int64 = 0
     producers: Int64 = 0
     directory: str = ""  # that its log lies in: one of the broker's
+    isr: list[Int64] = []  # of a leader, as it knows it
+    followers: list[FollowerDescription] = []  # likewise
 
 
 class LogDirectoryDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -500,6 +579,48 @@ class ReelectRequest(Request, frozen=True, kw_only=True, tag="reelect", omit_def
 
 class ReelectReply(Reply, frozen=True, kw_only=True, tag="reelect.reply", omit_defaults=True):
     leader_epoch: Int64 = UNKNOWN_EPOCH
+
+
+class IsrMember(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``incarnation``: the life of that broker in which it caught up; another life has to do so again (R4)."""
+
+    broker_id: Int64
+    incarnation: str = ""
+
+
+class AlterPartitionEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``isr``: as it is to be; compared with the partition's present leader epoch and partition epoch (R5)."""
+
+    topic_id: str
+    partition: Int64
+    leader_epoch: Int64
+    partition_epoch: Int64
+    isr: list[IsrMember] = []
+
+
+class AlterPartitionRequest(Request, frozen=True, kw_only=True, tag="alter_partition", omit_defaults=True):
+    """A leader to the controller: these replicas are in sync now."""
+
+    broker_id: Int64
+    incarnation: str
+    entries: list[AlterPartitionEntry] = []
+
+
+class AlterPartitionEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """The partition as it is now, changed or not. INVALID_UPDATE_VERSION: it was changed meanwhile."""
+
+    topic_id: str
+    partition: Int64
+    error: Int64 = 0
+    detail: str = ""
+    leader_epoch: Int64 = UNKNOWN_EPOCH
+    partition_epoch: Int64 = -1
+    isr: list[Int64] = []
+
+
+class AlterPartitionReply(Reply, frozen=True, kw_only=True, tag="alter_partition.reply", omit_defaults=True):
+    version: Int64 = 0  # metadata version that holds the change
+    entries: list[AlterPartitionEntryReply] = []
 
 
 # -- the metadata store ----------------------------------------------------------------------------
@@ -645,13 +766,23 @@ ClientRequest = (
     | DeleteTopicsRequest
     | CreatePartitionsRequest
     | AlterTopicsRequest
+    | ElectLeadersRequest
     | DescribeReplicasRequest
     | DescribeTreeRequest
     | KillRequest
     | DescribeClusterRequest
     | DescribeProcessesRequest
 )
-PeerRequest = Hello | FetchRequest | ReelectRequest | CreateTopicsRequest | DescribeTreeRequest | KillRequest
+PeerRequest = (
+    Hello
+    | FetchRequest
+    | ReplicaProgressRequest
+    | ReelectRequest
+    | AlterPartitionRequest
+    | CreateTopicsRequest
+    | DescribeTreeRequest
+    | KillRequest
+)
 StoreRequest = (
     Hello
     | StoreCommitRequest
@@ -684,6 +815,8 @@ AnyReply = (
     | DescribeClusterReply
     | DescribeProcessesReply
     | ReelectReply
+    | AlterPartitionReply
+    | ElectLeadersReply
     | StoreCommitReply
     | StoreSnapshotReply
     | StoreDeltaReply

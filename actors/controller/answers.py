@@ -72,6 +72,7 @@ def _partition(image: ClusterImage, number: int, partition: PartitionDocument) -
         partition_epoch=partition.partition_epoch,
         replicas=list(replicas),
         isr=list(partition.isr),
+        elr=list(partition.elr),
         offline_replicas=[broker_id for broker_id in replicas if not image.may_serve(partition, broker_id)],
     )
 

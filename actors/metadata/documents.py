@@ -68,6 +68,7 @@ class PartitionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=Tr
     partition_epoch: int = 0  # grows by one with each change of this document
     leader_incarnation: str = ""
     offline: tuple[Offline, ...] = ()
+    elr: tuple[int, ...] = ()  # within replicas, none of the isr: hold all that is committed (R6); see elections.py
 
 
 class DeletedTopicDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,6 +89,7 @@ class SessionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True
     peer_endpoints: tuple[str, ...] = ()  # for brokers
     machine: str = ""
     host: str = ""
+    is_after_reboot: bool = False  # its machine has booted since its last life: what was not synced may be gone
 
 
 class RegistrationDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,7 +15,15 @@ from ...config import TopicConfig
 from ...errors import ErrorCode
 from ...model import LeaderEpoch, Offset, PartitionKey
 from ...storage.batch import BatchHeader
-from ...transport.messages import Part, Request
+from ...transport.messages import (
+    CONSUMER_REPLICA_ID,
+    AlterPartitionEntryReply,
+    FetchEntry,
+    FetchEntryReply,
+    IsrMember,
+    Part,
+    Request,
+)
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -39,19 +47,48 @@ class Produce(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fetch(msgspec.Struct, frozen=True, gc=False):
-    """Read from ``fetch_offset``; when there are less than ``min_bytes``, park until there are more."""
+    """Read from ``fetch_offset``; when there are less than ``min_bytes``, park until there are more.
+
+    A follower names itself: it may read to the log end, and what it says of its own log moves the high watermark.
+    """
 
     ticket: Ticket
     leader_epoch: int
-    fetch_offset: int
+    fetch_offset: int  # a follower's log end offset
     max_bytes: int
     min_bytes: int = 1
+    replica_id: int = CONSUMER_REPLICA_ID
+    replica_incarnation: str = ""  # the life of the follower's broker
+    last_fetched_epoch: int = -1  # of the follower's last record; -1: it has none
+    durable_offset: int = -1  # below it the follower's copy survives power loss
+    request: int = 0  # of a fetch session: which of its requests re-armed this entry
 
 
 class Unpark(msgspec.Struct, frozen=True, gc=False):
     """The router has answered, or given up: forget the parked fetch."""
 
     ticket: Ticket
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """A follower has more of its copy on disk, and sends no fetch just now: one is parked here."""
+
+    replica_id: int
+    replica_incarnation: str
+    leader_epoch: int
+    durable_offset: int
+
+
+class LookAtFollowers(msgspec.Struct, frozen=True, gc=False):
+    """Time for the leader to see who has not kept up, and to ask again for what nobody answered."""
+
+
+class IsrAnswered(msgspec.Struct, frozen=True, gc=False):
+    """What the controller said to a proposed in-sync set; ``reply`` None: nothing, it may have been committed."""
+
+    leader_epoch: int  # of the proposal
+    partition_epoch: int
+    reply: AlterPartitionEntryReply | None
 
 
 class ListOffset(msgspec.Struct, frozen=True, gc=False):
@@ -81,6 +118,8 @@ class Assign(msgspec.Struct, frozen=True):
     isr: tuple[int, ...]
     config: TopicConfig
     min_insync_replicas: int
+    replicas: tuple[int, ...] = ()
+    partition_epoch: int = 0
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -139,7 +178,90 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     up_to_offset: Offset
 
 
-Effect = Append | Answer | Read
+class ProposeIsr(msgspec.Struct, frozen=True, gc=False):
+    """Ask the controller to commit another in-sync set. The answer comes as ``IsrAnswered``, or in an ``Assign``."""
+
+    leader_epoch: int
+    partition_epoch: int
+    isr: tuple[IsrMember, ...]
+
+
+Effect = Append | Answer | Read | ProposeIsr
+
+
+# -- effects of a follower's rules ---------------------------------------------------------------------
+
+
+class Copy(msgspec.Struct, frozen=True, gc=False):
+    """Append these batches as the leader stored them: their offsets and epochs stay."""
+
+    batches: Sequence[bytes | memoryview]
+    headers: Sequence[BatchHeader]
+
+
+class Truncate(msgspec.Struct, frozen=True, gc=False):
+    """Cut the log to end at ``to_offset``: what lies above is no leader's any more (R1)."""
+
+    to_offset: Offset
+
+
+class BeginAnew(msgspec.Struct, frozen=True, gc=False):
+    """Drop the whole log and let it begin at ``log_start_offset``: the leader has nothing older (B36)."""
+
+    log_start_offset: Offset
+
+
+class DeleteBefore(msgspec.Struct, frozen=True, gc=False):
+    """Let the log begin where the leader's does."""
+
+    log_start_offset: Offset
+
+
+class FetchNext(msgspec.Struct, frozen=True, gc=False):
+    """Ask the leader for what follows; ``after_ms`` > 0: not before that."""
+
+    fetch_offset: Offset
+    last_fetched_epoch: int
+    after_ms: int = 0
+
+
+FollowerEffect = Copy | Truncate | BeginAnew | DeleteBefore | FetchNext
+
+
+# -- between a follower and its broker's fetcher ------------------------------------------------------------
+
+
+class Follow(msgspec.Struct, frozen=True, gc=False):
+    """To the fetcher: fetch this for me, once; whatever was asked for this partition before is void."""
+
+    key: PartitionKey
+    leader: int  # broker id
+    entry: FetchEntry
+
+
+class Unfollow(msgspec.Struct, frozen=True, gc=False):
+    """To the fetcher: fetch nothing more of this partition."""
+
+    key: PartitionKey
+
+
+class Durable(msgspec.Struct, frozen=True, gc=False):
+    """To the fetcher: tell the leader, if a fetch is parked there."""
+
+    key: PartitionKey
+    leader_epoch: int
+    durable_offset: int
+
+
+class Fetched(msgspec.Struct, frozen=True, gc=False):
+    """To the follower: what its leader answered to its ``Follow``. The next one is its own to ask for."""
+
+    reply: FetchEntryReply
+    frames: Sequence[bytes]
+
+
+class FetcherBegan(msgspec.Struct, frozen=True, gc=False):
+    """To the followers: the fetcher was restarted and knows of nobody; ask again."""
 
 
 # -- between partition, broker and router ------------------------------------------------------------------

@@ -30,6 +30,7 @@ REPLY_OF = {  # where the tag of the reply is not the request's with ".reply" be
     "delete_topics": "topics.reply",
     "create_partitions": "topics.reply",
     "alter_topics": "topics.reply",
+    "replica_progress": "",  # wants no reply
     "store.load": "store.snapshot",
     "store.watch": "store.delta` or `store.snapshot",
     "session.open": "session.reply",
@@ -126,7 +127,8 @@ def messages_text() -> str:
     for cls in requests():
         served = ", ".join(name for name, union in UNIONS.items() if cls in union.__args__)
         answer = REPLY_OF.get(tag(cls), f"{tag(cls)}.reply")
-        blocks.append(section(f"#### `{tag(cls)}`\n\nServed by: {served}. Answered by `{answer}`.", cls))
+        answered = f"Answered by `{answer}`." if answer else "Not answered."
+        blocks.append(section(f"#### `{tag(cls)}`\n\nServed by: {served}. {answered}", cls))
     blocks.append("### Replies\n")
     blocks.extend(section(f"#### `{tag(cls)}`", cls) for cls in replies())
     blocks.append("### Parts\n")
