@@ -272,6 +272,7 @@ class Router(LoopActor):
                 replica_incarnation=request.replica_incarnation,
                 last_fetched_epoch=entry.last_fetched_epoch,
                 durable_offset=entry.durable_offset,
+                high_watermark=entry.high_watermark,
             )
             if not self._tell(key, fetch):
                 error, leader, epoch = self._whereabouts(key)

@@ -62,6 +62,7 @@ class Fetch(msgspec.Struct, frozen=True, gc=False):
     replica_incarnation: str = ""  # the life of the follower's broker
     last_fetched_epoch: int = -1  # of the follower's last record; -1: it has none
     durable_offset: int = -1  # below it the follower's copy survives power loss
+    high_watermark: int = -1  # the highest that the follower has heard of
 
 
 class Unpark(msgspec.Struct, frozen=True, gc=False):

@@ -169,6 +169,7 @@ class Following:
             fetch_offset=fetch.fetch_offset,
             last_fetched_epoch=fetch.last_fetched_epoch,
             durable_offset=durable_offset,
+            high_watermark=self.rules.high_watermark,
             max_bytes=FETCH_BYTES,
         )
         replica.tell_sibling("replication", Follow(replica.key, self.leader, entry, replica.actor_ref))

@@ -250,6 +250,8 @@ class Leader:
         effects = self._after_followers(now_ms)
         if fetch.fetch_offset < end:
             return [*effects, Read(fetch, end)]
+        if fetch.high_watermark < self.high_watermark:  # nothing to copy, but to know: should it lead, it begins there
+            return [*effects, Answer(fetch.ticket, self._fetch_reply())]
         self._parked_followers[fetch.ticket] = fetch
         return effects
 
