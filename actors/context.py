@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..storage.files import Files
     from ..transport.seam import Transport
     from .runtime import LoopRef
+    from .turns import Turns
 
 T = TypeVar("T")
 
@@ -85,13 +86,20 @@ class Context:
     files: Files
     pool: Pool
     directory: Directory = field(default_factory=Directory)
+    turns: Turns | None = None  # None: each drain is a callback of the loop, which the simulation orders by its seed
+
+    def run_turns(self) -> None:
+        """Drain now what is waiting; for callbacks of the loop that have told an actor something."""
+        if self.turns is not None:
+            self.turns.run()
 
 
 class ThreadPool:
     """The production pool: a few threads. What it finishes after ``close`` is dropped."""
 
-    def __init__(self, loop: Loop, threads: int, name: str = "pool") -> None:
+    def __init__(self, loop: Loop, threads: int, name: str = "pool", turns: Turns | None = None) -> None:
         self._loop = loop
+        self._turns = turns
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._is_closed = False
 
@@ -112,7 +120,12 @@ class ThreadPool:
         except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the actor that waits, not to the pool
             error = raised
         try:
-            self._loop.call_soon_threadsafe(on_done, result, error)
+            self._loop.call_soon_threadsafe(self._done, on_done, result, error)
         except RuntimeError:  # the loop is closed: so is the actor that would have been told
             if not self._is_closed:
                 raise
+
+    def _done(self, on_done: OnDone, result: Any, error: BaseException | None) -> None:
+        on_done(result, error)
+        if self._turns is not None:
+            self._turns.run()

@@ -41,6 +41,7 @@ from .log import error_text, event
 from .memory import watch_memory
 from .root import Root, StopProcess
 from .specs import ChildSpec
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +83,10 @@ class _Process:
         self._options, self._channel, self._log_file, self._branch = options, channel, log_file, branch
         self._exit_status = EXIT_GAVE_UP
         self.loop = new_loop()
-        self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name)
+        turns = Turns(self.loop)
+        self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name, turns)
         self.transport = Announced(ZmqTransport(self.loop, SystemClock()))
-        self.context = real_context(options.name, self.loop, self.transport, self.pool)
+        self.context = real_context(options.name, self.loop, self.transport, self.pool, turns)
 
     def run(self) -> int:
         options, stall_s = self._options, self._options.cluster.broker.stall_ms / 1000
@@ -169,7 +171,9 @@ class Announced:
         self._transport.close()
 
 
-def real_context(name: str, loop: asyncio.AbstractEventLoop, transport: Transport, pool: ThreadPool) -> Context:
+def real_context(
+    name: str, loop: asyncio.AbstractEventLoop, transport: Transport, pool: ThreadPool, turns: Turns | None = None
+) -> Context:
     """Return the context of a real process."""
     return Context(
         name=name,
@@ -180,6 +184,7 @@ def real_context(name: str, loop: asyncio.AbstractEventLoop, transport: Transpor
         transport=transport,
         files=OsFiles(),
         pool=pool,
+        turns=turns,
     )
 
 

@@ -80,7 +80,8 @@ class Delivery:
         self.counters = dict.fromkeys(
             ("records_acked", "records_failed", "batches_sent", "requests_sent", "bytes_sent", "retries"), 0
         )
-        self._timer: Timer | None = None
+        self._timer: Timer | None = None  # fires at or before the earliest event of the sender
+        self._timer_at_ms = 0
         self._is_ended = False
 
     # -- from user threads -------------------------------------------------------------------------
@@ -149,7 +150,11 @@ class Delivery:
             return
         entries = reply.entries if isinstance(reply, ProduceReply) and not reply.error else []
         now, jitter = self._clock.monotonic_ms(), self.cluster.rng.random()
-        self._perform(self.sender.on_reply(request_id, entries, error_of(reply), now, jitter))
+        effects = self.sender.on_reply(request_id, entries, error_of(reply), now, jitter)
+        self._perform([effect for effect in effects if not isinstance(effect, Settle)])
+        # Last of all: whoever waits for a result wants the interpreter's lock the moment it is there, and would
+        # have to sleep once more for it while the rest is done here.
+        self._loop.call_soon(self._perform, [effect for effect in effects if isinstance(effect, Settle)])
         self._pump()
 
     def _on_sent_without_reply(self, request_id: int, is_sent: bool) -> None:
@@ -313,9 +318,7 @@ class Delivery:
         return False
 
     def _set_timer(self, now_ms: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Have a timer that fires when it is due, or earlier: a record that is acknowledged in time costs none."""
         due = self.sender.next_event_ms(now_ms)
         for topic in self._accumulator.topics.values():
             if topic.unrouted.waiting:
@@ -324,8 +327,15 @@ class Delivery:
             gone_at = self.cluster.metadata.gone_at_ms(key[0])
             if gone_at is not None:
                 due = min(due or 1 << 62, gone_at)
-        if due is not None:
-            self._timer = self._loop.call_later(max(1, due - now_ms) / 1000, self._on_timer)
+        if due is None:
+            return  # one that is set looks once more and finds nothing
+        due = max(due, now_ms + 1)
+        if self._timer is not None:
+            if self._timer_at_ms <= due:
+                return
+            self._timer.cancel()
+        self._timer_at_ms = due
+        self._timer = self._loop.call_later((due - now_ms) / 1000, self._on_timer)
 
     def _unrouted_event_ms(self, topic: TopicBuffer, now_ms: int) -> int:
         oldest = topic.unrouted.waiting[0].created_ms
