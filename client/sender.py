@@ -202,6 +202,8 @@ class Sender:
         for leader, batch in request.parts:
             entry = by_partition.get((leader.topic_id, leader.partition))
             effects += self._on_part(request_id, request, leader, batch, entry, error, now_ms, jitter)
+            key = (leader.topic, leader.partition)
+            self._retire(key, self.lanes[key])
         return effects
 
     def on_sent_without_reply(self, request_id: int, is_sent: bool, now_ms: int, jitter: float) -> list[Effect]:
