@@ -300,35 +300,37 @@ class Delivery:
         """Send what can be sent; set the timer for what cannot."""
         if self._is_ended:
             return
+        unrouted = [topic for topic in self._accumulator.topics.values() if topic.unrouted.waiting]
+        if not unrouted and not self.sender.active:
+            return  # a timer that is set looks once more and finds nothing
         now = self._clock.monotonic_ms()
         self._perform(self.sender.drain(now))
         if self._needs_leaders():
             self.cluster.refresh()
-        self._set_timer(now)
+        self._set_timer(now, unrouted)
 
     def _needs_leaders(self) -> bool:
         """Say whether somebody waits for newer metadata than there is."""
-        for topic in self._accumulator.topics.values():
-            if topic.unrouted.waiting:
-                return True
+        if any(topic.unrouted.waiting for topic in self._accumulator.topics.values()):
+            return True
+        metadata = self.cluster.metadata
         for key in self.sender.active:
-            leader = self.cluster.metadata.leader(*key)
-            if leader is None or leader.broker_id < 0 or leader.broker_id not in self.cluster.metadata.brokers:
+            leader = metadata.leader(*key)
+            if leader is None or leader.broker_id < 0 or leader.broker_id not in metadata.brokers:
                 return True
         return False
 
-    def _set_timer(self, now_ms: int) -> None:
+    def _set_timer(self, now_ms: int, unrouted: list[TopicBuffer]) -> None:
         """Have a timer that fires when it is due, or earlier: a record that is acknowledged in time costs none."""
         due = self.sender.next_event_ms(now_ms)
-        for topic in self._accumulator.topics.values():
-            if topic.unrouted.waiting:
-                due = min(due or 1 << 62, self._unrouted_event_ms(topic, now_ms))
+        for topic in unrouted:
+            due = min(due or 1 << 62, self._unrouted_event_ms(topic, now_ms))
         for key in self.sender.active:
             gone_at = self.cluster.metadata.gone_at_ms(key[0])
             if gone_at is not None:
                 due = min(due or 1 << 62, gone_at)
         if due is None:
-            return  # one that is set looks once more and finds nothing
+            return
         due = max(due, now_ms + 1)
         if self._timer is not None:
             if self._timer_at_ms <= due:
