@@ -249,8 +249,12 @@ class Sender:
 
     def next_event_ms(self, now_ms: int) -> int | None:
         """Return when to call again (``on_tick``, then ``drain``) if nothing else happens; None: no need."""
-        times = [time for lane in self.active.values() if (time := self._lane_event_ms(lane, now_ms)) is not None]
-        return min(times, default=None)
+        earliest: int | None = None
+        for lane in self.active.values():
+            time = self._lane_event_ms(lane, now_ms)
+            if time is not None and (earliest is None or time < earliest):
+                earliest = time
+        return earliest
 
     @property
     def is_idle(self) -> bool:
@@ -447,6 +451,8 @@ class Sender:
 
     def _lane_event_ms(self, lane: _Lane, now_ms: int) -> int | None:
         sequence, waiting = lane.sequence, lane.buffer.waiting
+        if len(sequence.unresolved) == 1 and not waiting and sequence.unresolved[0].attempt_id:
+            return sequence.unresolved[0].created_ms + self.settings.delivery_timeout_ms  # the usual case
         created = [batch.created_ms for batch in sequence.unresolved]
         if waiting:
             created.append(waiting[0].created_ms)

@@ -9,7 +9,6 @@ sleeper, and nobody need read it empty. (A pipe would be full one day.)
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import selectors
@@ -62,10 +61,12 @@ class EpollDescriptors(Generic[T]):
         return mark
 
     def wait(self, timeout_s: float | None) -> list[T]:
-        if timeout_s is not None and timeout_s > 0:
-            timeout_s = math.ceil(timeout_s * 1_000) / 1_000  # epoll counts in ms: rounded up, or the last one is spun
+        found = self._poll(timeout_s, EVENTS_MAX)  # Python rounds up to epoll's ms: the last one is not spun
+        if len(found) == 1:
+            mark = self._marks.get(found[0][0])
+            return [] if mark is None else [mark]
         marks = self._marks
-        return [marks[fd] for fd, _ in self._poll(timeout_s, EVENTS_MAX) if fd in marks]
+        return [marks[fd] for fd, _ in found if fd in marks]
 
     def wake(self) -> None:
         os.eventfd_write(self._alarm, 1)

@@ -62,6 +62,7 @@ class SelectorLoop:
     ) -> None:
         self._on_failure = on_failure
         self._descriptors = make_descriptors()
+        self._wait = self._descriptors.wait
         self._ready: deque[Handle] = deque()
         self._timers: list[Handle] = []  # a heap
         self._cancelled_max = 64  # timers in the heap before those that were cancelled are swept out
@@ -156,15 +157,14 @@ class SelectorLoop:
         self._descriptors.close()
 
     def _turn(self) -> None:
+        ready = self._ready
         self._is_asleep = True
-        if self._ready or self._is_stopping:
+        if ready or self._is_stopping:
             self._is_asleep = False
         timeout = self._sleep_s()
-        handles = self._descriptors.wait(timeout)
+        ready.extend(self._wait(timeout))
         self._is_asleep = False
         self.wakeups += timeout != 0.0
-        ready = self._ready
-        ready.extend(handles)
         if self._timers:
             self._ring()
         for _ in range(ROUNDS_MAX):
@@ -179,7 +179,8 @@ class SelectorLoop:
             heapq.heappop(self._timers)
         if not self._timers:
             return None
-        return min(SLEEP_S_MAX, max(0.0, self._timers[0].at - time.monotonic()))
+        left = self._timers[0].at - time.monotonic()
+        return 0.0 if left < 0.0 else left if left < SLEEP_S_MAX else SLEEP_S_MAX
 
     def _ring(self) -> None:
         now = time.monotonic()
@@ -188,8 +189,9 @@ class SelectorLoop:
 
     def _run_ready(self) -> None:
         """Run what is ready now; what that adds comes in the next round."""
-        for _ in range(len(self._ready)):
-            handle = self._ready.popleft()
+        ready = self._ready
+        for _ in range(len(ready)):
+            handle = ready.popleft()
             if handle.is_cancelled:
                 continue
             try:

@@ -94,8 +94,8 @@ def test_callbacks_that_ask_for_more_do_not_keep_descriptors_waiting(loop):
 
 def test_one_turn_runs_what_its_callbacks_ask_for(loop):
     loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(loop.stop)))
-    waits, wait = [], loop._descriptors.wait
-    loop._descriptors.wait = lambda timeout: (waits.append(timeout), wait(timeout))[1]
+    waits, wait = [], loop._wait
+    loop._wait = lambda timeout: (waits.append(timeout), wait(timeout))[1]
     loop.run()
 
     assert waits == [0.0]
