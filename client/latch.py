@@ -8,10 +8,10 @@ _TIMEOUT_S_MAX = threading.TIMEOUT_MAX
 
 
 class Latch:
-    """A ``threading.Event`` that cannot be cleared and costs a twentieth: one lock, no condition.
+    """A ``threading.Event`` that cannot be cleared and costs a tenth: one lock, no condition.
 
-    The lock is held until it is set; a waiter that gets it passes it on to the next. Waiting is interruptible by signals,
-    as on every lock of Python. One thread sets it.
+    The lock is held until it is set; a waiter that gets it passes it on to the next. Waiting is interruptible by
+    signals, as on every lock of Python. One thread sets it.
     """
 
     __slots__ = ("_is_set", "_lock")

@@ -1,7 +1,7 @@
 """What a loop sleeps on: descriptors that may become readable, and a wake-up from another thread.
 
-Two of them: ``EpollDescriptors`` on Linux, without the layers of ``selectors`` (they cost as much as the system call), and
-``SelectorDescriptors`` everywhere else.
+Two of them: ``EpollDescriptors`` on Linux, without the layers of ``selectors`` (they cost as much as the system call),
+and ``SelectorDescriptors`` everywhere else.
 
 A wake-up on Linux is one system call, not two: the eventfd is watched edge-triggered, so each write to it wakes the
 sleeper, and nobody need read it empty. (A pipe would be full one day.)

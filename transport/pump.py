@@ -28,9 +28,9 @@ _POLLIN = zmq.POLLIN.value
 class Pump:
     """Calls ``on_readable`` while there may be something to read, ``on_idle`` when there is nothing more.
 
-    ``on_readable()`` reads a bounded number of messages, none if there is none; it returns whether it knows, by its last
-    call on the socket, that there is nothing more. ``on_idle()`` may send (what had to wait) and returns whether it
-    did: then the events are looked at once more.
+    ``on_readable()`` reads a bounded number of messages, none if there is none; it returns whether it knows, by its
+    last call on the socket, that there is nothing more. ``on_idle()`` may send (what had to wait) and returns whether
+    it did: then the events are looked at once more.
     """
 
     ROUNDS_MAX = 4  # of on_readable, in one turn
