@@ -183,6 +183,7 @@ class Router(LoopActor):
 
     def _on_socket(self, inbound: list[Inbound]) -> None:
         self.actor_ref.post(Requests(inbound))
+        self.context.run_turns()  # what can be answered at once is, before the loop looks at anything else
 
     # -- requests ------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ import msgspec
 
 from ..errors import CallboardError, CallboardTimeoutError
 from ..model import RecordMetadata, TopicPartition
+from .latch import Latch
 
 if TYPE_CHECKING:
     from .producer_batch import ProducerBatch
@@ -321,7 +322,7 @@ def _wait_one(batch: ProducerBatch, timeout: float | None) -> bool:
     if batch.is_done:
         return True
     with _lock:
-        event = batch.event = batch.event or threading.Event()
+        event = batch.event = batch.event or Latch()
     if not batch.is_done:  # looked at after the event was put there: see the rules above
         event.wait(timeout)
     return batch.is_done

@@ -9,12 +9,12 @@ Its result is written once, by ``futures.settle``, and read by any thread.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import CallboardError
 from ..model import Header, TopicPartition
+from .latch import Latch
 
 RECORD_OVERHEAD = 16  # bytes a record takes in a batch beside key, value and headers: timestamp, offsets; rounded up
 HEADER_OVERHEAD = 8  # likewise for each record header
@@ -83,7 +83,7 @@ class ProducerBatch:
         self.moved: list[tuple[ProducerBatch, int]] | None = None  # unrouted only: where each record went
         self.value_sizes: list[int] | None = None  # once done, when values are dropped
         self.callbacks: list[tuple[int, Callable[[FutureOutcome], None]]] | None = None
-        self.event: threading.Event | None = None
+        self.event: Latch | None = None
         self.observed: set[int] | None = None  # records whose failure somebody has seen
         # -- the sender's
         self.producer_id = -1
