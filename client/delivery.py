@@ -394,6 +394,7 @@ class Delivery:
                     producer_id=batch.producer_id,
                     producer_epoch=batch.producer_epoch,
                     base_sequence=batch.base_sequence,
+                    value_width=batch.width,
                 )
             entries.append(
                 ProduceEntry(

@@ -299,7 +299,7 @@ def metadata_at(batch: ProducerBatch, index: int) -> RecordMetadata:
         offset=batch.base_offset + index if batch.base_offset >= 0 else -1,
         timestamp=batch.timestamp_at(index),
         serialized_key_size=-1 if key is None else len(key),
-        serialized_value_size=batch.value_sizes[index] if batch.value_sizes is not None else -1,
+        serialized_value_size=batch.value_sizes[index] if batch.value_sizes is not None else batch.width,
         serialized_header_size=sum(len(n.encode()) + len(v or b"") for n, v in headers) if headers else -1,
     )
 

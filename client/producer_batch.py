@@ -58,6 +58,7 @@ class ProducerBatch:
         "value_sizes",
         "values",
         "was_next",
+        "width",
     )
 
     def __init__(self, topic: str, partition: int, limit: int, created_ms: int) -> None:
@@ -71,6 +72,7 @@ class ProducerBatch:
         self.headers: list[list[Header]] | None = None  # None: no record has headers
         self.requested: list[int | None] | None = None  # unrouted only: the partition each record asked for
         self.is_columns = False  # made by send_batch: sealed from the start
+        self.width = -1  # columns only: the length of every value; -1: some differ
         self.count = 0  # of records; set when sealed
         self.size = 0  # bytes so far, overhead included; never below what encoding makes of it
         self.limit = limit  # size up to which records may be appended without asking; -1: sealed
@@ -144,7 +146,11 @@ class ProducerBatch:
         self.values, self.keys, self.headers, self.frames = [], None, None, None
 
     def drop_columns(self) -> None:
-        """Free what is not needed once it is acknowledged; sizes and timestamps stay for its futures."""
+        """Free what is not needed once it is acknowledged; what ``send`` has given futures for keeps sizes and
+        timestamps."""
+        if self.is_columns:  # one future for all: it tells offsets only
+            self.values, self.keys, self.headers, self.frames = [], None, None, None
+            return
         try:
             self.value_sizes = list(map(len, self.values))  # type: ignore[arg-type]
         except TypeError:  # some are None

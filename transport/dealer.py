@@ -14,13 +14,14 @@ import socket as sockets_of_the_os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import zmq
 
 from . import addresses, monitor, sockets
 from .loop import Loop
 from .monitor import Monitor
-from .multipart import sender_of
+from .multipart import ZERO_COPY_BYTES, sender_of
 from .pump import Pump
 from .seam import Stage
 from .wire import WireListener
@@ -192,7 +193,7 @@ class DealerWire:
             frames = [frame.bytes]
             while frame.more:
                 frame = recv(_DONTWAIT, False)
-                frames.append(frame.bytes)
+                frames.append(_data_of(frame))
                 size += len(frames[-1])
             on_frames(frames)
             if not self._is_open:
@@ -202,6 +203,13 @@ class DealerWire:
             if not number and not socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
                 return False
         return True
+
+
+def _data_of(frame: zmq.Frame) -> bytes:
+    """Return what a frame holds. A large one is not copied: what comes is a view of libzmq's memory, which reads as
+    bytes do (length, slices, comparison), and whose slices are views; the memory is held as long as any of them.
+    """
+    return cast("bytes", frame.buffer) if len(frame) >= ZERO_COPY_BYTES else frame.bytes
 
 
 _IS_IT_CALLBOARD = "is a Callboard broker listening there?"

@@ -59,6 +59,7 @@ from .events import (
 )
 from .follower import Follower
 from .following import Following
+from .housekeeping import next_look_ms
 from .leader import Leader, refusal_of_fetch, refusal_of_produce
 from .leading import Leading
 from .retention import RetentionClock, refusal_of_deletion
@@ -225,7 +226,7 @@ class Replica(LoopActor):
             gap_offsets=log.recovery.gap_offsets,
         )
         self._set_tick()
-        self._set_retention_timer()
+        self._set_look(self._settings.retention_check_ms, RetentionDue())
         self._take_role()
 
     def on_stop(self) -> None:
@@ -523,7 +524,7 @@ class Replica(LoopActor):
         part, log, config, clock = self._part, self._log, self._assignment.config, self.context.clock
         if log is None:
             return
-        self._set_retention_timer()
+        self._set_look(self._settings.retention_check_ms, RetentionDue())
         now_ms = self._retention_clock.now(clock.wall_ms(), clock.monotonic_ms())
         if not isinstance(part, Leading):
             return  # a follower's log begins where its leader's does
@@ -541,15 +542,15 @@ class Replica(LoopActor):
             part.on_deleted("old")
             self._end_idleness()
 
-    def _set_retention_timer(self) -> None:
-        self.set_timer(self._settings.retention_check_ms * self.context.random.uniform(0.8, 1.2), RetentionDue())
-
     def _set_tick(self) -> None:
-        """Spread over the partitions, so that a thousand of them do not wake up together; idle ones wake up rarely."""
         period_ms = self._settings.checkpoint_ms
         if self._idle_ticks:
             period_ms = max(period_ms, min(period_ms << self._idle_ticks, self._assignment.config.segment_ms))
-        self._tick = self.set_timer(period_ms * self.context.random.uniform(0.8, 1.2), Tick())
+        self._tick = self._set_look(period_ms, Tick())
+
+    def _set_look(self, period_ms: int, message: Any) -> Timer:
+        context = self.context
+        return self.set_timer(next_look_ms(context.clock.monotonic_ms(), period_ms, context.random.random()), message)
 
     def _end_idleness(self) -> None:
         self._idle_ticks = 0
