@@ -124,6 +124,7 @@ class _Host:
             announce=functools.partial(_to_whom_it_may_concern, announce),
             ready_file=ready_file,
             data_dirs=config.data_dirs,
+            is_data_there=data.is_there,
         )
 
     def run(self) -> int:
