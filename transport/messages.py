@@ -842,5 +842,6 @@ AnyReply = (
     | StoreDeltaReply
     | SessionReply
     | LeaseReply
-    | AllocateProducerIdsReply    | JoinReply
+    | AllocateProducerIdsReply
+    | JoinReply
 )

