@@ -68,6 +68,8 @@ def check(config: ClusterConfig) -> None:
             raise ConfigurationError(f"{name} {wanted!r}: name one address, or HOST:PORT, that others connect to")
         if there.port and there.port + config.brokers - 1 > 65_535:
             raise ConfigurationError(f"{name} {wanted!r}: {config.brokers} brokers would need ports above 65535")
+    if config.first_broker_id and not config.join:
+        raise ConfigurationError("first_broker_id is for a host that joins another: give --join, or leave it out")
     if config.host in EVERYWHERE and config.insecure and not config.advertise:
         raise ConfigurationError(
             f"host {config.host} is every address of this machine: say with --advertise by which one others reach it"

@@ -25,7 +25,7 @@ from .datadir import DataDir, Joined
 from .entry import new_loop
 
 FIRST_HOST = "host"
-FIRST_TIME_MS = 10_000
+FIRST_TIME_MS = 5_000
 LATER_MS = 2_000_000_000  # longer than anybody waits
 ATTEMPT_MS = 2_000
 CONNECT = ConnectOptions(attempt_timeout_ms=ATTEMPT_MS, backoff_max_ms=500)
