@@ -6,7 +6,8 @@
         machines["b"].plug_in()
 
 A machine's cable is a veth pair; its far end is on a bridge in a namespace of its own. Nothing of this touches the
-network of whoever runs the test. What was made is removed afterwards, whatever happened; names begin with ``cb`` and the pid.
+network of whoever runs the test. What was made is removed afterwards, whatever happened; names begin with ``cb`` and
+the pid.
 """
 
 from __future__ import annotations
