@@ -114,7 +114,8 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     nothing to wait for but the first record, so an idle fetch is left at the broker for 30 s: an idle consumer
     does not wake up twice a second for nothing.
 
-    ``fetch_max_bytes`` also bounds what is prefetched and not yet polled, over all partitions.
+    ``fetch_max_bytes`` also bounds what is prefetched and not yet polled, over all partitions; of one partition it is
+    less than three times ``max_partition_fetch_bytes`` (unless a single batch is larger).
 
     ``default_poll_ms``: what ``poll()`` waits when it is not told. ``raise_after_ms``: how long no broker may be
     reachable before ``poll`` raises ``ConnectionFailedError`` (None: never; ``health()`` tells).

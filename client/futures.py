@@ -24,6 +24,7 @@ import msgspec
 
 from ..errors import CallboardError, CallboardTimeoutError
 from ..model import RecordMetadata, TopicPartition
+from .latch import Latch
 
 if TYPE_CHECKING:
     from .producer_batch import ProducerBatch
@@ -298,7 +299,7 @@ def metadata_at(batch: ProducerBatch, index: int) -> RecordMetadata:
         offset=batch.base_offset + index if batch.base_offset >= 0 else -1,
         timestamp=batch.timestamp_at(index),
         serialized_key_size=-1 if key is None else len(key),
-        serialized_value_size=batch.value_sizes[index] if batch.value_sizes is not None else -1,
+        serialized_value_size=batch.value_sizes[index] if batch.value_sizes is not None else batch.width,
         serialized_header_size=sum(len(n.encode()) + len(v or b"") for n, v in headers) if headers else -1,
     )
 
@@ -321,7 +322,7 @@ def _wait_one(batch: ProducerBatch, timeout: float | None) -> bool:
     if batch.is_done:
         return True
     with _lock:
-        event = batch.event = batch.event or threading.Event()
+        event = batch.event = batch.event or Latch()
     if not batch.is_done:  # looked at after the event was put there: see the rules above
         event.wait(timeout)
     return batch.is_done

@@ -24,6 +24,8 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+Buffer = bytes | memoryview
+
 FILE_MODE = 0o600
 DIR_MODE = 0o700
 _IOV_MAX = 1_024  # buffers of one writev; POSIX promises 16, Linux and macOS take 1,024
@@ -46,7 +48,7 @@ class File(Protocol):
     def size(self) -> int:
         """Bytes; moved by append and truncate."""
 
-    def append(self, buffers: Sequence[bytes]) -> None:
+    def append(self, buffers: Sequence[Buffer]) -> None:
         """Write all buffers at the end, with as few system calls as there can be.
 
         After an ``OSError`` an unknown part has been written: ``truncate`` to the size before.
@@ -123,8 +125,8 @@ class OsFile:
         self.path = path
         self.size = os.fstat(fd).st_size
 
-    def append(self, buffers: Sequence[bytes]) -> None:
-        left = list(buffers) if len(buffers) <= _IOV_MAX else list(buffers[:_IOV_MAX])
+    def append(self, buffers: Sequence[Buffer]) -> None:
+        left: list[Buffer] = list(buffers) if len(buffers) <= _IOV_MAX else list(buffers[:_IOV_MAX])
         rest = buffers[_IOV_MAX:]
         while left:
             written = os.pwritev(self._fd, left, self.size)
@@ -263,7 +265,7 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
 
 
-def _unwritten(buffers: list[bytes], written: int) -> list[bytes]:
+def _unwritten(buffers: list[Buffer], written: int) -> list[Buffer]:
     for index, buffer in enumerate(buffers):
         if written < len(buffer):
             return [buffer[written:], *buffers[index + 1 :]]

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..storage.files import AlreadyLocked, parent_of
+from ..storage.files import AlreadyLocked, Buffer, parent_of
 
 PAGE_BYTES = 4_096
 SECTOR_BYTES = 512
@@ -75,7 +75,7 @@ class SimFile:
     def size(self) -> int:
         return len(self._node.cached)
 
-    def append(self, buffers: Sequence[bytes]) -> None:
+    def append(self, buffers: Sequence[Buffer]) -> None:
         self._require_open()
         if self._read_only:
             raise _error(errno.EBADF, self.path)

@@ -180,7 +180,10 @@ class ProduceReply(Reply, frozen=True, kw_only=True, tag="produce.reply", omit_d
 
 
 class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers."""
+    """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers.
+
+    ``high_watermark``: the highest that a follower has heard of. One that is behind is told at once.
+    """
 
     topic_id: str
     partition: Int64
@@ -188,6 +191,7 @@ class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     fetch_offset: Int64
     last_fetched_epoch: Int64 = UNKNOWN_EPOCH
     durable_offset: Int64 = UNKNOWN_OFFSET
+    high_watermark: Int64 = UNKNOWN_OFFSET
     max_bytes: Int64 = 1_048_576
 
 

@@ -55,6 +55,13 @@ class Offline(NamedTuple):
     incarnation: str
 
 
+class Life(NamedTuple):
+    """A broker in one of its lives."""
+
+    broker_id: int
+    incarnation: str
+
+
 class PartitionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
     """One partition. Every field is moved only by the controller's commits.
 
@@ -70,6 +77,8 @@ class PartitionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=Tr
     leader_incarnation: str = ""
     offline: tuple[Offline, ...] = ()
     elr: tuple[int, ...] = ()  # within replicas, none of the isr: hold all that is committed (R6); see elections.py
+    caught_up: tuple[Life, ...] = ()  # of the isr: in sync in a life that began after a reboot, so nothing is missing
+    last_leader: int = NO_LEADER  # while there is no leader: who was the last one
 
 
 class DeletedTopicDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
