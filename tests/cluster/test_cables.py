@@ -88,14 +88,18 @@ def brokers(user):
     return {broker["id"] for broker in json.loads(user("cluster", "describe", "--json"))["brokers"]}
 
 
-def leaders(user):
-    described = json.loads(user("topics", "describe", "t", "--json"))
-    (topic,) = described if isinstance(described, list) else [described]
-    return {each["partition"]: each["leader"] for each in topic["partitions"]}
+def partitions(user, topic="t"):
+    described = json.loads(user("topics", "describe", topic, "--json"))
+    (found,) = described if isinstance(described, list) else [described]
+    return found["partitions"]
+
+
+def leaders(user, topic="t"):
+    return {each["partition"]: each["leader"] for each in partitions(user, topic)}
 
 
 def test_a_cable_is_pulled_and_plugged_in_again_and_nobody_has_to_do_anything(machines, hosts, user):
-    user("topics", "create", "t", "--partitions", "2")
+    user("topics", "create", "t", "--partitions", "2", "--replication-factor", "1")
     (away,) = (partition for partition, leader in leaders(user).items() if leader == 2)
     user("produce", "t", "--partition", str(away), stdin="before\n")
 
@@ -112,3 +116,21 @@ def test_a_cable_is_pulled_and_plugged_in_again_and_nobody_has_to_do_anything(ma
         read = user("consume", "t", "--from-beginning", "--max-messages", "3", "--format", "%p/%o %v", at=at)
         expected = [f"{away}/0 before", f"{away}/1 after", f"{1 - away}/0 elsewhere"]
         assert sorted(read.splitlines()) == sorted(expected)
+
+
+def test_the_other_host_leads_while_the_cable_is_out(machines, hosts, user):
+    user("topics", "create", "r", "--partitions", "2", "--replication-factor", "2")
+    wait_for(lambda: all(sorted(each["isr"]) == [1, 2] for each in partitions(user, "r")), "all in sync")
+    (moved,) = (partition for partition, leader in leaders(user, "r").items() if leader == 2)
+    user("produce", "r", "--partition", str(moved), stdin="before\n")
+
+    machines["b"].unplug()
+    user("produce", "r", "--partition", str(moved), stdin="meanwhile\n")
+    assert leaders(user, "r") == {0: 1, 1: 1}
+
+    machines["b"].plug_in()
+    wait_for(lambda: all(sorted(each["isr"]) == [1, 2] for each in partitions(user, "r")), "all in sync again")
+    user("produce", "r", "--partition", str(moved), stdin="after\n")
+
+    read = user("consume", "r", "--from-beginning", "--max-messages", "3", "--format", "%p/%o %v", at="b")
+    assert read.splitlines() == [f"{moved}/0 before", f"{moved}/1 meanwhile", f"{moved}/2 after"]

@@ -192,3 +192,75 @@ def test_a_host_that_was_stopped_comes_back_with_its_ids_and_its_records(hosts, 
 
     assert hosts["b"].broker_ids == [3, 4]
     assert read_all(hosts["a"].running.bootstrap_servers, topic, 1) == [(0, b"kept")]
+
+
+def test_replicas_go_to_different_hosts_and_leaders_everywhere():
+    with joined_hosts({"a": 1, "b": 2, "c": 1}) as hosts:
+        host_of = {number: name for name, host in hosts.items() for number in host.broker_ids}
+        with AdminClient(bootstrap_servers=hosts["c"].running.bootstrap_servers) as admin:
+            admin.create_topics({"spread": {"num_partitions": 8, "replication_factor": 3}})
+            (topic,) = admin.describe_topics(["spread"])
+
+    for partition in topic.partitions:
+        assert {host_of[number] for number in partition.replicas} == {"a", "b", "c"}
+    assert sorted(partition.replicas[0] for partition in topic.partitions) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_after(hosts, admin):
+    topic = placed(admin, "t", [3, 1])
+    servers = hosts["a"].running.bootstrap_servers + hosts["b"].running.bootstrap_servers
+
+    def partition():
+        return admin.describe_topics([topic])[0].partitions[0]
+
+    with Producer(bootstrap_servers=servers, linger_ms=0, acks="all") as producer:
+        for number in range(10):
+            producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
+        wait_for(lambda: sorted(partition().isr) == [1, 3], "both in sync")
+
+        for host in hosts.values():  # what b's brokers fetch from a's passes a's links
+            for name, link in host.links.items():
+                if host.name == "b" or name.startswith("peers-"):
+                    link.cut()
+        wait_for(lambda: partition().leader == 1, "broker 1 to lead")
+        for number in range(10, 20):
+            producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
+        assert partition().isr == [1]
+
+        for host in hosts.values():
+            host.heal()
+        wait_for(lambda: sorted(partition().isr) == [1, 3], "broker 3 to be in sync again")
+        for number in range(20, 30):
+            producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
+
+    assert read_all(servers, topic, 30) == [(number, b"%d" % number) for number in range(30)]
+
+
+def test_a_leader_that_is_cut_off_acknowledges_nothing_that_needs_the_others(hosts, admin):
+    topic = placed(admin, "t", [3, 1])
+
+    def partition():
+        return admin.describe_topics([topic])[0].partitions[0]
+
+    here, there = hosts["a"].running.bootstrap_servers, hosts["b"].running.bootstrap_servers
+    with Producer(bootstrap_servers=there, linger_ms=0, acks="all") as producer:
+        producer.send(topic, b"before", partition=0).get(timeout=DEADLINE_S)
+        wait_for(lambda: sorted(partition().isr) == [1, 3], "both in sync")
+
+        for host in hosts.values():  # whoever is on b's side still reaches b's brokers
+            for name, link in host.links.items():
+                if name.startswith("peers-") or (host.name == "b" and name == "metadata"):
+                    link.cut()
+        deposed = producer.send(topic, b"to the deposed leader", partition=0)
+        wait_for(lambda: partition().leader == 1, "broker 1 to lead")
+        with Producer(bootstrap_servers=here[:1], linger_ms=0, acks="all") as other:
+            other.send(topic, b"to the new leader", partition=0).get(timeout=DEADLINE_S)
+        assert not deposed.is_done
+
+        for host in hosts.values():
+            host.heal()
+        assert deposed.get(timeout=DEADLINE_S).offset == 2
+    wait_for(lambda: sorted(partition().isr) == [1, 3], "broker 3 to be in sync again")
+
+    expected = [(0, b"before"), (1, b"to the new leader"), (2, b"to the deposed leader")]
+    assert read_all(here, topic, 3) == expected
