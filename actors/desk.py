@@ -20,11 +20,12 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from ..config import nearest, shown
+from ..config import ClusterConfig, nearest, shown
 from ..errors import CallboardError, ErrorCode
 from ..transport import messages as m
-from ..transport.addresses import choose_endpoint, machine_identity
+from ..transport.addresses import choose_endpoint, machine_identity, parse_address
 from ..transport.seam import Connection, Inbound, Server, ServerIdentity
+from .advertising import advertised, for_desk
 from .context import Context
 from .datadir import HostError
 from .inspect import ACTOR_WAYS, PROCESS_WAYS, describe, kill, refusal
@@ -32,7 +33,7 @@ from .lifecycle import PROCESS_ADDRESS, KillProcess
 from .log import event
 from .metadata.client import Reopen
 from .processes import ProcessLost, ProcessPlan, ProcessReady, exit_text
-from .readyfile import host_and_port, ready_document
+from .readyfile import host_and_port, join_address, ready_document, told_endpoints
 from .root import AbortProcess
 from .runtime import LoopActor, LoopRef
 from .specs import GaveUp
@@ -57,6 +58,7 @@ class Roster:
     plans: dict[str, ProcessPlan]  # in start order; each written by its ProcessActor
     announce: Callable[[str], None]
     ready_file: str | None = None
+    config: ClusterConfig = field(default_factory=ClusterConfig)
     data_dirs: tuple[str, ...] = ()  # further ones, for logs
     is_data_there: Callable[[], bool] = lambda: True  # whether data_dir still is the directory that was opened
     document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
@@ -119,20 +121,28 @@ class Desk(LoopActor):
         self._roster = roster
         self._server: Server | None = None
         self._connections: dict[str, Connection] = {}  # by process
+        self._metadata: Connection | None = None  # where the metadata process is another host's
 
     # -- life ---------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
         roster = self._roster
+        config = roster.config
         self._server = self.context.transport.serve(
-            ("tcp://127.0.0.1:0", f"ipc://{roster.run_dir}/{roster.name}.sock"),
+            (
+                parse_address(config.host)._replace(port=config.desk_port).endpoint,
+                f"ipc://{roster.run_dir}/{roster.name}.sock",
+            ),
             m.HostRequest,
             lambda inbound: self.tell_self(_Requests(inbound)),
             identity=ServerIdentity(
                 role="host", name=roster.name, cluster_id=roster.cluster_id, incarnation=roster.incarnation
             ),
+            insecure=config.insecure,
         )
-        endpoints = list(self._server.endpoints)
+        if config.join:
+            self._metadata = self.context.transport.connect(config.join, client_id=roster.name, on_state=lambda _: None)
+        endpoints = list(advertised(self._server.endpoints, for_desk(config)))
         roster.document = {"kind": "host", "endpoints": endpoints, "machine": machine_identity(), "host": roster.name}
         session = self.context.directory.find(f"{roster.name}/session")
         if session is not None:  # this actor was restarted: its port is another one
@@ -155,8 +165,9 @@ class Desk(LoopActor):
         )
 
     def on_stop(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
+        for connection in (*self._connections.values(), self._metadata):
+            if connection is not None:
+                connection.close()
         if self._server is not None:
             self._server.close()
 
@@ -211,7 +222,10 @@ class Desk(LoopActor):
         roster.told_pids.update({name: plan.pid for name, plan in roster.plans.items()})
         self._write_ready_file()
         for plan in roster.brokers:
-            roster.announce(f"broker {plan.broker_id}  {host_and_port(plan.endpoints)}  pid {plan.pid}")
+            where = host_and_port(told_endpoints(plan, roster.config))
+            roster.announce(f"broker {plan.broker_id}  {where}  pid {plan.pid}")
+        if address := join_address(list(roster.plans.values()), roster.config):
+            roster.announce(f"other hosts join with --join {address}")
         roster.announce("ready")
 
     def _write_ready_file(self) -> None:
@@ -219,7 +233,11 @@ class Desk(LoopActor):
         if roster.ready_file is None:
             return
         document = ready_document(
-            pid=roster.pid, cluster_id=roster.cluster_id, data_dir=roster.data_dir, plans=list(roster.plans.values())
+            pid=roster.pid,
+            cluster_id=roster.cluster_id,
+            data_dir=roster.data_dir,
+            plans=list(roster.plans.values()),
+            config=roster.config,
         )
         try:
             self.context.files.write_atomic(roster.ready_file, orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -227,7 +245,7 @@ class Desk(LoopActor):
             self._abort(HostError(f"the ready file {roster.ready_file} cannot be written: {error.strerror or error}"))
 
     def _end_session(self, lost: ProcessLost) -> None:
-        connection = self._connections.get("metadata")
+        connection = self._metadata or self._connections.get("metadata")
         if connection is None:
             return  # the metadata process is away: it will find out by its timeout
         request = m.EndSessionRequest(
@@ -355,7 +373,7 @@ class Desk(LoopActor):
                 plan.name,
                 plan.pid,
                 message.disks.get(plan.name, (0, 0)),
-                endpoints=list(plan.endpoints),
+                endpoints=list(told_endpoints(plan, roster.config)),
                 state=_state_of(plan),
                 restarts=max(0, plan.starts - 1),
                 uptime_ms=now_ms - plan.ready_ms if plan.is_ready else 0,

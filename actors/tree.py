@@ -83,6 +83,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 incarnation=options.incarnation,
                 document=None,  # the doors announce themselves when they are open
                 settings=config.broker,
+                cluster_id=options.cluster_id,
             ),
         ),
         ChildSpec(name="controller", start=Controller.starter(config=config, client_address=f"{name}/metadata")),

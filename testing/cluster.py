@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,22 @@ class ClusterDidNotStart(CallboardError):
 class RunningCluster:
     """One ``callboard up`` and its processes."""
 
-    def __init__(self, directory: Path, *, brokers: int, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        brokers: int,
+        options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """``environment`` is added to this process's; ``prefix`` runs the command, as ``nice`` does."""
         self.directory = directory
         self.data_dir = directory / "data"
         self.ready_file = directory / "ready.json"
         self.brokers = brokers
         self._options = options
+        self._environment, self._prefix = {**os.environ, **(environment or {})}, prefix
         self._process: subprocess.Popen[bytes] | None = None
 
     # -- life ----------------------------------------------------------------------------------------
@@ -55,10 +65,22 @@ class RunningCluster:
         """
         self.ready_file.unlink(missing_ok=True)
         port = "0"
-        command = [sys.executable, "-m", "callboard", "up", "--brokers", str(self.brokers), "--port", port]
+        command = [
+            *self._prefix,
+            sys.executable,
+            "-m",
+            "callboard",
+            "up",
+            "--brokers",
+            str(self.brokers),
+            "--port",
+            port,
+        ]
         command += ["--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file), *self._options]
         with (self.directory / "up.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env=self._environment
+            )
         said = self._read_until(b"ready", deadline_s)
         if not self.ready_file.exists():
             self.stop()

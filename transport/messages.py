@@ -745,6 +745,25 @@ class LeaseReply(Reply, frozen=True, kw_only=True, tag="lease.reply", omit_defau
     controller_epoch: Int64 = -1
 
 
+class JoinRequest(Request, frozen=True, kw_only=True, tag="join", omit_defaults=True):
+    """Ask for the broker ids of a host, before it starts its brokers. Asked again, the answer is the same.
+
+    ``home`` is the id of its data directory; ``cluster_id`` the cluster that the directory is of, "" for a new one.
+    ``first_broker_id`` 0: any ids.
+    """
+
+    host_name: str
+    home: str
+    brokers: Int64 = 1
+    first_broker_id: Int64 = 0
+    cluster_id: str = ""
+
+
+class JoinReply(Reply, frozen=True, kw_only=True, tag="join.reply", omit_defaults=True):
+    cluster_id: str = ""
+    broker_ids: list[Int64] = []  # as many as asked for
+
+
 class AllocateProducerIdsRequest(Request, frozen=True, kw_only=True, tag="store.producer_ids", omit_defaults=True):
     """Ask for a block of producer ids that nobody has or had."""
 
@@ -799,6 +818,7 @@ StoreRequest = (
     | RenewRequest
     | ResignRequest
     | AllocateProducerIdsRequest
+    | JoinRequest
     | DescribeTreeRequest
     | KillRequest
 )
@@ -827,4 +847,5 @@ AnyReply = (
     | SessionReply
     | LeaseReply
     | AllocateProducerIdsReply
+    | JoinReply
 )

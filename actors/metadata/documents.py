@@ -6,6 +6,7 @@
     deleted/<topic_id>         DeletedTopicDocument  by the controller: so that brokers know whose logs may go
     session/<name>             SessionDocument       by the metadata process: there while the session is
     broker/<id>                RegistrationDocument  by the metadata process: every broker that was ever here
+    host/<name>                HostDocument          by the metadata process: which broker ids a host has
     lease                      LeaseDocument         by the metadata process: who may decide
 
 Unknown fields are ignored and new ones have defaults, so that two versions can share a store for a while.
@@ -114,6 +115,13 @@ class RegistrationDocument(StoredShape, frozen=True, kw_only=True, omit_defaults
     endpoints: tuple[str, ...] = ()
 
 
+class HostDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
+    """A host that has joined, alive or not. ``broker_ids`` are its for ever (``joining``)."""
+
+    home: str  # of its data directory
+    broker_ids: tuple[int, ...] = ()  # in order; only grows
+
+
 class LeaseDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
     """The controller lease. ``holder`` empty: vacant; ``controller_epoch`` is then the last one there was."""
 
@@ -140,6 +148,10 @@ def session_key(name: str) -> str:
 
 def registration_key(broker_id: int) -> str:
     return f"broker/{broker_id}"
+
+
+def host_key(name: str) -> str:
+    return f"host/{name}"
 
 
 def kind_of(key: str) -> str:

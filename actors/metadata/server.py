@@ -50,9 +50,12 @@ from .documents import (
     CLUSTER_KEY,
     LEASE_KEY,
     ClusterDocument,
+    HostDocument,
     LeaseDocument,
     RegistrationDocument,
     SessionDocument,
+    broker_of,
+    host_key,
     kind_of,
     read,
     registration_key,
@@ -60,6 +63,7 @@ from .documents import (
     session_key,
     written,
 )
+from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
 from .translation import commit_of, own_writes, problem_with_commit, refusal_of_commit, registration, session_document
@@ -135,6 +139,7 @@ class MetadataServer(LoopActor):
         limits: Limits | None = None,
         insecure: bool = False,
         inspection: Inspection | None = None,
+        own_host: Wish | None = None,
         on_serving: Callable[[Server], Any] | None = None,
     ) -> None:
         """Serve the store at ``binds``.
@@ -143,6 +148,7 @@ class MetadataServer(LoopActor):
             open_store: called in the pool, e.g. ``lambda: SqliteStore(path)``.
             incarnation: of this process, for the hello.
             cluster_id: what a new store is made for, and an old one must have; empty: chosen, whichever.
+            own_host: the host that this process lives on, and its brokers: claimed before anybody is served.
         """
         super().__init__(context, address, parent)
         self._open_store, self._binds, self._incarnation = open_store, tuple(binds), incarnation
@@ -156,6 +162,8 @@ class MetadataServer(LoopActor):
         self._changes = ChangeLog(0)
         self._watches = Watches()
         self._sessions = Sessions()
+        self._own_host = own_host
+        self._hosts: dict[str, HostDocument] = {}  # by name; decided, on disk soon
         self._lease = Lease()
         self._waiting: deque[_Waiting] = deque()
         self._writing: list[_Waiting] = []  # the group at the store now, until its outcomes are handled
@@ -173,6 +181,7 @@ class MetadataServer(LoopActor):
             m.CampaignRequest: self._campaign,
             m.ResignRequest: self._resign,
             m.AllocateProducerIdsRequest: self._allocate_producer_ids,
+            m.JoinRequest: self._join,
             m.DescribeTreeRequest: self._describe_tree,
             m.KillRequest: self._kill,
         }
@@ -219,6 +228,8 @@ class MetadataServer(LoopActor):
             if kind_of(key) == "session":
                 session = read(SessionDocument, value)
                 self._sessions.restore(rest_of(key), session.incarnation, session.timeout_ms, session.machine, now_ms)
+            elif kind_of(key) == "host":
+                self._hosts[rest_of(key)] = read(HostDocument, value)
         for key, document in self._documents.items():
             if kind_of(key) == "broker":
                 registration = read(RegistrationDocument, document.value or {})
@@ -236,6 +247,8 @@ class MetadataServer(LoopActor):
                 f"the metadata store is of cluster {cluster_id}, not {self._cluster_id}: is this the right --data-dir?"
             )
         self._cluster_id = cluster_id
+        if self._own_host and (refused := self._claim(self._own_host, lambda _: None)):
+            raise ConfigurationError(f"host {self._own_host.host_name}: {refused.detail}")
         self._server = self.context.transport.serve(
             self._binds,
             m.StoreRequest,
@@ -356,6 +369,28 @@ class MetadataServer(LoopActor):
             event(logger, "lease.vacant", reason="session ended", holder=session.name)
             return [(LEASE_KEY, self._lease_value())]
         return []
+
+    # -- hosts that join -------------------------------------------------------------------------------
+
+    def _join(self, inbound: Inbound, request: m.JoinRequest) -> None:
+        wish = wish_of(request)
+
+        def then(claimed: HostDocument) -> None:
+            ids = list(claimed.broker_ids[: wish.brokers])
+            self._reply(inbound, m.JoinReply(cluster_id=self._cluster_id, broker_ids=ids))
+
+        if refused := self._claim(wish, then):
+            self._reply(inbound, m.JoinReply(error=refused.error, detail=refused.detail))
+
+    def _claim(self, wish: Wish, then: Callable[[HostDocument], None]) -> JoinRefused | None:
+        registered = [broker_of(key) for key in self._documents if kind_of(key) == "broker"]
+        claimed = claim(wish, self._cluster_id, self._hosts, [] if wish is self._own_host else registered)
+        if isinstance(claimed, JoinRefused):
+            return claimed
+        event(logger, "host.joins", name=wish.host_name, brokers=claimed.broker_ids)
+        self._hosts[wish.host_name] = claimed
+        self._write(own_writes((host_key(wish.host_name), written(claimed))), lambda _: then(claimed))
+        return None
 
     # -- the lease -------------------------------------------------------------------------------------
 
