@@ -85,6 +85,7 @@ class Context:
     files: Files
     pool: Pool
     directory: Directory = field(default_factory=Directory)
+    boot: str = ""  # of the machine: another after each boot; empty: the system does not tell
 
 
 class ThreadPool:

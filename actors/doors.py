@@ -14,6 +14,7 @@ from ..model import BrokerId
 from ..transport import messages as m
 from ..transport.addresses import machine_identity
 from ..transport.seam import Inbound, Server, ServerIdentity
+from .boots import BootNote
 from .metadata.client import Reopen
 from .runtime import Context
 
@@ -32,6 +33,7 @@ class Doors:
             "peers": self._wanted("peers", 0),
         }
         self._open: dict[str, tuple[str, ...]] = {}
+        self._boot_note = BootNote(context, f"{options.cluster.data_dir}/{options.name}.boot")
 
     def opener(self, door: str) -> Callable[[Callable[[list[Inbound]], None]], Server]:
         """Return the function with which a router binds this door."""
@@ -72,6 +74,7 @@ class Doors:
             "peer_endpoints": list(self._open["peers"]),
             "machine": machine_identity(),
             "host": self._options.host_name,
+            "is_after_reboot": self._boot_note.is_after_reboot(),
         }
         metadata = self._context.directory.find(f"{self._options.name}/metadata")
         if metadata is not None:

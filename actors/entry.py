@@ -32,6 +32,7 @@ from ..config import ProcessOptions
 from ..errors import ConfigurationError
 from ..storage.files import OsFiles
 from ..transport import messages
+from ..transport.addresses import boot_identity
 from ..transport.endpoint import ZmqTransport
 from ..transport.loop import Loop, SystemClock
 from ..transport.seam import Server, Transport
@@ -180,6 +181,7 @@ def real_context(name: str, loop: asyncio.AbstractEventLoop, transport: Transpor
         transport=transport,
         files=OsFiles(),
         pool=pool,
+        boot=boot_identity(),
     )
 
 
