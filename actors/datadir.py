@@ -4,6 +4,7 @@
     <data>/cluster.json     the cluster's identity, written once
     <data>/metadata/        the metadata store
     <data>/broker-<i>/      the logs of broker i
+    <data>/broker-<i>.boot  which boot of the machine it lived in last
     <data>/log/             one log file a process
     <data>/run/             unix sockets; emptied at start and end
 
