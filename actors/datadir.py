@@ -5,6 +5,7 @@
     <data>/joined.json      of a host that has joined another one's cluster: its name, its brokers' ids
     <data>/metadata/        the metadata store
     <data>/broker-<i>/      the logs of broker i
+    <data>/broker-<i>.boot  which boot of the machine it lived in last
     <data>/log/             one log file a process
     <data>/run/             unix sockets; emptied at start and end
 
