@@ -101,6 +101,7 @@ class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     host: str = "127.0.0.1"
     port: Port = 9_192  # broker i listens on port + i - 1; 0: any free ports
     insecure: bool = False  # allow a bind that is not loopback, without encryption
+    experiments: bool = False  # allow pauses, hangs, cut links and the like, on request of whoever reaches a port
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     topic: TopicConfig = msgspec.field(default_factory=TopicConfig)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)

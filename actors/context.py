@@ -18,8 +18,10 @@ from ..transport.loop import Clock, Loop
 
 if TYPE_CHECKING:
     from ..storage.files import Files
+    from ..transport.faults import Faults
     from ..transport.seam import Transport
     from .runtime import LoopRef
+    from .timeline import Timeline
 
 T = TypeVar("T")
 
@@ -85,6 +87,8 @@ class Context:
     files: Files
     pool: Pool
     directory: Directory = field(default_factory=Directory)
+    timeline: Timeline | None = None  # what happened here; None: nobody keeps it
+    faults: Faults | None = None  # of the transport's connections; None: experiments are refused here
 
 
 class ThreadPool:

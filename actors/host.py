@@ -32,7 +32,7 @@ from ..transport.loop import SystemClock
 from .context import Context, ThreadPool
 from .datadir import DataDir, HostError, open_data_dir
 from .desk import Desk, Roster
-from .entry import BRANCH, first_cause, log_to, new_loop, real_context, run_process
+from .entry import BRANCH, first_cause, keep_timeline, log_to, new_loop, real_context, run_process
 from .launcher import Entry, ProcessLauncher
 from .log import event
 from .logdirs import more_data_dirs
@@ -111,6 +111,7 @@ class _Host:
         self._pool = ThreadPool(self._loop, 1, HOST_NAME)
         self._transport = ZmqTransport(self._loop, SystemClock())
         self._context = real_context(HOST_NAME, self._loop, self._transport, self._pool)
+        keep_timeline(self._context)
         self._launcher = ProcessLauncher(entry, data.run_dir)
         plans = process_plans(config, data.run_dir, data.identity.cluster_id)
         self._roster = Roster(
@@ -124,6 +125,7 @@ class _Host:
             announce=functools.partial(_to_whom_it_may_concern, announce),
             ready_file=ready_file,
             data_dirs=config.data_dirs,
+            has_experiments=config.experiments,
         )
 
     def run(self) -> int:

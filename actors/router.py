@@ -30,6 +30,7 @@ from ..transport.loop import Timer
 from ..transport.seam import Inbound, PeerInfo, Server
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
+from .inspect import REQUESTS as INSPECTIONS
 from .inspect import Inspection
 from .log import event
 from .logdirs import LogDirectories
@@ -138,8 +139,7 @@ class Router(LoopActor):
             m.ReelectRequest: self._administer,
             m.DescribeReplicasRequest: self._describe_replicas,
             m.DescribeClusterRequest: self._describe_cluster,
-            m.DescribeTreeRequest: self._describe_tree,
-            m.KillRequest: self._kill,
+            **dict.fromkeys(INSPECTIONS, self._inspect),
         }
 
     # -- life ----------------------------------------------------------------------------------------
@@ -327,11 +327,8 @@ class Router(LoopActor):
         reply = self._image.cluster_reply()
         self._reply(inbound, msgspec.structs.replace(reply, clients=clients, counters=counters))
 
-    def _describe_tree(self, inbound: Inbound, request: m.DescribeTreeRequest) -> None:
-        self._reply(inbound, self._inspection.describe())
-
-    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
-        self._reply(inbound, self._inspection.kill(request))
+    def _inspect(self, inbound: Inbound, request: m.Request) -> None:
+        self._inspection.answer(request, lambda reply: self._reply(inbound, reply))
 
     # -- answers -------------------------------------------------------------------------------------
 

@@ -31,12 +31,19 @@ from .exits import CommandFailed, ExitStatus, one_line
 @click.option("--port", type=int, help="Broker i listens on PORT + i - 1; 0: any free ports.  [default: 9192]")
 @click.option("--config", "config_file", metavar="FILE.toml", help="Settings of the cluster.")
 @click.option("--ready-file", metavar="PATH", help="Write a JSON file, atomically, when the cluster serves.")
+@click.option("--experiments", is_flag=True, help="Allow `callboard pause`, hang, slow, cut and delay; see the docs.")
 @click.option("--insecure", is_flag=True, help="Allow a host that is not loopback: there is no encryption yet.")
 def up(
-    config_file: str | None, ready_file: str | None, insecure: bool, data_dirs: tuple[str, ...], **options: Any
+    config_file: str | None,
+    ready_file: str | None,
+    insecure: bool,
+    experiments: bool,
+    data_dirs: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Run a cluster: a metadata process and the brokers, supervised by this process."""
     options["insecure"] = True if insecure else None
+    options["experiments"] = True if experiments else None
     if data_dirs:
         options["data_dir"], options["data_dirs"] = data_dirs[0], data_dirs[1:]
     config = cluster_config(config_file, options)

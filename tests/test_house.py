@@ -22,7 +22,7 @@ from callboard.errors import ERRORS_BY_CODE
 ROOT = Path(callboard.__file__).parent
 PACKAGES = ("actors", "cli", "client", "examples", "storage", "testing", "transport")
 LINES_MAX = 600
-LONG_FOR_A_REASON = {"transport/messages.py": 900}  # one table: every message there is
+LONG_FOR_A_REASON = {"transport/messages.py": 1_000}  # one table: every message there is
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]

@@ -41,7 +41,7 @@ def metadata_branch(
             settings=config.broker,
             limits=config.limits,
             insecure=config.insecure,
-            inspection=Inspection(context.directory, options.name),
+            inspection=Inspection(context, options.name),
         ),
     )
     tree = SupervisorSpec(strategy=Strategy.ONE_FOR_ALL, intensity=3, period_ms=5_000, children=(server,))
