@@ -17,7 +17,7 @@ from ..transport import messages as m
 from .admin import AdminClient
 from .admin_requests import Changes, Partitions, Topics
 from .consumer import Consumer, Records
-from .experiments import Experiments, Happened
+from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .health import ConsumerHealth
 from .producer import Producer
@@ -342,11 +342,6 @@ class AsyncAdminClient:
 
     async def kill(self, address: str, how: str = "", timeout_ms: int | None = None, *, for_ms: int = 0) -> m.KillReply:
         return await _in_thread(lambda: self._admin.kill(address, how, timeout_ms, for_ms=for_ms))
-
-    @property
-    def experiments(self) -> Experiments:
-        """Not asynchronous: experiments are for people and tests."""
-        return self._admin.experiments
 
     async def events(self, after: Mapping[str, int] | None = None, max_wait_ms: int = 0) -> Happened:
         return await _in_thread(self._admin.events, after, max_wait_ms)

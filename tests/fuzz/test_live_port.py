@@ -9,7 +9,7 @@ import time
 import pytest
 
 from callboard import AdminClient
-from callboard.testing.cluster import cluster
+from callboard.testing.clusters import cluster
 from callboard.transport import codec, messages
 
 from .live import (
