@@ -110,6 +110,7 @@ class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     join: str = ""  # tcp://HOST:PORT of another host's metadata process; "": this host has its own
     host_name: str = ""  # "": "host" for the first one, the machine's name for one that joins
     first_broker_id: Annotated[int, Meta(ge=0, le=INT32_MAX)] = 0  # of a host that joins; 0: the cluster's next
+    experiments: bool = False  # allow pauses, hangs, cut links and the like, on request of whoever reaches a port
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     topic: TopicConfig = msgspec.field(default_factory=TopicConfig)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)

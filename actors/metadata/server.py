@@ -81,9 +81,7 @@ SLEPT_MS_MIN = 100  # a look that late means that this process was not running
 class Inspection(Protocol):
     """Looks inside this process (``actors.inspect`` has the real one)."""
 
-    def describe(self) -> m.DescribeTreeReply: ...
-
-    def kill(self, request: m.KillRequest) -> m.KillReply: ...
+    def answer(self, request: m.Request, reply: Callable[[m.Reply], None]) -> None: ...
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False):
@@ -182,8 +180,10 @@ class MetadataServer(LoopActor):
             m.ResignRequest: self._resign,
             m.AllocateProducerIdsRequest: self._allocate_producer_ids,
             m.JoinRequest: self._join,
-            m.DescribeTreeRequest: self._describe_tree,
-            m.KillRequest: self._kill,
+            m.DescribeTreeRequest: self._inspect,
+            m.KillRequest: self._inspect,
+            m.ExperimentRequest: self._inspect,
+            m.EventsRequest: self._inspect,
         }
 
     # -- life ----------------------------------------------------------------------------------------
@@ -576,14 +576,11 @@ class MetadataServer(LoopActor):
 
     # -- looking inside --------------------------------------------------------------------------------
 
-    def _describe_tree(self, inbound: Inbound, _: m.DescribeTreeRequest) -> None:
-        self._reply(inbound, self._inspection.describe() if self._inspection else m.DescribeTreeReply())
-
-    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
+    def _inspect(self, inbound: Inbound, request: m.Request) -> None:
         if self._inspection is None:
-            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, f"there is no {request.address!r} here")
+            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, "nobody looks inside here")
         else:
-            self._reply(inbound, self._inspection.kill(request))
+            self._inspection.answer(request, lambda reply: self._reply(inbound, reply))
 
     # -- replies ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ controller, compared there with the partition's epochs (R5), and true when it is
 2. The *maximal* ISR decides what is committed: the committed set and the additions that are proposed. A member that is
    proposed for removal counts until the removal is committed (R3, B9).
 3. One proposal at a time. Until its outcome is known it stays proposed, and the same one is sent again; a partition
-   epoch above the one it was compared with settles it.
+   epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
+   waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
    proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 
 from ...errors import ErrorCode
 from ...model import BrokerId, LeaderEpoch, Offset
-from ...transport.messages import AlterPartitionEntryReply, FollowerDescription, IsrMember
+from ...transport.messages import FollowerDescription, IsrMember
 from .events import IsrAnswered, ProposeIsr
 from .progress import Position, high_watermark
 
@@ -32,7 +33,6 @@ UNHEARD = Offset(-1)
 # After these the proposal was not committed by that request, and never will be with that partition epoch.
 _SETTLED = frozenset(
     {
-        ErrorCode.INVALID_UPDATE_VERSION,
         ErrorCode.INELIGIBLE_REPLICA,
         ErrorCode.FENCED_LEADER_EPOCH,
         ErrorCode.INVALID_REQUEST,
@@ -197,15 +197,11 @@ class InSync:
         proposal, reply = self._proposal, answered.reply
         if proposal is None or answered.partition_epoch != proposal.partition_epoch or reply is None:
             return False  # of an earlier one; or unknown: it stays proposed
-        if reply.error and reply.error not in _SETTLED:
-            return False
-        has_moved = self._adopt_reply(reply)
-        if self._proposal is not None and reply.error in _SETTLED and reply.error != ErrorCode.INVALID_UPDATE_VERSION:
+        if reply.error in _SETTLED:
             self._proposal, self._is_refused = None, True
-        return has_moved
-
-    def _adopt_reply(self, reply: AlterPartitionEntryReply) -> bool:
-        return reply.leader_epoch == self.epoch and self.on_committed(reply.isr, reply.partition_epoch)
+        if reply.error or reply.leader_epoch != self.epoch:
+            return False
+        return self.on_committed(reply.isr, reply.partition_epoch)
 
     def on_committed(self, isr: Iterable[int], partition_epoch: int) -> bool:
         """The set as the metadata have it, at a partition epoch; False: that is known, or old."""
