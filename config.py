@@ -82,7 +82,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     replica_fetch_bytes: Positive = 8 * MIB  # of one reply to a follower
     leader_rebalance_ms: Annotated[int, Meta(ge=0)] = 10_000  # between looks for preferred leaders; 0: by hand only
     default_partitions: Positive = 1
-    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # this version keeps one replica, refuses more
+    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3  # or as many as there are brokers
     auto_create_topics: bool = False
 
     def __post_init__(self) -> None:
