@@ -103,7 +103,7 @@ class Timeline:
 
     def answer(self, request: EventsRequest, on_reply: OnReply) -> None:
         """Call ``on_reply`` with what came after the number that the request names; when there is something."""
-        after = request.after.get(self.ring, 0)
+        after = max(0, request.after.get(self.ring, 0))
         reply = self._reply(after)
         if reply.events or request.max_wait_ms <= 0 or len(self._waiters) >= WAITERS_MAX:
             on_reply(reply)

@@ -62,6 +62,14 @@ def test_the_oldest_are_forgotten_and_counted(ring):
     assert reply.missed == 1
 
 
+@pytest.mark.parametrize("after", [-1, -(1 << 63), (1 << 63) - 1])
+def test_a_number_that_nobody_gave_does_no_harm(ring, after):
+    ring.note("a")
+    reply = ring.ask(after=after)
+
+    assert (names(reply), reply.missed) == (["a"] if after < 0 else [], 0)
+
+
 def test_a_number_of_an_earlier_life_means_nothing(ring):
     ring.note("a", "b")
 

@@ -11,6 +11,7 @@ import psutil
 import pykka
 import pytest
 
+from callboard.client.timeline import noticed_by
 from callboard.errors import CallboardError, InvalidRequestError, UnknownAddressError
 from callboard.testing.clusters import RunningCluster, cluster, is_alive
 from callboard.transport.loop import SystemClock
@@ -187,6 +188,17 @@ def test_a_hung_loop_is_noticed(running):
         and event.monotonic_ms >= begun.monotonic_ms
         for event in running.events()
     )
+
+
+def test_a_loop_that_hangs_for_too_long_is_ended_by_its_own_watch(tmp_path):
+    (tmp_path / "cluster.toml").write_text("[broker]\nstall_ms = 500\n")
+    with cluster(brokers=1, options=("--config", str(tmp_path / "cluster.toml"))) as it:
+        pid = it.broker_pid(1)
+        it.hang_broker(1, for_s=600.0)
+        ended = it.wait_for_event("process.ended", name="broker-1")
+        it.wait_for_new_pid(1, pid)
+
+    assert noticed_by(ended) == "stall"
 
 
 def test_what_is_not_there_cannot_be_disturbed(running):
