@@ -76,6 +76,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     producer_expiry_ms: Milliseconds = 24 * 3_600_000
     retention_check_ms: Milliseconds = 60_000
     storage_check_ms: Milliseconds = 1_000
+    storage_slow_ms: Milliseconds = 1_000  # a sync that takes longer: leadership moves to others that are in sync
     storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records
     replica_lag_ms: Milliseconds = 3_000  # a follower that has not caught up for so long leaves the in-sync set
     replica_fetch_wait_ms: Milliseconds = 1_000  # how long a leader parks a follower's fetch

@@ -12,7 +12,8 @@ controller, compared there with the partition's epochs (R5), and true when it is
    epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
    waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
-   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable.
+   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Nobody joins who would be out
+   again by rule 5.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
 """
@@ -170,7 +171,10 @@ class InSync:
         joining = {
             one.broker_id
             for one in self.followers.values()
-            if one.broker_id not in self.isr and one.is_heard and self.held_by(one) >= needed_offset
+            if one.broker_id not in self.isr
+            and one.is_heard
+            and self.held_by(one) >= needed_offset
+            and not self._is_lagging(one, leader_end_offset, now_ms)
         }
         leaving = {
             one.broker_id

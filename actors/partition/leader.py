@@ -290,7 +290,8 @@ class Leader:
         return None
 
     def _after_followers(self, now_ms: int) -> list[Effect]:
-        return self._propose(now_ms) + self._advance()
+        """The watermark first: who may join is judged by where it is now."""
+        return self._advance() + self._propose(now_ms)
 
     def _propose(self, now_ms: int) -> list[Effect]:
         needed = max(self.high_watermark, self.epoch_start_offset)
