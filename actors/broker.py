@@ -12,6 +12,8 @@ Rules of this file:
    (``logdirs.py``): its replicas are offline here, the others are served.
 5. A replica that was restarted, or has been given up, needs another leader epoch: asked of the controller
    until the image shows it.
+6. A replica whose log should be here and is not (a new disk, a directory that somebody removed) must not count as in
+   sync: it is reported as offline, and taken back when it has left the in-sync set. Then it copies all of it again.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
 
 from ..config import ClusterConfig
-from ..errors import ConfigurationError
+from ..errors import CallboardError, ConfigurationError
 from ..model import BrokerId, LeaderEpoch, PartitionKey, TopicId, TopicPartition
 from ..storage.checkpoint import FAILED_FILE
 from ..transport import messages as m
@@ -34,7 +37,16 @@ from ..transport.seam import Connection
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
-from .logdirs import LogDirectories, LogDirectory, identify, is_disk_failure, is_log_name, measuring, prepare
+from .logdirs import (
+    GONE_BYTES,
+    LogDirectories,
+    LogDirectory,
+    identify,
+    is_disk_failure,
+    is_log_name,
+    measuring,
+    prepare,
+)
 from .metadata.client import MetadataChanged, Subscribe
 from .metadata.documents import Offline
 from .partition.events import (
@@ -46,14 +58,17 @@ from .partition.events import (
     ForController,
     GoOffline,
     Hosted,
+    IsrAnswered,
+    IsrProposed,
 )
-from .partition.replica import DOORS, NewEpochNeeded, Replica
+from .partition.replica import DOORS, LogLost, NewEpochNeeded, Replica
 from .runtime import Context, LoopActor, LoopRef
 from .supervisor import ChildSpec, GaveUp, OnGiveUp, Restart, StartChild, StopChild
 
 logger = logging.getLogger(__name__)
 
 REELECT_RETRY_MS = 200
+ISR_TIMEOUT_MS = 2_000
 
 
 class AskAgain(msgspec.Struct, frozen=True):
@@ -74,8 +89,15 @@ class HostedReplica(msgspec.Struct):
     name: TopicPartition
     assignment: Assign
     home: LogDirectory
+    is_lost: bool = False  # rule 6; while it counts as in sync
     is_given_up: bool = False
     is_discarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _IsrReplied:
+    entries: list[m.AlterPartitionEntry]  # as they were asked
+    reply: m.Reply | CallboardError
 
 
 class Broker(LoopActor):
@@ -90,6 +112,9 @@ class Broker(LoopActor):
         Hosted: "on_hosted",
         AskAgain: "on_ask_again",
         ForController: "on_for_controller",
+        IsrProposed: "on_isr_proposed",
+        _IsrReplied: "on_isr_replied",
+        LogLost: "on_log_lost",
         DirectoryFailed: "on_directory_failed",
         LookAtRoom: "on_look_at_room",
         Measured: "on_measured",
@@ -118,10 +143,12 @@ class Broker(LoopActor):
         self._pool_jobs = pool_jobs
         self._image = ClusterImage.empty()
         self._is_identified = False  # the directory is known to be ours
+        self._is_first_look = False  # at the metadata, in this life: what they name existed before
         self._hosted: dict[PartitionKey, HostedReplica] = {}
         self._reelections: dict[PartitionKey, m.ReelectRequest] = {}  # asked for, not seen in the image yet
         self._is_asking = False
         self._peers: dict[int, Connection] = {}
+        self._proposals: list[m.AlterPartitionEntry] = []  # of this turn
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -163,11 +190,13 @@ class Broker(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
+        self._is_first_look = not self._is_identified
         if not self._is_identified:
             self._find_logs()
             self._is_identified = True
         for key in self._affected(changed):
             self._apply(key)
+        self._is_first_look = False
 
     def _affected(self, changed: MetadataChanged) -> list[PartitionKey]:
         """Return the partitions to look at: after a snapshot, or a change of this broker's session, all."""
@@ -185,6 +214,9 @@ class Broker(LoopActor):
             if hosted is not None:
                 self._discard(hosted)
             return
+        if hosted is not None and hosted.is_lost:
+            self._look_after_lost(key, hosted, assignment)
+            assignment = msgspec.structs.replace(assignment, is_lost=hosted.is_lost)
         if hosted is None:
             self._host(key, assignment)
         elif hosted.assignment != assignment:
@@ -214,6 +246,8 @@ class Broker(LoopActor):
             isr=tuple(partition.isr),
             config=config,
             min_insync_replicas=config.min_insync_replicas,
+            replicas=tuple(partition.replicas),
+            partition_epoch=partition.partition_epoch,
         )
 
     def _host(self, key: PartitionKey, assignment: Assign) -> None:
@@ -223,9 +257,14 @@ class Broker(LoopActor):
         name = TopicPartition(topic.name, key.partition)
         if any(other.name == name for other in self._hosted.values()):
             return  # a topic was re-created while its namesake is still being discarded: on_discarded comes back here
-        is_new = assignment.is_leader and assignment.leader_epoch == 0  # made in this life of the process
+        is_lost = self._has_lost(key)
+        is_new = assignment.partition_epoch == 0 and not self._is_first_look  # made in this life of the process
         home = self._directories.place(key, is_new=is_new)
-        hosted = self._hosted[key] = HostedReplica(name=name, assignment=assignment, home=home)
+        assignment = msgspec.structs.replace(assignment, is_lost=is_lost)
+        hosted = self._hosted[key] = HostedReplica(name=name, assignment=assignment, home=home, is_lost=is_lost)
+        if is_lost:
+            event(logger, "log.lost", logging.ERROR, partition=str(name), directory=home.path)
+            self._look_after_lost(key, hosted, assignment)
         if home.is_failed:
             self._take_offline(key, hosted)
         running = self._replica(hosted)
@@ -245,9 +284,7 @@ class Broker(LoopActor):
                 assignment=hosted.assignment,
                 led_epochs=self._led_epochs,
                 pool_jobs=self._pool_jobs,
-                checkpoint_ms=self._config.broker.checkpoint_ms,
-                retention_check_ms=self._config.broker.retention_check_ms,
-                producer_expiry_ms=self._config.broker.producer_expiry_ms,
+                settings=self._config.broker,
                 broker_address=self._broker_address,
             )
 
@@ -337,17 +374,86 @@ class Broker(LoopActor):
             return True
         return asked.is_offline and Offline(asked.broker_id, asked.incarnation) in partition.offline
 
+    # -- logs that are gone ----------------------------------------------------------------------------
+
+    def _has_lost(self, key: PartitionKey) -> bool:
+        """Say whether a log of this replica should be on disk, and is not.
+
+        A partition with one replica is led all the same: nobody has a better copy.
+        """
+        partition = self._image.partition(key)
+        if partition is None or not self._is_first_look or self._directories.home_of(key) is not None:
+            return False
+        is_trusted = self._broker_id in partition.isr or self._broker_id in partition.elr
+        return is_trusted and len(partition.replicas) > 1
+
+    def _look_after_lost(self, key: PartitionKey, hosted: HostedReplica, assignment: Assign) -> None:
+        """Have it leave the in-sync set; once it has, it may come back by copying everything."""
+        partition = self._image.partition(key)
+        if partition is None:
+            return
+        is_trusted = self._broker_id in partition.isr or self._broker_id in partition.elr
+        session = self._image.sessions.get(self._broker_address)
+        is_marked = session is not None and Offline(self._broker_id, session.incarnation) in partition.offline
+        if is_trusted and not is_marked:
+            self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason="its log is gone")
+        elif not is_trusted:
+            hosted.is_lost = False
+            if is_marked:
+                reason = "it copies its log anew"
+                self._ask_for_election(key, assignment.leader_epoch, is_offline=False, reason=reason)
+
+    def on_log_lost(self, lost: LogLost) -> None:
+        """It was elected all the same, before anybody could know."""
+        self._ask_for_election(lost.key, lost.leader_epoch, is_offline=True, reason="its log is gone")
+
+    # -- the controller --------------------------------------------------------------------------------
+
+    def on_isr_proposed(self, proposed: IsrProposed) -> None:
+        self._proposals.append(proposed.entry)
+
+    def on_drained(self) -> None:
+        """What the leaders of a turn propose goes to the controller together."""
+        if not self._proposals:
+            return
+        entries, self._proposals = self._proposals, []
+        session = self._image.sessions.get(self._broker_address)
+        request = m.AlterPartitionRequest(
+            broker_id=self._broker_id, incarnation=session.incarnation if session else "", entries=entries
+        )
+        self._ask_controller(
+            request, lambda reply: self.tell_self(_IsrReplied(entries, reply)), timeout_ms=ISR_TIMEOUT_MS
+        )
+
+    def on_isr_replied(self, replied: _IsrReplied) -> None:
+        reply = replied.reply
+        known: dict[PartitionKey, m.AlterPartitionEntryReply] = {}
+        if isinstance(reply, m.AlterPartitionReply) and not reply.error:
+            known = {PartitionKey(TopicId(one.topic_id), one.partition): one for one in reply.entries}
+        for entry in replied.entries:
+            key = PartitionKey(TopicId(entry.topic_id), entry.partition)
+            hosted = self._hosted.get(key)
+            replica = self._replica(hosted) if hosted is not None else None
+            if replica is not None:
+                replica.post(IsrAnswered(entry.leader_epoch, entry.partition_epoch, known.get(key)))
+
     def on_for_controller(self, asked: ForController) -> None:
         self._ask_controller(asked.request)
 
-    def _ask_controller(self, request: m.Request) -> None:
+    def _ask_controller(
+        self,
+        request: m.Request,
+        on_reply: Callable[[m.Reply | CallboardError], Any] = lambda _: None,
+        timeout_ms: int = REELECT_RETRY_MS,
+    ) -> None:
+        """Ask whoever is active; without an answer the asker asks again, after a time of its own."""
         controller_id = self._image.controller_id
         if controller_id == self._broker_id:
-            self._tell("controller", AdminCommand(request, lambda _: None))
+            self._tell("controller", AdminCommand(request, on_reply))
         elif controller_id >= 0:
             connection = self._peer(controller_id)
             if connection is not None:
-                connection.request(request, lambda _reply, _payload: None, timeout_ms=REELECT_RETRY_MS)
+                connection.request(request, lambda reply, _payload: on_reply(reply), timeout_ms=timeout_ms)
 
     def _peer(self, broker_id: int) -> Connection | None:
         session = self._image.sessions.get(f"broker-{broker_id}")
@@ -434,6 +540,10 @@ class Broker(LoopActor):
     def on_measured(self, measured: Measured) -> None:
         for directory in self._directories.live:
             if directory.path not in measured.free_bytes:
+                continue
+            if measured.free_bytes[directory.path] == GONE_BYTES:
+                why = "it is gone: somebody removed it, or took its disk away"
+                self.on_directory_failed(DirectoryFailed(directory.path, why))
                 continue
             was_full = directory.path in self._full or directory.is_full
             directory.measured(measured.free_bytes[directory.path])

@@ -7,9 +7,10 @@ cluster can be run again from one seed.
 
 from __future__ import annotations
 
+import queue
 import random
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..transport.seam import Transport
     from .runtime import LoopRef
     from .timeline import Timeline
+    from .turns import Turns
 
 T = TypeVar("T")
 
@@ -87,27 +89,54 @@ class Context:
     files: Files
     pool: Pool
     directory: Directory = field(default_factory=Directory)
+    boot: str = ""  # of the machine: another after each boot; empty: the system does not tell
     timeline: Timeline | None = None  # what happened here; None: nobody keeps it
     faults: Faults | None = None  # of the transport's connections; None: experiments are refused here
+    turns: Turns | None = None  # None: each drain is a callback of the loop, which the simulation orders by its seed
+
+    def run_turns(self) -> None:
+        """Drain now what is waiting; for callbacks of the loop that have told an actor something."""
+        if self.turns is not None:
+            self.turns.run()
 
 
 class ThreadPool:
-    """The production pool: a few threads. What it finishes after ``close`` is dropped."""
+    """The production pool: a few threads, started when first needed. What it finishes after ``close`` is dropped.
 
-    def __init__(self, loop: Loop, threads: int, name: str = "pool") -> None:
+    A ``ThreadPoolExecutor`` makes a future, a work item and three locks for each job, which cost more than the way of a
+    small fdatasync through it; nobody here waits for a future.
+    """
+
+    def __init__(self, loop: Loop, threads: int, name: str = "pool", turns: Turns | None = None) -> None:
         self._loop = loop
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._turns = turns
+        self._threads_max, self._name = threads, name
+        self._threads: list[threading.Thread] = []
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], OnDone] | None] = queue.SimpleQueue()
+        self._under_way = 0  # handed in, and their end not yet told on the loop
         self._is_closed = False
 
     def submit(self, job: Callable[[], Any], on_done: OnDone) -> None:
         if self._is_closed:
             raise IllegalStateError("the pool is closed")
-        self._executor.submit(self._run, job, on_done)
+        self._under_way += 1
+        self._jobs.put((job, on_done))
+        if len(self._threads) < min(self._under_way, self._threads_max):
+            name = f"{self._name}_{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+            self._threads[-1].start()
 
     def close(self) -> None:
         """Wait for the jobs that run, drop those that wait. Call it off the hot path: it blocks."""
         self._is_closed = True
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (entry := self._jobs.get()) is not None and not self._is_closed:
+            self._run(*entry)
 
     def _run(self, job: Callable[[], Any], on_done: OnDone) -> None:
         result, error = None, None
@@ -116,7 +145,13 @@ class ThreadPool:
         except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the actor that waits, not to the pool
             error = raised
         try:
-            self._loop.call_soon_threadsafe(on_done, result, error)
+            self._loop.call_soon_threadsafe(self._done, on_done, result, error)
         except RuntimeError:  # the loop is closed: so is the actor that would have been told
             if not self._is_closed:
                 raise
+
+    def _done(self, on_done: OnDone, result: Any, error: BaseException | None) -> None:
+        self._under_way -= 1
+        on_done(result, error)
+        if self._turns is not None:
+            self._turns.run()

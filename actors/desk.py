@@ -22,11 +22,12 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from ..config import nearest, shown
+from ..config import ClusterConfig, nearest, shown
 from ..errors import CallboardError, ErrorCode
 from ..transport import messages as m
-from ..transport.addresses import choose_endpoint, machine_identity
+from ..transport.addresses import choose_endpoint, machine_identity, parse_address
 from ..transport.seam import Connection, Inbound, Server, ServerIdentity
+from .advertising import advertised, for_desk
 from .context import Context
 from .datadir import HostError
 from .experiments import NOT_ALLOWED, problem_with
@@ -36,7 +37,7 @@ from .lifecycle import PROCESS_ADDRESS, KillProcess, PauseProcess
 from .log import event
 from .metadata.client import Reopen
 from .processes import ProcessLost, ProcessPlan, ProcessReady, exit_text
-from .readyfile import host_and_port, ready_document
+from .readyfile import host_and_port, join_address, ready_document, told_endpoints
 from .root import AbortProcess
 from .runtime import LoopActor, LoopRef
 from .specs import GaveUp
@@ -44,6 +45,7 @@ from .vitals import VitalSigns, disk_bytes
 
 logger = logging.getLogger(__name__)
 
+LOOK_MS = 1_000  # between two looks whether the data directory is there
 ASK_MS = 1_000  # a process's answer about itself; one that is stuck must not hide the others
 FOLLOW_MS = 20_000  # how long a process may wait for something to tell
 FOLLOW_RETRY_MS = 250
@@ -63,7 +65,9 @@ class Roster:
     plans: dict[str, ProcessPlan]  # in start order; each written by its ProcessActor
     announce: Callable[[str], None]
     ready_file: str | None = None
+    config: ClusterConfig = field(default_factory=ClusterConfig)
     data_dirs: tuple[str, ...] = ()  # further ones, for logs
+    is_data_there: Callable[[], bool] = lambda: True  # whether data_dir still is the directory that was opened
     has_experiments: bool = False  # are allowed
     heard: dict[str, dict[str, int]] = field(default_factory=dict)  # by process: ring -> last event; by the desk
     document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
@@ -74,6 +78,11 @@ class Roster:
     @property
     def brokers(self) -> list[ProcessPlan]:
         return [plan for plan in self.plans.values() if plan.broker_id >= 0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Time to look whether the data directory is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,7 @@ class Desk(LoopActor):
         _Requests: "on_requests",
         _TreeAnswered: "on_tree_answered",
         _Measured: "on_measured",
+        _Look: "on_look",
         _EventsTold: "on_events_told",
         _FollowAgain: "on_follow_again",
         ProcessReady: "on_process_ready",
@@ -135,20 +145,28 @@ class Desk(LoopActor):
         self._roster = roster
         self._server: Server | None = None
         self._connections: dict[str, Connection] = {}  # by process
+        self._metadata: Connection | None = None  # where the metadata process is another host's
 
     # -- life ---------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
         roster = self._roster
+        config = roster.config
         self._server = self.context.transport.serve(
-            ("tcp://127.0.0.1:0", f"ipc://{roster.run_dir}/{roster.name}.sock"),
+            (
+                parse_address(config.host)._replace(port=config.desk_port).endpoint,
+                f"ipc://{roster.run_dir}/{roster.name}.sock",
+            ),
             m.HostRequest,
             lambda inbound: self.tell_self(_Requests(inbound)),
             identity=ServerIdentity(
                 role="host", name=roster.name, cluster_id=roster.cluster_id, incarnation=roster.incarnation
             ),
+            insecure=config.insecure,
         )
-        endpoints = list(self._server.endpoints)
+        if config.join:
+            self._metadata = self.context.transport.connect(config.join, client_id=roster.name, on_state=lambda _: None)
+        endpoints = list(advertised(self._server.endpoints, for_desk(config)))
         roster.document = {"kind": "host", "endpoints": endpoints, "machine": machine_identity(), "host": roster.name}
         session = self.context.directory.find(f"{roster.name}/session")
         if session is not None:  # this actor was restarted: its port is another one
@@ -156,10 +174,24 @@ class Desk(LoopActor):
         for plan in roster.plans.values():
             if plan.is_ready:
                 self._connect(plan)
+        self.set_timer(LOOK_MS, _Look())
+
+    def on_look(self, _: _Look) -> None:
+        """Files that are open live on when their directory is removed: all would seem well, and nothing would last."""
+        if self._roster.is_data_there():
+            self.set_timer(LOOK_MS, _Look())
+            return
+        self._abort(
+            HostError(
+                f"{self._roster.data_dir} was removed or replaced while the cluster ran: stopped, for nothing that is "
+                "written there any more would last; what it held is lost unless you have a copy. Start again"
+            )
+        )
 
     def on_stop(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
+        for connection in (*self._connections.values(), self._metadata):
+            if connection is not None:
+                connection.close()
         if self._server is not None:
             self._server.close()
 
@@ -214,7 +246,10 @@ class Desk(LoopActor):
         roster.told_pids.update({name: plan.pid for name, plan in roster.plans.items()})
         self._write_ready_file()
         for plan in roster.brokers:
-            roster.announce(f"broker {plan.broker_id}  {host_and_port(plan.endpoints)}  pid {plan.pid}")
+            where = host_and_port(told_endpoints(plan, roster.config))
+            roster.announce(f"broker {plan.broker_id}  {where}  pid {plan.pid}")
+        if address := join_address(list(roster.plans.values()), roster.config):
+            roster.announce(f"other hosts join with --join {address}")
         roster.announce("ready")
 
     def _write_ready_file(self) -> None:
@@ -222,7 +257,11 @@ class Desk(LoopActor):
         if roster.ready_file is None:
             return
         document = ready_document(
-            pid=roster.pid, cluster_id=roster.cluster_id, data_dir=roster.data_dir, plans=list(roster.plans.values())
+            pid=roster.pid,
+            cluster_id=roster.cluster_id,
+            data_dir=roster.data_dir,
+            plans=list(roster.plans.values()),
+            config=roster.config,
         )
         try:
             self.context.files.write_atomic(roster.ready_file, orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -230,7 +269,7 @@ class Desk(LoopActor):
             self._abort(HostError(f"the ready file {roster.ready_file} cannot be written: {error.strerror or error}"))
 
     def _end_session(self, lost: ProcessLost) -> None:
-        connection = self._connections.get("metadata")
+        connection = self._metadata or self._connections.get("metadata")
         if connection is None:
             return  # the metadata process is away: it will find out by its timeout
         request = m.EndSessionRequest(
@@ -435,7 +474,7 @@ class Desk(LoopActor):
                 plan.name,
                 plan.pid,
                 message.disks.get(plan.name, (0, 0)),
-                endpoints=list(plan.endpoints),
+                endpoints=list(told_endpoints(plan, roster.config)),
                 state=_state_of(plan),
                 restarts=max(0, plan.starts - 1),
                 uptime_ms=now_ms - plan.ready_ms if plan.is_ready else 0,

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import logging
 import os
@@ -32,6 +33,7 @@ from ..config import ProcessOptions
 from ..errors import ConfigurationError
 from ..storage.files import OsFiles
 from ..transport import messages
+from ..transport.addresses import boot_identity
 from ..transport.endpoint import ZmqTransport
 from ..transport.faults import Faults
 from ..transport.loop import Loop, SystemClock
@@ -43,6 +45,7 @@ from .memory import watch_memory
 from .root import Root, StopProcess
 from .specs import ChildSpec
 from .timeline import Timeline, TimelineHandler
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ MALLOC_SWITCHES = {
     -2: 4 << 20,  # M_TOP_PAD: asked for at once when the heap grows
     -3: 32 << 20,  # M_MMAP_THRESHOLD: what is smaller comes from the heap; glibc's greatest
 }
+SWITCH_S = 0.0005  # how long a pool thread waits for the interpreter behind a busy loop; Python's 5 ms are a tail
+COLLECT_AFTER = 20_000, 20, 50  # allocations, then generations; Python's 700, 10, 10
 STALL_CHECKS = 4  # re-arms within stall_ms
 
 Branch = Callable[[ProcessOptions, Context], ChildSpec]
@@ -74,6 +79,7 @@ def run_process(options: ProcessOptions, channel: Channel, branch: str = BRANCH)
     faulthandler.enable(log_file)
     raise_descriptor_limit()
     keep_freed_memory()
+    sys.setswitchinterval(SWITCH_S)
     event(logger, "process.begins", name=options.name, pid=os.getpid(), incarnation=options.incarnation)
     sys.exit(_Process(options, channel, log_file, branch).run())
 
@@ -85,10 +91,11 @@ class _Process:
         self._options, self._channel, self._log_file, self._branch = options, channel, log_file, branch
         self._exit_status = EXIT_GAVE_UP
         self.loop = new_loop()
-        self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name)
+        turns = Turns(self.loop)
+        self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name, turns)
         faults = Faults() if options.cluster.experiments else None
         self.transport = Announced(ZmqTransport(self.loop, SystemClock(), faults=faults))
-        self.context = real_context(options.name, self.loop, self.transport, self.pool, faults)
+        self.context = real_context(options.name, self.loop, self.transport, self.pool, turns, faults)
         keep_timeline(self.context)
 
     def run(self) -> int:
@@ -124,6 +131,7 @@ class _Process:
         self.loop.add_signal_handler(signal.SIGTERM, root.post, StopProcess("SIGTERM"))
 
     def _tell_ready(self) -> None:
+        collect_rarely()
         self._channel.tell("ready", pid=os.getpid(), endpoints=self.transport.endpoints)
 
     def _on_end(self, error: BaseException | None) -> None:
@@ -179,6 +187,7 @@ def real_context(
     loop: asyncio.AbstractEventLoop,
     transport: Transport,
     pool: ThreadPool,
+    turns: Turns | None = None,
     faults: Faults | None = None,
 ) -> Context:
     """Return the context of a real process. ``faults``: the transport's, where experiments are allowed."""
@@ -191,6 +200,8 @@ def real_context(
         transport=transport,
         files=OsFiles(),
         pool=pool,
+        turns=turns,
+        boot=boot_identity(),
         timeline=Timeline(name, uuid.uuid4().hex, loop, SystemClock()),
         faults=faults,
     )
@@ -212,6 +223,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for switch, size in MALLOC_SWITCHES.items():
             mallopt(switch, size)
+
+
+def collect_rarely() -> None:
+    """Spare the garbage collector what lives as long as the process: modules, actors, the tree.
+
+    It looks at all of it again and again otherwise, some 10 ms at a time in which no request is answered. What requests
+    leave behind is freed by its reference counts.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def raise_descriptor_limit() -> None:

@@ -4,7 +4,8 @@ Rules of this file:
 
 1. ``is_scheduled`` is true exactly while a drain is on its way. The drain clears it and *then* looks at the
    queue again: the other way round, a message from another thread that arrives in between is never seen.
-2. Off the loop's thread only ``call_soon_threadsafe`` wakes the loop; on it, ``call_soon`` does and is cheaper.
+2. Off the loop's thread only ``call_soon_threadsafe`` wakes the loop; on it, ``call_soon`` does and is cheaper, and
+   ``Turns`` is cheaper still.
 3. The mailbox is bound to its loop when the actor starts, because Pykka's inbox factory knows no actor.
 """
 
@@ -39,7 +40,7 @@ class Mailbox:
     def bind(self, context: Context, drain: Callable[[], None]) -> None:
         """Have ``drain`` called on the context's loop whenever there is something in the queue."""
         self._directory = context.directory
-        self._call_soon = context.loop.call_soon
+        self._call_soon = context.turns.soon if context.turns is not None else context.loop.call_soon
         self._call_soon_threadsafe = context.loop.call_soon_threadsafe
         self._drain = drain
 

@@ -79,6 +79,7 @@ class ProcessPlan:
     name: str
     options: Callable[[ProcessPlan, str], ProcessOptions]  # (plan, incarnation) -> options of the next start
     broker_id: int = -1
+    number: int = 0  # of the broker among those of this host, from 0
     starts: int = 0
     pid: int = 0  # 0: none runs
     incarnation: str = ""

@@ -58,10 +58,15 @@ class LoopRef(pykka.ActorRef[Any]):
 
     def post(self, message: Any) -> bool:
         """Tell, and say whether the actor was there to be told. Never raises."""
-        try:
-            self.tell(message)
-        except ActorDeadError:
+        mailbox = self._mailbox
+        if mailbox.is_closed:
             return False
+        self._queue.append(message)
+        if not mailbox.is_scheduled:
+            try:
+                mailbox.schedule()
+            except ActorDeadError:
+                return False
         return True
 
     def ask(self, message: Any, *, block: bool = False, timeout: float | None = None) -> Any:

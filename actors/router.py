@@ -28,6 +28,7 @@ from ..model import PartitionKey, TopicId
 from ..transport import messages as m
 from ..transport.loop import Timer
 from ..transport.seam import Inbound, PeerInfo, Server
+from .admission import patience, problem_with_fetch, problem_with_follower_fetch, problem_with_produce
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .inspect import REQUESTS as INSPECTIONS
@@ -46,20 +47,22 @@ from .partition.events import (
     Hosted,
     ListOffset,
     Produce,
+    Progress,
     ReplicaGone,
     Ticket,
     Unpark,
 )
 from .partition.leader import refusal_of_fetch, refusal_of_produce
+from .replication.sessions import FollowerSession
 from .runtime import Context, LoopActor, LoopRef
 from .sessions import FetchSession, GatherSession, ProduceSession, Session
 
 logger = logging.getLogger(__name__)
 
+LOOK_MS = 5_000  # between looks for followers' sessions that are over
 NO_ANSWER = 0  # session number of a produce with acks=0
 SWEEP_MS = 50  # how late a timed-out produce may be answered
 CLIENTS_SHOWN = 5  # in the tree
-PATIENCE_MS = 10_000  # for requests that give no deadline of their own
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False):
@@ -73,9 +76,14 @@ class Sweep(msgspec.Struct, frozen=True, gc=False):
 
 
 class FetchWaited(msgspec.Struct, frozen=True, gc=False):
-    """A fetch has waited for ``max_wait_ms``."""
+    """A fetch has waited for ``max_wait_ms``. ``sequence``: of a follower's session, which one."""
 
     session: int
+    sequence: int = 0
+
+
+class LookAtSessions(msgspec.Struct, frozen=True, gc=False):
+    """Time to look for followers that have not come back to their sessions."""
 
 
 class Router(LoopActor):
@@ -86,6 +94,7 @@ class Router(LoopActor):
         Answers: "on_answers",
         FetchWaited: "on_fetch_waited",
         Sweep: "on_sweep",
+        LookAtSessions: "on_look_at_sessions",
         Hosted: "on_hosted",
         ReplicaGone: "on_replica_gone",
         Discarded: "on_discarded",
@@ -120,6 +129,8 @@ class Router(LoopActor):
         self._image = ClusterImage.empty()
         self._replicas: dict[PartitionKey, LoopRef] = {}
         self._sessions: dict[int, Session] = {}
+        self._followers: dict[tuple[bytes, int], int] = {}  # numbers of followers' sessions, by peer and their own id
+        self._is_looking = False
         self._completed: list[int] = []  # sessions to answer at the end of this turn
         self._fetch_timers: dict[int, Timer] = {}
         self._session_numbers = session_numbers  # above NO_ANSWER
@@ -128,6 +139,7 @@ class Router(LoopActor):
         self._dispatch: dict[type, Callable[[Inbound, Any], None]] = {
             m.ProduceRequest: self._produce,
             m.FetchRequest: self._fetch,
+            m.ReplicaProgressRequest: self._progress,
             m.MetadataRequest: self._metadata,
             m.ListOffsetsRequest: self._list_offsets,
             m.DeleteRecordsRequest: self._delete_records,
@@ -136,7 +148,9 @@ class Router(LoopActor):
             m.DeleteTopicsRequest: self._administer,
             m.CreatePartitionsRequest: self._administer,
             m.AlterTopicsRequest: self._administer,
+            m.ElectLeadersRequest: self._administer,
             m.ReelectRequest: self._administer,
+            m.AlterPartitionRequest: self._administer,
             m.DescribeReplicasRequest: self._describe_replicas,
             m.DescribeClusterRequest: self._describe_cluster,
             **dict.fromkeys(INSPECTIONS, self._inspect),
@@ -157,7 +171,7 @@ class Router(LoopActor):
     def on_failure(self, *failure: Any) -> None:
         self.on_stop()
         for number, session in self._sessions.items():
-            if isinstance(session, FetchSession):
+            if isinstance(session, (FetchSession, FollowerSession)):
                 self._unpark(number, session)
 
     def describe(self) -> m.ActorDescription:
@@ -169,6 +183,7 @@ class Router(LoopActor):
 
     def _on_socket(self, inbound: list[Inbound]) -> None:
         self.actor_ref.post(Requests(inbound))
+        self.context.run_turns()  # what can be answered at once is, before the loop looks at anything else
 
     # -- requests ------------------------------------------------------------------------------------
 
@@ -185,13 +200,13 @@ class Router(LoopActor):
                 handle(inbound, inbound.message)
 
     def _produce(self, inbound: Inbound, request: m.ProduceRequest) -> None:
-        if problem := _problem_with_produce(request, len(inbound.payload)):
+        if problem := problem_with_produce(request, len(inbound.payload)):
             self._refuse(inbound, *problem)
             return
         keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
         number = NO_ANSWER
         if request.acks != m.ACKS_NONE:
-            deadline_ms = inbound.received_ms + min(request.timeout_ms, _patience(inbound))
+            deadline_ms = inbound.received_ms + min(request.timeout_ms, patience(inbound))
             number = self._open(ProduceSession(inbound.peer, request, keys, deadline_ms))
         first = 0
         for index, (entry, key) in enumerate(zip(request.entries, keys, strict=True)):
@@ -204,11 +219,14 @@ class Router(LoopActor):
                 self._answered(number, index, refusal, ())
 
     def _fetch(self, inbound: Inbound, request: m.FetchRequest) -> None:
-        if problem := _problem_with_fetch(request):
+        if request.replica_id != m.CONSUMER_REPLICA_ID:
+            self._follower_fetch(inbound, request)
+            return
+        if problem := problem_with_fetch(request):
             self._refuse(inbound, *problem)
             return
         keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
-        max_wait_ms = min(request.max_wait_ms, _patience(inbound))
+        max_wait_ms = min(request.max_wait_ms, patience(inbound))
         number = self._open(FetchSession(inbound.peer, request, keys, inbound.received_ms + max_wait_ms))
         for index, (entry, key) in enumerate(zip(request.entries, keys, strict=True)):
             fetch = Fetch(
@@ -223,6 +241,72 @@ class Router(LoopActor):
                 self._answered(number, index, refusal_of_fetch(key, error, leader=leader, leader_epoch=epoch), ())
         if number in self._sessions:
             self._fetch_timers[number] = self.set_timer(max_wait_ms, FetchWaited(number))
+
+    def _follower_fetch(self, inbound: Inbound, request: m.FetchRequest) -> None:
+        """Take in the next request of a follower's session; see ``replication/sessions.py``."""
+        if problem := problem_with_follower_fetch(request, self._door):
+            self._refuse(inbound, *problem)
+            return
+        if request.sequence == 0:
+            self._begin_following(inbound, request)
+        number = self._followers.get((inbound.peer, request.session), 0)
+        session = self._sessions.get(number)
+        if not isinstance(session, FollowerSession) or not session.may_follow(request):
+            self._refuse(inbound, ErrorCode.FETCH_SESSION_ID_NOT_FOUND, f"no session {request.session} at this point")
+            return
+        if session.is_waiting:
+            self._answer_follower(number, session)
+        max_wait_ms = min(request.max_wait_ms, patience(inbound))
+        for gone in request.forgotten:
+            key = PartitionKey(TopicId(gone.topic_id), gone.partition)
+            entry_number = session.forget(key)
+            if entry_number is not None:
+                self._tell(key, Unpark(Ticket(number, entry_number, self._door)))
+        for index, entry in session.on_request(request, inbound.received_ms, max_wait_ms):
+            key = session.keys[index]
+            fetch = Fetch(
+                ticket=Ticket(number, index, self._door),
+                leader_epoch=entry.leader_epoch,
+                fetch_offset=entry.fetch_offset,
+                max_bytes=min(entry.max_bytes, request.max_bytes),
+                replica_id=request.replica_id,
+                replica_incarnation=request.replica_incarnation,
+                last_fetched_epoch=entry.last_fetched_epoch,
+                durable_offset=entry.durable_offset,
+                high_watermark=entry.high_watermark,
+            )
+            if not self._tell(key, fetch):
+                error, leader, epoch = self._whereabouts(key)
+                self._answered(number, index, refusal_of_fetch(key, error, leader=leader, leader_epoch=epoch), ())
+        if session.is_complete:
+            self._completed.append(number)
+        self._fetch_timers[number] = self.set_timer(max_wait_ms, FetchWaited(number, session.sequence))
+
+    def _begin_following(self, inbound: Inbound, request: m.FetchRequest) -> None:
+        """A session begins: whatever this follower had before is over."""
+        for place, number in list(self._followers.items()):
+            session = self._sessions.get(number)
+            if isinstance(session, FollowerSession) and session.replica_id == request.replica_id:
+                self._end_following(place, number, session)
+        number = next(self._session_numbers)
+        self._followers[inbound.peer, request.session] = number
+        self._sessions[number] = FollowerSession(inbound.peer, request, inbound.received_ms)
+        if not self._is_looking:
+            self._is_looking = True
+            self.set_timer(LOOK_MS, LookAtSessions())
+
+    def _end_following(self, place: tuple[bytes, int], number: int, session: FollowerSession) -> None:
+        del self._followers[place], self._sessions[number]
+        if timer := self._fetch_timers.pop(number, None):
+            timer.cancel()
+        self._unpark(number, session)
+
+    def _progress(self, inbound: Inbound, request: m.ReplicaProgressRequest) -> None:
+        for entry in request.entries:
+            key = PartitionKey(TopicId(entry.topic_id), entry.partition)
+            self._tell(
+                key, Progress(request.replica_id, request.replica_incarnation, entry.leader_epoch, entry.durable_offset)
+            )
 
     def _list_offsets(self, inbound: Inbound, request: m.ListOffsetsRequest) -> None:
         keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
@@ -289,7 +373,7 @@ class Router(LoopActor):
         make_reply: Callable[[list[Any]], m.Reply],
         when_missing: Callable[[PartitionKey], m.Part],
     ) -> None:
-        deadline_ms = inbound.received_ms + _patience(inbound)
+        deadline_ms = inbound.received_ms + patience(inbound)
         session = GatherSession(inbound.peer, inbound.message.id, keys, deadline_ms, make_reply, when_missing)
         number = self._open(session)
         for index, key in enumerate(keys):
@@ -337,13 +421,28 @@ class Router(LoopActor):
             self._answered(answer.ticket.session, answer.ticket.entry, answer.reply, answer.frames)
 
     def on_fetch_waited(self, waited: FetchWaited) -> None:
-        if waited.session in self._sessions:
+        session = self._sessions.get(waited.session)
+        if isinstance(session, FollowerSession):
+            if session.is_waiting and session.sequence == waited.sequence:
+                self._completed.append(waited.session)
+        elif session is not None:
             self._completed.append(waited.session)
+
+    def on_look_at_sessions(self, _: LookAtSessions) -> None:
+        now_ms = self.context.clock.monotonic_ms()
+        for place, number in list(self._followers.items()):
+            session = self._sessions.get(number)
+            if isinstance(session, FollowerSession) and session.expires_ms <= now_ms:
+                self._end_following(place, number, session)
+        self._is_looking = bool(self._followers)
+        if self._is_looking:
+            self.set_timer(LOOK_MS, LookAtSessions())
 
     def on_sweep(self, _: Sweep) -> None:
         """Fetches have timers of their own: while only they wait, nothing wakes the broker."""
         now_ms = self.context.clock.monotonic_ms()
-        waiting = [(n, session) for n, session in self._sessions.items() if not isinstance(session, FetchSession)]
+        fetches = (FetchSession, FollowerSession)
+        waiting = [(n, session) for n, session in self._sessions.items() if not isinstance(session, fetches)]
         self._completed += [number for number, session in waiting if session.deadline_ms <= now_ms]
         self._is_sweeping = bool(waiting)
         if waiting:
@@ -353,8 +452,12 @@ class Router(LoopActor):
         """Answer what this turn has completed: a fetch takes along whatever else became ready in it."""
         completed, self._completed = self._completed, []
         for number in completed:
-            session = self._sessions.pop(number, None)
-            if session is not None:
+            session = self._sessions.get(number)
+            if isinstance(session, FollowerSession):
+                if session.is_waiting:  # else answered in this turn already
+                    self._answer_follower(number, session)
+            elif session is not None:
+                del self._sessions[number]
                 self._close(number, session)
 
     def _answered(self, number: int, entry: int, reply: m.Part, frames: Any) -> None:
@@ -385,7 +488,14 @@ class Router(LoopActor):
         elif isinstance(session, (ProduceSession, GatherSession)):
             self._server.reply(session.peer, session.reply())
 
-    def _unpark(self, number: int, session: FetchSession) -> None:
+    def _answer_follower(self, number: int, session: FollowerSession) -> None:
+        if timer := self._fetch_timers.pop(number, None):
+            timer.cancel()
+        reply, payload = session.reply()
+        if self._server is not None:
+            self._server.reply(session.peer, reply, payload)
+
+    def _unpark(self, number: int, session: FetchSession | FollowerSession) -> None:
         for entry, key in session.parked_keys():
             self._tell(key, Unpark(Ticket(number, entry, self._door)))
 
@@ -400,7 +510,7 @@ class Router(LoopActor):
             for entry in session.entries_of(gone.key):
                 error = ErrorCode.INTERNAL
                 refusal: m.Part = refusal_of_produce(gone.key, error, detail)
-                if isinstance(session, FetchSession):
+                if isinstance(session, (FetchSession, FollowerSession)):
                     refusal = refusal_of_fetch(gone.key, error, detail)
                 elif isinstance(session, GatherSession):
                     refusal = session.missing_reply(entry)
@@ -465,37 +575,3 @@ def _described(peer: PeerInfo, now_ms: int, broker_id: int) -> m.ClientDescripti
         bytes_out=peer.bytes_out,
         dropped=peer.dropped,
     )
-
-
-def _patience(inbound: Inbound) -> int:
-    """How long the sender of a request still waits for it, in ms."""
-    deadline_ms = inbound.message.deadline_ms
-    return max(0, deadline_ms - inbound.received_ms) if deadline_ms else PATIENCE_MS
-
-
-def _problem_with_produce(request: m.ProduceRequest, payload_frames: int) -> tuple[ErrorCode, str] | None:
-    if request.acks not in (m.ACKS_NONE, m.ACKS_LEADER, m.ACKS_ALL):
-        return ErrorCode.INVALID_REQUIRED_ACKS, f"acks={request.acks}"
-    if not request.entries:
-        return ErrorCode.INVALID_REQUEST, "a produce request without entries"
-    if any(entry.frames < 2 for entry in request.entries):
-        return (
-            ErrorCode.INVALID_REQUEST,
-            "each entry has at least 2 frames: the 21 bytes outside the checksum, then the rest",
-        )
-    declared = sum(entry.frames for entry in request.entries)
-    if declared != payload_frames:
-        return ErrorCode.INVALID_REQUEST, f"the entries declare {declared} payload frames, {payload_frames} came"
-    return None
-
-
-def _problem_with_fetch(request: m.FetchRequest) -> tuple[ErrorCode, str] | None:
-    if not request.entries:
-        return ErrorCode.INVALID_REQUEST, "a fetch request without entries"
-    if request.replica_id != m.CONSUMER_REPLICA_ID:
-        return ErrorCode.INVALID_REQUEST, "followers do not fetch yet: every partition has one replica"
-    if request.max_wait_ms < 0 or request.min_bytes < 0 or request.max_bytes < 1:
-        return ErrorCode.INVALID_REQUEST, "max_wait_ms and min_bytes are not negative, max_bytes is at least 1"
-    if len({(entry.topic_id, entry.partition) for entry in request.entries}) < len(request.entries):
-        return ErrorCode.INVALID_REQUEST, "a fetch names each partition once"
-    return None

@@ -14,7 +14,8 @@
     ├── metadata      MetadataClient     session, picture of the cluster, commits
     ├── controller    Controller         active where the lease is
     ├── partitions    one_for_one        each 5 in 30 s, then that partition is offline here
-    │   └── orders-0  Replica            owns its log; a restart needs a new leader epoch
+    │   └── orders-0  Replica            owns its log, leads or follows; a restart needs a new leader epoch to lead
+    ├── replication   Fetcher            fetches for the followers, one line to each leader
     ├── hosting       Broker             starts and informs replicas as the picture says
     ├── peers         Router             the door for other brokers
     └── router        Router             the door for clients: opened last, closed first
@@ -40,6 +41,7 @@ from .inspect import Inspection
 from .logdirs import LogDirectories
 from .metadata.branch import metadata_branch
 from .metadata.client import MetadataClient
+from .replication.fetcher import Fetcher
 from .restarts import Strategy
 from .router import Router
 from .runtime import Context, Starter
@@ -81,10 +83,15 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 incarnation=options.incarnation,
                 document=None,  # the doors announce themselves when they are open
                 settings=config.broker,
+                cluster_id=options.cluster_id,
             ),
         ),
         ChildSpec(name="controller", start=Controller.starter(config=config, client_address=f"{name}/metadata")),
         supervisor("partitions", partitions, shutdown_ms=PARTITION_SHUTDOWN_MS),
+        ChildSpec(
+            name="replication",
+            start=Fetcher.starter(settings=config.broker, broker_id=broker_id, broker_address=name),
+        ),
         ChildSpec(
             name="hosting",
             start=Broker.starter(

@@ -37,18 +37,18 @@ def figures(options: Options) -> Iterator[Result | None]:
         return
     with bench(options.directory) as running:
         pid = running.running.broker_pid(1)
-        empty = _memory(pid)
+        empty, idle = _memory(pid), _cpu(pid, WATCH_S)
         yield from _idle_clients(running, options)
         with running.topic(PARTITIONS):
             time.sleep(SETTLE_S)
-            rounds = range(max(2, options.pairs // 2))
+            rounds = range(max(6, 2 * options.pairs))
             used = [_cpu(pid, WATCH_S) for _ in rounds]
             yield absolute(
                 "f",
                 "1,000 idle partitions: CPU of the broker",
                 used,
                 unit="% of a core",
-                against="the bound of 2 %",
+                against=f"the bound of 2 %; with no partition {idle:.1f} %",
                 target=2.0,
             )
             yield absolute(
@@ -111,13 +111,20 @@ def _bare_start() -> float:
 
 
 def _cpu(pid: int, seconds: float) -> float:
-    process = psutil.Process(pid)
-    before = process.cpu_times()
     begun = time.monotonic()
+    before = _cpu_s(pid)
     time.sleep(seconds)
-    after = process.cpu_times()
-    used = after.user + after.system - before.user - before.system
-    return 100 * used / (time.monotonic() - begun)
+    return 100 * (_cpu_s(pid) - before) / (time.monotonic() - begun)
+
+
+def _cpu_s(pid: int) -> float:
+    """The processor time of a process so far; exact where the system tells nanoseconds, else in steps of 10 ms."""
+    try:
+        told = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(each.split()[0]) for each in told) / 1e9
+    except OSError:
+        used = psutil.Process(pid).cpu_times()
+        return float(used.user + used.system)
 
 
 def _memory(pid: int) -> float:

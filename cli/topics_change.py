@@ -20,7 +20,11 @@ NAMES = click.argument("names", metavar="TOPIC…", nargs=-1, required=True)
 @click.command(cls=Command, short_help="Create topics.")
 @NAMES
 @click.option("--partitions", type=int, help="How many.  [default: the cluster's default_partitions]")
-@click.option("--replication-factor", type=int, help="Copies of each partition; 1 in this version.")
+@click.option(
+    "--replication-factor",
+    type=int,
+    help="Copies of each partition, each on a broker of its own.  [default: the cluster's]",
+)
 @click.option("--config", "-c", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; may be repeated.")
 @click.option("--if-not-exists", is_flag=True, help="A topic that is there already is no error.")
 @bootstrap_option

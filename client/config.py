@@ -27,7 +27,8 @@ class ClientConfig(Settings, frozen=True, kw_only=True):
 
     ``bootstrap_servers``: ``"host:port"``, several with commas or as a list; also ``tcp://…`` and ``ipc:///…``.
     ``bootstrap_timeout_ms``: how long a call waits for the first contact with any broker before it raises
-    ``ConnectionFailedError``, which lists every endpoint tried; connecting goes on in the background.
+    ``ConnectionFailedError``, which lists every endpoint tried; connecting goes on in the background. After one second
+    the logger ``callboard.client`` warns with the same words.
     """
 
     bootstrap_servers: str | list[str] = "localhost:9192"
@@ -114,7 +115,8 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     nothing to wait for but the first record, so an idle fetch is left at the broker for 30 s: an idle consumer
     does not wake up twice a second for nothing.
 
-    ``fetch_max_bytes`` also bounds what is prefetched and not yet polled, over all partitions.
+    ``fetch_max_bytes`` also bounds what is prefetched and not yet polled, over all partitions; of one partition it is
+    less than three times ``max_partition_fetch_bytes`` (unless a single batch is larger).
 
     ``default_poll_ms``: what ``poll()`` waits when it is not told. ``raise_after_ms``: how long no broker may be
     reachable before ``poll`` raises ``ConnectionFailedError`` (None: never; ``health()`` tells).

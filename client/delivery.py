@@ -80,7 +80,8 @@ class Delivery:
         self.counters = dict.fromkeys(
             ("records_acked", "records_failed", "batches_sent", "requests_sent", "bytes_sent", "retries"), 0
         )
-        self._timer: Timer | None = None
+        self._timer: Timer | None = None  # fires at or before the earliest event of the sender
+        self._timer_at_ms = 0
         self._is_ended = False
 
     # -- from user threads -------------------------------------------------------------------------
@@ -149,7 +150,11 @@ class Delivery:
             return
         entries = reply.entries if isinstance(reply, ProduceReply) and not reply.error else []
         now, jitter = self._clock.monotonic_ms(), self.cluster.rng.random()
-        self._perform(self.sender.on_reply(request_id, entries, error_of(reply), now, jitter))
+        effects = self.sender.on_reply(request_id, entries, error_of(reply), now, jitter)
+        self._perform([effect for effect in effects if not isinstance(effect, Settle)])
+        # Last of all: whoever waits for a result wants the interpreter's lock the moment it is there, and would
+        # have to sleep once more for it while the rest is done here.
+        self._loop.call_soon(self._perform, [effect for effect in effects if isinstance(effect, Settle)])
         self._pump()
 
     def _on_sent_without_reply(self, request_id: int, is_sent: bool) -> None:
@@ -233,7 +238,7 @@ class Delivery:
     ) -> ProducerBatch:
         """Return a batch of the one record without a partition, failed: the topic has none such, or choosing failed."""
         asked = batch.requested[index] if batch.requested is not None else None
-        alone = ProducerBatch(topic.name, -1 if asked is None else asked, 0, batch.created_ms)
+        alone = ProducerBatch(topic.name, asked if isinstance(asked, int) else -1, 0, batch.created_ms)
         headers = batch.headers[index] if batch.headers is not None else None
         key = batch.keys[index] if batch.keys is not None else None
         alone.append(batch.values[index], key, headers, batch.timestamp_at(index), 0)
@@ -295,37 +300,44 @@ class Delivery:
         """Send what can be sent; set the timer for what cannot."""
         if self._is_ended:
             return
+        unrouted = [topic for topic in self._accumulator.topics.values() if topic.unrouted.waiting]
+        if not unrouted and not self.sender.active:
+            return  # a timer that is set looks once more and finds nothing
         now = self._clock.monotonic_ms()
         self._perform(self.sender.drain(now))
         if self._needs_leaders():
             self.cluster.refresh()
-        self._set_timer(now)
+        self._set_timer(now, unrouted)
 
     def _needs_leaders(self) -> bool:
         """Say whether somebody waits for newer metadata than there is."""
-        for topic in self._accumulator.topics.values():
-            if topic.unrouted.waiting:
-                return True
+        if any(topic.unrouted.waiting for topic in self._accumulator.topics.values()):
+            return True
+        metadata = self.cluster.metadata
         for key in self.sender.active:
-            leader = self.cluster.metadata.leader(*key)
-            if leader is None or leader.broker_id < 0 or leader.broker_id not in self.cluster.metadata.brokers:
+            leader = metadata.leader(*key)
+            if leader is None or leader.broker_id < 0 or leader.broker_id not in metadata.brokers:
                 return True
         return False
 
-    def _set_timer(self, now_ms: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _set_timer(self, now_ms: int, unrouted: list[TopicBuffer]) -> None:
+        """Have a timer that fires when it is due, or earlier: a record that is acknowledged in time costs none."""
         due = self.sender.next_event_ms(now_ms)
-        for topic in self._accumulator.topics.values():
-            if topic.unrouted.waiting:
-                due = min(due or 1 << 62, self._unrouted_event_ms(topic, now_ms))
+        for topic in unrouted:
+            due = min(due or 1 << 62, self._unrouted_event_ms(topic, now_ms))
         for key in self.sender.active:
             gone_at = self.cluster.metadata.gone_at_ms(key[0])
             if gone_at is not None:
                 due = min(due or 1 << 62, gone_at)
-        if due is not None:
-            self._timer = self._loop.call_later(max(1, due - now_ms) / 1000, self._on_timer)
+        if due is None:
+            return
+        due = max(due, now_ms + 1)
+        if self._timer is not None:
+            if self._timer_at_ms <= due:
+                return
+            self._timer.cancel()
+        self._timer_at_ms = due
+        self._timer = self._loop.call_later((due - now_ms) / 1000, self._on_timer)
 
     def _unrouted_event_ms(self, topic: TopicBuffer, now_ms: int) -> int:
         oldest = topic.unrouted.waiting[0].created_ms
@@ -382,6 +394,7 @@ class Delivery:
                     producer_id=batch.producer_id,
                     producer_epoch=batch.producer_epoch,
                     base_sequence=batch.base_sequence,
+                    value_width=batch.width,
                 )
             entries.append(
                 ProduceEntry(

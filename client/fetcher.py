@@ -5,13 +5,17 @@ without waking up for nothing.
 
 Rules of this file:
 
-1. A partition is in at most one request. Several requests to a broker may be unanswered: one that waits for idle
-   partitions must not hold up another partition that is behind.
+1. A partition is in at most two requests: one for what comes next, and, while it is behind, one for a guess at what
+   follows (``lookahead.py``). Several requests to a broker may be unanswered: one that waits for idle partitions must
+   not hold up another partition that is behind.
 2. Credit: a partition is fetched again when less than ``partition_bytes`` of it is buffered, and nothing is fetched
-   when ``buffer_bytes`` are buffered altogether. What the consumer has taken is given back through ``Credit``.
+   when ``buffer_bytes`` are buffered altogether. What the consumer has taken is given back through ``Credit``. A guess
+   must leave room in ``buffer_bytes`` for all that is under way.
 3. An idle fetch waits at the broker for as long as ``wait_ms`` says, and is answered the moment there is something.
 4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic
-   begins a new ``generation`` or a new request, and what comes for the old one is dropped.
+   begins a new ``generation`` or a new request, and what comes for the old one is dropped. The answer to a guess
+   counts only if it joins on to what is there; if not, or if it is an error, what comes next is asked for exactly, and
+   that answer tells.
 5. Errors that pass (no leader, another leader) refresh the metadata and are tried again, at once when newer metadata
    names another leader. An offset outside the log is reset by policy, or told. Anything else is told.
 """
@@ -31,7 +35,10 @@ from ..errors import (
 )
 from ..model import TopicPartition
 from ..transport.messages import EARLIEST_TIMESTAMP, FetchEntry, FetchEntryReply
+from .lookahead import Lookahead, Span
 from .metadata import PartitionLeader
+
+FLIGHTS_MAX = 2  # requests that a partition is in
 
 
 class Credit:
@@ -63,6 +70,13 @@ class FetchSettings(NamedTuple):
     reset_timestamp: int | None  # what auto_offset_reset means; None: no reset
 
 
+class Flight(NamedTuple):
+    """A partition's part in a request under way."""
+
+    request_id: int
+    is_guess: bool
+
+
 class FetchState:
     """One partition that is being read."""
 
@@ -71,12 +85,14 @@ class FetchState:
         "error",
         "failures",
         "fetch_offset",
+        "flights",
         "generation",
-        "in_flight",
+        "high_watermark",
         "is_asking_offset",
         "is_paused",
         "key",
         "leader",
+        "lookahead",
         "reset_to",
         "retry_at_ms",
         "topic_id",
@@ -90,12 +106,32 @@ class FetchState:
         self.reset_to: int | None = None  # the timestamp to look an offset up for
         self.is_asking_offset = False
         self.is_paused = False
-        self.in_flight = 0  # request that holds it; 0: none
-        self.leader: PartitionLeader | None = None  # of that request
+        self.flights: list[Flight] = []  # in the order of their offsets; at most FLIGHTS_MAX
+        self.lookahead = Lookahead()
+        self.high_watermark = 0  # as the last answer told it
+        self.leader: PartitionLeader | None = None  # of the requests under way
         self.topic_id = ""  # the incarnation that fetch_offset belongs to
         self.failures = 0  # in a row
         self.retry_at_ms = 0
         self.error: CallboardError | None = None  # told to the consumer, until it seeks or the error has passed
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests hold it."""
+        return len(self.flights)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a fetch is answered at once."""
+        return self.fetch_offset is not None and self.fetch_offset < self.high_watermark
+
+    def land(self, request_id: int) -> tuple[int, Flight] | None:
+        """Take out the flight that has ended, and say how many come before it; None: it is not ours any more."""
+        for place, flight in enumerate(self.flights):
+            if flight.request_id == request_id:
+                del self.flights[place]
+                return place, flight
+        return None
 
 
 # -- effects ---------------------------------------------------------------------------------------
@@ -166,8 +202,8 @@ class View(Protocol):
     def partition_error(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
         """Return why a partition cannot be read, if that is certain."""
 
-    def next_offset(self, data: bytes) -> int:
-        """Return the offset behind the last batch in ``data``."""
+    def span(self, data: bytes) -> Span:
+        """Return which offsets the batches in ``data`` hold."""
 
 
 class Fetcher:
@@ -201,7 +237,7 @@ class Fetcher:
             return
         state.generation = generation
         state.fetch_offset, state.reset_to = offset, reset_to
-        state.in_flight = 0
+        state.flights.clear()
         state.is_asking_offset = False
         state.retry_at_ms = 0
         state.failures = 0
@@ -239,7 +275,7 @@ class Fetcher:
             if leader is None:
                 error = self.view.partition_error(state.key, now_ms)
                 if error is not None and state.error is None:
-                    state.in_flight = 0
+                    state.flights.clear()
                     effects += self._tell(state, error)
                 continue
             if isinstance(state.error, UnknownTopicOrPartitionError):
@@ -247,7 +283,7 @@ class Fetcher:
             if state.topic_id and leader.topic_id != state.topic_id:
                 self._begin_anew(state)
             if state.leader is not None and leader[3:] != state.leader[3:]:
-                state.in_flight = 0  # nobody answers there any more, or with old news
+                state.flights.clear()  # nobody answers there any more, or with old news
                 state.retry_at_ms = 0
                 state.leader = None
         return effects
@@ -267,21 +303,25 @@ class Fetcher:
         now_ms: int,
     ) -> list[Effect]:
         """A fetch was answered (``data``: what belongs to each entry), or failed as a whole."""
-        states = [state for state in self.requests.pop(request_id, ()) if state.in_flight == request_id]
         by_partition = {(entry.topic_id, entry.partition): entry for entry in entries}
         effects: list[Effect] = []
-        for state in states:
-            state.in_flight = 0
+        is_ours = False
+        for state in self.requests.pop(request_id, ()):
+            landed = state.land(request_id)
+            if landed is None:
+                continue
+            is_ours = True
             if self.states.get(state.key) is not state:
                 continue  # no longer assigned
             entry = by_partition.get((state.topic_id, state.key.partition))
             if error is not None or entry is None:
+                state.flights.clear()
                 self._back_off(state, now_ms)
-            elif entry.error:
-                effects += self._on_error(state, entry, now_ms)
             else:
-                effects += self._on_data(state, entry, data.get((entry.topic_id, entry.partition), []))
-        if error is not None and states:
+                effects += self._on_entry(
+                    state, *landed, entry, data.get((entry.topic_id, entry.partition), []), now_ms
+                )
+        if error is not None and is_ours:
             effects.append(Refresh(str(error)))
         return effects
 
@@ -290,10 +330,15 @@ class Fetcher:
     def drain(self, now_ms: int) -> list[Effect]:
         """Return what can be asked for now."""
         effects: list[Effect] = []
-        by_broker: dict[int, list[FetchState]] = {}
+        by_broker: dict[int, list[tuple[FetchState, int]]] = {}
+        behind: list[FetchState] = []
         room = self._room()
         for state in self.states.values():
-            if state.in_flight or state.is_paused or now_ms < state.retry_at_ms or state.error is not None:
+            if state.is_paused or now_ms < state.retry_at_ms or state.error is not None:
+                continue
+            if state.flights:
+                if state.is_behind and len(state.flights) < FLIGHTS_MAX:
+                    behind.append(state)
                 continue
             leader = self.view.leader(*state.key)
             if leader is None or leader.broker_id < 0:
@@ -302,8 +347,11 @@ class Fetcher:
                 effects += self._look_up(state)
             elif room > 0 and self._has_credit(state) and self.view.is_connected(leader.broker_id):
                 state.leader, state.topic_id = leader, leader.topic_id
-                by_broker.setdefault(leader.broker_id, []).append(state)
-        effects += [self._request(broker, states, room) for broker, states in by_broker.items()]
+                by_broker.setdefault(leader.broker_id, []).append((state, state.fetch_offset))
+                behind.append(state)
+        effects += [self._request(broker, wanted, room, is_guess=False) for broker, wanted in by_broker.items()]
+        if behind and room > 0:
+            effects += self._guesses(behind)
         return effects
 
     def next_event_ms(self, now_ms: int) -> int | None:
@@ -342,22 +390,40 @@ class Fetcher:
         credit.is_wanted = False
         return True
 
-    def _request(self, broker: int, states: list[FetchState], room: int) -> SendFetch:
+    def _guesses(self, behind: list[FetchState]) -> list[Effect]:
+        """Fetch what will probably follow the fetches under way. Behind the exact ones: they are answered first."""
+        size = self.settings.partition_bytes
+        under_way = sum(len(state.flights) for state in self.states.values() if state.is_behind)
+        room = self.settings.buffer_bytes - self.total.buffered - size * under_way
+        by_broker: dict[int, list[tuple[FetchState, int]]] = {}
+        for state in behind:
+            leader, offset = state.leader, state.fetch_offset
+            if room < size or leader is None or offset is None or not state.is_behind:
+                continue
+            guess = state.lookahead.guess(offset, len(state.flights), state.high_watermark)
+            if guess is not None and self._has_credit(state) and self.view.is_connected(leader.broker_id):
+                by_broker.setdefault(leader.broker_id, []).append((state, guess))
+                room -= size
+        return [
+            self._request(broker, wanted, size * len(wanted), is_guess=True) for broker, wanted in by_broker.items()
+        ]
+
+    def _request(self, broker: int, wanted: list[tuple[FetchState, int]], room: int, *, is_guess: bool) -> SendFetch:
         self._last_request_id += 1
         request_id = self._last_request_id
         entries = []
-        for state in states:
-            state.in_flight = request_id
+        for state, offset in wanted:
+            state.flights.append(Flight(request_id, is_guess))
             entries.append(
                 FetchEntry(
                     topic_id=state.topic_id,
                     partition=state.key.partition,
                     leader_epoch=state.leader.leader_epoch if state.leader is not None else -1,
-                    fetch_offset=state.fetch_offset or 0,
+                    fetch_offset=offset,
                     max_bytes=self.settings.partition_bytes,
                 )
             )
-        self.requests[request_id] = tuple(states)
+        self.requests[request_id] = tuple(state for state, _ in wanted)
         return SendFetch(request_id, broker, tuple(entries), max(room, self.settings.partition_bytes))
 
     def _look_up(self, state: FetchState) -> list[Effect]:
@@ -366,14 +432,42 @@ class Fetcher:
         state.is_asking_offset = True
         return [LookUpOffset(state.key, state.generation, state.reset_to)]
 
-    def _on_data(self, state: FetchState, entry: FetchEntryReply, frames: list[bytes]) -> list[Effect]:
+    def _on_entry(
+        self, state: FetchState, place: int, flight: Flight, entry: FetchEntryReply, frames: list[bytes], now_ms: int
+    ) -> list[Effect]:
+        """One partition's answer has come; ``place`` others were to come before it."""
+        if place:  # the broker had nothing ready for the one before, or another broker has answered
+            state.lookahead.on_miss()
+            return []
+        spans = [] if entry.error else [self.view.span(data) for data in frames if data]
+        if flight.is_guess:
+            if not self._joins_on(state, spans):
+                state.lookahead.on_miss()
+                state.flights.clear()
+                return []
+            state.lookahead.on_hit()
+        elif entry.error:
+            state.flights.clear()
+            return self._on_error(state, entry, now_ms)
+        return self._on_data(state, entry, [data for data in frames if data], spans)
+
+    def _joins_on(self, state: FetchState, spans: list[Span]) -> bool:
+        """Say whether these batches go on where the last ones ended."""
+        offset = state.fetch_offset
+        return bool(spans) and offset is not None and spans[0].first <= offset < spans[0].next_offset
+
+    def _on_data(
+        self, state: FetchState, entry: FetchEntryReply, frames: list[bytes], spans: list[Span]
+    ) -> list[Effect]:
         state.failures = 0
+        state.high_watermark = entry.high_watermark
         effects: list[Effect] = [TellWatermarks(state.key, entry.high_watermark, entry.log_start_offset)]
-        for data in frames:
-            if not data or state.fetch_offset is None:
+        for data, span in zip(frames, spans, strict=True):
+            if state.fetch_offset is None:
                 continue
             effects.append(Deliver(state.key, state.generation, state.fetch_offset, data))
-            state.fetch_offset = max(state.fetch_offset, self.view.next_offset(data))
+            state.fetch_offset = max(state.fetch_offset, span.next_offset)
+            state.lookahead.on_data(span, len(data), self.settings.partition_bytes)
             state.credit.fetched += len(data)
             self.total.fetched += len(data)
         return effects
@@ -398,7 +492,7 @@ class Fetcher:
     def _begin_anew(self, state: FetchState) -> None:
         """The topic was deleted and created anew: all that is in it is new to us."""
         state.topic_id = ""
-        state.in_flight = 0
+        state.flights.clear()
         state.fetch_offset, state.reset_to = None, EARLIEST_TIMESTAMP
         state.retry_at_ms = 0
 

@@ -31,6 +31,7 @@ from .fetcher import (
     TellWatermarks,
 )
 from .io import Done, IoThread
+from .lookahead import Span
 from .metadata import PartitionLeader
 from .offsets import Found, OffsetsQuestion
 
@@ -91,11 +92,9 @@ class Fetching:
     def partition_error(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
         return partition_error(self.cluster, key, now_ms)
 
-    def next_offset(self, data: bytes) -> int:
-        next_offset = 0
-        for header, _ in iter_batches(data):
-            next_offset = header.next_offset
-        return next_offset
+    def span(self, data: bytes) -> Span:
+        headers = [header for header, _ in iter_batches(data)]
+        return Span(headers[0].base_offset, headers[-1].next_offset, len(headers))
 
     # -- what the consumer says --------------------------------------------------------------------
 
@@ -180,8 +179,10 @@ class Fetching:
             self.counters["bytes_fetched"] += sum(map(len, payload))
         else:
             self.counters["errors"] += 1
-        self._perform(self.fetcher.on_reply(request_id, entries, data, error, now))
-        self._pump()
+        has_news = self._put_all(self.fetcher.on_reply(request_id, entries, data, error, now))
+        self._pump()  # the next fetch goes out first: who polls begins to decode when woken, and holds the GIL
+        if has_news:
+            self._woken()
 
     def _on_offset(self, effect: LookUpOffset, found: Found | None, error: BaseException | None) -> None:
         if self._is_ended:
@@ -219,6 +220,11 @@ class Fetching:
             self._timer = self._loop.call_later(max(1, due - now) / 1000, self._on_timer)
 
     def _perform(self, effects: Iterable[Effect]) -> None:
+        if self._put_all(effects):
+            self._woken()
+
+    def _put_all(self, effects: Iterable[Effect]) -> bool:
+        """Perform them; return whether somebody who polls must be woken."""
         has_news = False
         for effect in effects:
             if isinstance(effect, SendFetch):
@@ -230,8 +236,7 @@ class Fetching:
             else:
                 self._put(effect)
                 has_news = has_news or not isinstance(effect, TellWatermarks)
-        if has_news:
-            self._woken()
+        return has_news
 
     def _fetch(self, effect: SendFetch) -> None:
         connection = self.cluster.connection(effect.broker_id)

@@ -9,12 +9,13 @@ Its result is written once, by ``futures.settle``, and read by any thread.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import CallboardError
 from ..model import Header, TopicPartition
+from .latch import Latch
+from .partitioners import Unserialized
 
 RECORD_OVERHEAD = 16  # bytes a record takes in a batch beside key, value and headers: timestamp, offsets; rounded up
 HEADER_OVERHEAD = 8  # likewise for each record header
@@ -58,6 +59,7 @@ class ProducerBatch:
         "value_sizes",
         "values",
         "was_next",
+        "width",
     )
 
     def __init__(self, topic: str, partition: int, limit: int, created_ms: int) -> None:
@@ -69,8 +71,9 @@ class ProducerBatch:
         self.keys: list[bytes | None] | None = None  # None: no record has a key
         self.timestamps: list[int] | int = []  # ms since 1970; an int: the same for all
         self.headers: list[list[Header]] | None = None  # None: no record has headers
-        self.requested: list[int | None] | None = None  # unrouted only: the partition each record asked for
+        self.requested: list[int | Unserialized | None] | None = None  # unrouted only: what each record asked for
         self.is_columns = False  # made by send_batch: sealed from the start
+        self.width = -1  # columns only: the length of every value; -1: some differ
         self.count = 0  # of records; set when sealed
         self.size = 0  # bytes so far, overhead included; never below what encoding makes of it
         self.limit = limit  # size up to which records may be appended without asking; -1: sealed
@@ -83,7 +86,7 @@ class ProducerBatch:
         self.moved: list[tuple[ProducerBatch, int]] | None = None  # unrouted only: where each record went
         self.value_sizes: list[int] | None = None  # once done, when values are dropped
         self.callbacks: list[tuple[int, Callable[[FutureOutcome], None]]] | None = None
-        self.event: threading.Event | None = None
+        self.event: Latch | None = None
         self.observed: set[int] | None = None  # records whose failure somebody has seen
         # -- the sender's
         self.producer_id = -1
@@ -144,7 +147,11 @@ class ProducerBatch:
         self.values, self.keys, self.headers, self.frames = [], None, None, None
 
     def drop_columns(self) -> None:
-        """Free what is not needed once it is acknowledged; sizes and timestamps stay for its futures."""
+        """Free what is not needed once it is acknowledged; what ``send`` has given futures for keeps sizes and
+        timestamps."""
+        if self.is_columns:  # one future for all: it tells offsets only
+            self.values, self.keys, self.headers, self.frames = [], None, None, None
+            return
         try:
             self.value_sizes = list(map(len, self.values))  # type: ignore[arg-type]
         except TypeError:  # some are None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from operator import add
+from operator import add, countOf
 from time import time_ns
 from typing import Any
 
 from ..errors import IllegalArgumentError, InvalidTopicError, MessageSizeTooLargeError
 from ..model import TOPIC_NAME_MAX, Header, is_topic_name
+from ..storage.columns import even_width
 from .accumulator import PartitionBuffer
 from .producer_batch import RECORD_OVERHEAD, ProducerBatch, record_size
 from .serializers import Encode
@@ -98,8 +99,7 @@ def column(items: Any, name: str, count: int | None) -> list[Any]:
 
 def bytes_column(items: list[Any], name: str) -> list[bytes | None]:
     """Return a column of bytes and None; copied only when something in it must be converted."""
-    kinds = set(map(type, items))
-    if kinds <= {bytes, type(None)}:
+    if countOf(map(type, items), bytes) == len(items) or set(map(type, items)) <= {bytes, type(None)}:
         return items
     return [check_bytes(item, name) for item in items]
 
@@ -168,10 +168,14 @@ def whole_batch(
     headers: list[list[Header]] | None,
     created_ms: int,
     size: int | None = None,
+    width: int | None = None,
 ) -> ProducerBatch:
-    """Return one sealed batch of columns. ``size``: ``columns_size`` of them, if it is known already."""
+    """Return one sealed batch of columns. ``width`` of its values and ``size`` (``columns_size``) if they are known."""
     batch = ProducerBatch(topic, partition, 0, created_ms)
     batch.values, batch.keys, batch.timestamps, batch.headers = values, keys, timestamps, headers
+    batch.width = _width(values) if width is None else width
+    if size is None and batch.width >= 0 and keys is None and headers is None:
+        size = len(values) * (batch.width + RECORD_OVERHEAD)
     batch.size = columns_size(values, keys, headers) if size is None else size
     batch.is_columns = True
     batch.seal()
@@ -224,7 +228,7 @@ def _runs(batch: ProducerBatch, rows: Sequence[int], batch_size: int) -> Iterabl
 
 def _ends(batch: ProducerBatch, rows: Sequence[int]) -> Sequence[int]:
     """Return where each of these rows ends, in bytes from the first one's beginning: rising numbers."""
-    width = _width(batch.values) if batch.keys is None and batch.headers is None else -1
+    width = batch.width if batch.keys is None and batch.headers is None else -1
     if width >= 0:  # all of one size, which is common and needs no list
         step = width + RECORD_OVERHEAD
         return range(step, step * len(rows) + 1, step)
@@ -234,10 +238,9 @@ def _ends(batch: ProducerBatch, rows: Sequence[int]) -> Sequence[int]:
 def _width(items: Sequence[bytes | None]) -> int:
     """Return the size that all items have; -1: some differ, or are None."""
     try:
-        widths = set(map(len, items))  # type: ignore[arg-type]
+        return even_width(items)  # type: ignore[arg-type]
     except TypeError:
         return -1
-    return widths.pop() if len(widths) == 1 else -1
 
 
 def row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
@@ -259,7 +262,7 @@ def row_sizes(batch: ProducerBatch, rows: Sequence[int]) -> list[int]:
 
 def largest_row(batch: ProducerBatch) -> int:
     """Return the bytes that the largest record takes in a batch at most."""
-    width = _width(batch.values) if batch.keys is None and batch.headers is None else -1
+    width = batch.width if batch.keys is None and batch.headers is None else -1
     return width + RECORD_OVERHEAD if width >= 0 else max(row_sizes(batch, range(batch.count)))
 
 
@@ -278,6 +281,7 @@ def _part(batch: ProducerBatch, partition: int, rows: Sequence[int], size: int) 
         pick(batch.headers),
         batch.created_ms,
         size,
+        batch.width,  # unless some differ that this part has not: then it is looked at when it is encoded
     )
 
 

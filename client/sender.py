@@ -39,7 +39,8 @@ from .metadata import PartitionLeader
 from .producer_batch import ProducerBatch
 from .sequencing import PartitionSequence, Verdict
 
-REQUEST_BYTES_MAX = 8 << 20  # of batches in one request, before compression; a single larger batch still goes
+REQUEST_BYTES_MAX = 2 << 20  # of batches in one request, before compression, but for the last one: a broker begins to
+# write when all of it has come, so larger ones leave it idle (of 8 MiB a seventh slower)
 REQUEST_BATCHES_MAX = 1_000
 ANSWER_GRACE_MS = 500  # a broker answers "timed out" by itself; the client waits a little longer than it
 
@@ -202,6 +203,8 @@ class Sender:
         for leader, batch in request.parts:
             entry = by_partition.get((leader.topic_id, leader.partition))
             effects += self._on_part(request_id, request, leader, batch, entry, error, now_ms, jitter)
+            key = (leader.topic, leader.partition)
+            self._retire(key, self.lanes[key])
         return effects
 
     def on_sent_without_reply(self, request_id: int, is_sent: bool, now_ms: int, jitter: float) -> list[Effect]:
@@ -236,7 +239,9 @@ class Sender:
     def drain(self, now_ms: int) -> list[Effect]:
         """Return the requests that can be sent now."""
         effects: list[Effect] = []
-        while requests := self._one_request_a_broker(now_ms):
+        may_be_more = bool(self.active)
+        while may_be_more:
+            requests, may_be_more = self._one_request_a_broker(now_ms)
             effects += requests
         if self._must_ask_for_id():
             self.is_asking_for_id = True
@@ -245,17 +250,23 @@ class Sender:
 
     def next_event_ms(self, now_ms: int) -> int | None:
         """Return when to call again (``on_tick``, then ``drain``) if nothing else happens; None: no need."""
-        times = [time for lane in self.active.values() if (time := self._lane_event_ms(lane, now_ms)) is not None]
-        return min(times, default=None)
+        earliest: int | None = None
+        for lane in self.active.values():
+            time = self._lane_event_ms(lane, now_ms)
+            if time is not None and (earliest is None or time < earliest):
+                earliest = time
+        return earliest
 
     @property
     def is_idle(self) -> bool:
         """Say whether there is nothing under way and nothing waiting."""
         return not self.active
 
-    def _one_request_a_broker(self, now_ms: int) -> list[Effect]:
+    def _one_request_a_broker(self, now_ms: int) -> tuple[list[SendProduce], bool]:
+        """Return the next request of each broker that can have one, and whether another one might follow now."""
         parts: dict[int, list[tuple[PartitionLeader, ProducerBatch]]] = {}
         sizes: dict[int, int] = {}
+        may_be_more = False
         for key, lane in list(self.active.items()):
             leader = self.view.leader(*key)
             if leader is None or leader.broker_id < 0 or not self.view.is_connected(leader.broker_id):
@@ -265,6 +276,7 @@ class Sender:
             if self.in_flight.get(broker, 0) >= self.settings.in_flight_max:
                 continue
             if sizes.get(broker, 0) >= REQUEST_BYTES_MAX or len(parts.get(broker, ())) >= REQUEST_BATCHES_MAX:
+                may_be_more = True
                 continue
             batch = self._next_batch(lane, leader, now_ms)
             if batch is None:
@@ -272,8 +284,11 @@ class Sender:
                 continue
             parts.setdefault(broker, []).append((leader, batch))
             sizes[broker] = sizes.get(broker, 0) + batch.size
-            self.active[key] = self.active.pop(key)  # to the end: the others come first next time
-        return [self._request(broker, chosen, now_ms) for broker, chosen in parts.items()]
+            may_be_more = may_be_more or bool(lane.buffer.waiting) or len(lane.sequence.unresolved) > 1
+            if len(self.active) > 1:
+                self.active[key] = self.active.pop(key)  # to the end: the others come first next time
+        requests = [self._request(broker, chosen, now_ms) for broker, chosen in parts.items()]
+        return requests, may_be_more and bool(requests)
 
     def _next_batch(self, lane: _Lane, leader: PartitionLeader, now_ms: int) -> ProducerBatch | None:
         sequence, buffer = lane.sequence, lane.buffer
@@ -437,13 +452,15 @@ class Sender:
 
     def _lane_event_ms(self, lane: _Lane, now_ms: int) -> int | None:
         sequence, waiting = lane.sequence, lane.buffer.waiting
-        oldest = min(
-            (batch.created_ms for batch in (*sequence.unresolved, *([waiting[0]] if waiting else []))), default=None
-        )
-        if oldest is None:
+        if len(sequence.unresolved) == 1 and not waiting and sequence.unresolved[0].attempt_id:
+            return sequence.unresolved[0].created_ms + self.settings.delivery_timeout_ms  # the usual case
+        created = [batch.created_ms for batch in sequence.unresolved]
+        if waiting:
+            created.append(waiting[0].created_ms)
+        if not created:
             return None
-        times = [oldest + self.settings.delivery_timeout_ms]
-        if any(batch.attempt_id == 0 for batch in sequence.unresolved) or waiting:
+        times = [min(created) + self.settings.delivery_timeout_ms]
+        if waiting or any(batch.attempt_id == 0 for batch in sequence.unresolved):
             times += [time for time in (sequence.retry_at_ms, sequence.bump_at_ms) if time > now_ms]
         if waiting and self.settings.linger_ms:
             times += [time for time in (waiting[0].created_ms + self.settings.linger_ms,) if time > now_ms]

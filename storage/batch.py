@@ -135,6 +135,7 @@ def encode_batch(
     producer_id: int = -1,
     producer_epoch: int = -1,
     base_sequence: int = -1,
+    value_width: int = -1,
 ) -> list[bytes]:
     """Return a batch as frames, with base offset 0 and leader epoch -1 until a leader gives it a place.
 
@@ -142,6 +143,7 @@ def encode_batch(
         keys, values: one item a record; ``None`` instead of the list: all null (at least one list is needed).
         timestamps: ms since 1970, one a record, or one for all.
         compression: "none", "gzip", "snappy", "lz4" or "zstd".
+        value_width: the length of every value, from who knows it already; -1: it is looked at.
 
     Raises:
         IllegalArgumentError: no records, lists of different lengths, items of a wrong type, or more than 2 GiB.
@@ -154,7 +156,7 @@ def encode_batch(
     if key_buffers:
         flags |= columns.HAS_KEYS | (columns.SOME_KEYS_NULL if some_null else 0)
     value_buffers, value_bytes, some_null = (
-        columns.encode_binary(values, "value") if values is not None else ([], 0, False)
+        columns.encode_binary(values, "value", value_width) if values is not None else ([], 0, False)
     )
     if value_buffers:
         flags |= columns.HAS_VALUES | (columns.SOME_VALUES_NULL if some_null else 0)

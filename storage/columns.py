@@ -34,6 +34,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from operator import countOf
 from typing import NamedTuple
 
 from ..errors import CorruptRecordError, IllegalArgumentError
@@ -104,16 +105,24 @@ def encode_timestamps(timestamps: Sequence[int]) -> bytes:
         raise IllegalArgumentError("timestamps must be integers that fit 64 bits") from None
 
 
-def encode_binary(items: Sequence[bytes | None], what: str) -> tuple[Buffers, int, bool]:
+def even_width(items: Sequence[bytes]) -> int:
+    """Return the length that all items have; -1: some differ, or there are none. TypeError: some have no length."""
+    if not items:
+        return -1
+    width = len(items[0])
+    return width if countOf(map(len, items), width) == len(items) else -1
+
+
+def encode_binary(items: Sequence[bytes | None], what: str, width: int = -1) -> tuple[Buffers, int, bool]:
     """Return the buffers of a keys or values column, its data length, and whether a bitmap is among them.
 
-    No buffers at all when every item is null.
+    No buffers at all when every item is null. ``width``: their ``even_width``, from who knows it already.
 
     Raises:
         IllegalArgumentError: an item is neither bytes nor None, or all together exceed 2 GiB.
     """
     try:
-        return _encode_dense(items, what)  # type: ignore[arg-type]  # a null makes it raise TypeError
+        return _encode_dense(items, what, width)  # type: ignore[arg-type]  # a null makes it raise TypeError
     except TypeError:
         nulls = list(items).count(None)
     if nulls == len(items):
@@ -134,11 +143,12 @@ def encode_headers(headers: Sequence[Sequence[Header]]) -> tuple[Buffers, int]:
     return buffers, data_bytes
 
 
-def _encode_dense(items: Sequence[bytes], what: str) -> tuple[Buffers, int, bool]:
-    widths = set(map(len, items))
+def _encode_dense(items: Sequence[bytes], what: str, width: int = -1) -> tuple[Buffers, int, bool]:
+    if width < 0:
+        width = even_width(items)
     try:
-        if len(widths) == 1:  # all of one size: the offsets are known, and were perhaps used before
-            offsets = _even_offsets(len(items), widths.pop())
+        if width >= 0:  # all of one size: the offsets are known, and were perhaps used before
+            offsets = _even_offsets(len(items), width)
         else:
             offsets = struct.pack(f"<{len(items) + 1}i", *accumulate(map(len, items), initial=0))
     except struct.error:

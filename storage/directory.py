@@ -25,19 +25,24 @@ def begin_empty(files: Files, directory: str, index_interval_bytes: int, recover
     """Make an empty log: first the checkpoint, on disk, then the first segment."""
     start = recovered.log_start_offset
     if recovered.checkpoint is None:
-        recovered.checkpoint = checkpoint = Checkpoint(
-            log_start_offset=start,
-            recovery_offset=start,
-            segment=start,
-            position=0,
-            segment_created_ms=now_ms,
-            epochs=(),
-            has_producers=False,
-        )
+        recovered.checkpoint = checkpoint = empty_checkpoint(start, now_ms)
         files.write_atomic(f"{directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
     segment = Segment(files, directory, start, index_interval_bytes)
     segment.create()
     recovered.segments.append(segment)
+
+
+def empty_checkpoint(start: int, now_ms: int) -> Checkpoint:
+    """Return what the checkpoint of a log says that begins and ends at ``start``."""
+    return Checkpoint(
+        log_start_offset=start,
+        recovery_offset=start,
+        segment=start,
+        position=0,
+        segment_created_ms=now_ms,
+        epochs=(),
+        has_producers=False,
+    )
 
 
 def remove_directory(files: Files, directory: str) -> None:

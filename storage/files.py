@@ -24,6 +24,8 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+Buffer = bytes | memoryview
+
 FILE_MODE = 0o600
 DIR_MODE = 0o700
 _IOV_MAX = 1_024  # buffers of one writev; POSIX promises 16, Linux and macOS take 1,024
@@ -46,7 +48,7 @@ class File(Protocol):
     def size(self) -> int:
         """Bytes; moved by append and truncate."""
 
-    def append(self, buffers: Sequence[bytes]) -> None:
+    def append(self, buffers: Sequence[Buffer]) -> None:
         """Write all buffers at the end, with as few system calls as there can be.
 
         After an ``OSError`` an unknown part has been written: ``truncate`` to the size before.
@@ -67,6 +69,9 @@ class File(Protocol):
 
 
 class FileLock(Protocol):
+    def is_in_place(self) -> bool:
+        """Say whether the file that is locked still is the one at its path: else it was removed, or replaced."""
+
     def release(self) -> None: ...
 
 
@@ -123,8 +128,8 @@ class OsFile:
         self.path = path
         self.size = os.fstat(fd).st_size
 
-    def append(self, buffers: Sequence[bytes]) -> None:
-        left = list(buffers) if len(buffers) <= _IOV_MAX else list(buffers[:_IOV_MAX])
+    def append(self, buffers: Sequence[Buffer]) -> None:
+        left: list[Buffer] = list(buffers) if len(buffers) <= _IOV_MAX else list(buffers[:_IOV_MAX])
         rest = buffers[_IOV_MAX:]
         while left:
             written = os.pwritev(self._fd, left, self.size)
@@ -164,8 +169,14 @@ class OsFile:
 
 
 class OsFileLock:
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd, self._path = fd, path
+
+    def is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def release(self) -> None:
         fd, self._fd = self._fd, -1
@@ -244,7 +255,7 @@ class OsFiles:
             raise
         os.ftruncate(fd, 0)
         os.pwrite(fd, note.encode(), 0)
-        return OsFileLock(fd)
+        return OsFileLock(fd, path)
 
     def _write(self, path: str, data: bytes, *, sync: bool) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
@@ -263,7 +274,7 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
 
 
-def _unwritten(buffers: list[bytes], written: int) -> list[bytes]:
+def _unwritten(buffers: list[Buffer], written: int) -> list[Buffer]:
     for index, buffer in enumerate(buffers):
         if written < len(buffer):
             return [buffer[written:], *buffers[index + 1 :]]

@@ -32,8 +32,8 @@ from ..errors import (
 from .batch import BatchHeader
 from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
 from .cutting import lowered, rebuild_producers
-from .directory import begin_empty, make_directory, remove_directory
-from .files import Files
+from .directory import begin_empty, empty_checkpoint, make_directory, remove_directory
+from .files import Buffer, Files
 from .flushing import DISK_FULL, FlushJob, write_checkpoint, write_index
 from .index import NO_TIMESTAMP
 from .reading import Reader
@@ -152,7 +152,7 @@ class Log:
 
     # -- appending -------------------------------------------------------------------------------------------
 
-    def append(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader], now_ms: int) -> None:
+    def append(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader], now_ms: int) -> None:
         """Append batches that have been checked and stamped with their offsets; one system call for all.
 
         Only when a segment is full in between, there are two. A batch whose append failed is gone for this process and
@@ -197,7 +197,7 @@ class Log:
             raise _storage_error(f"{self.directory}: a new segment failed", error) from error
         return True
 
-    def _append(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader], now_ms: int) -> None:
+    def _append(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader], now_ms: int) -> None:
         begin, count, segment_bytes = 0, len(batches), self._config.segment_bytes
         while begin < count:
             active = self._segments[-1]
@@ -520,6 +520,45 @@ class Log:
         write_checkpoint(self._files, self.directory, self._on_disk, self.producers.copy())
         self._producers_on_disk = self.producers.version
 
+    def begin_anew(self, log_start_offset: int, now_ms: int) -> None:
+        """Drop every record: the log begins and ends at ``log_start_offset``; on disk when this returns. Blocks.
+
+        For a replica that is too far behind: its leader has nothing that old any more.
+
+        Raises:
+            StorageError: the log has failed.
+        """
+        self._require_usable()
+        try:
+            self._finish_job()
+            self._begin_anew(log_start_offset, now_ms)
+        except OSError as error:
+            self._fail(f"it could not be begun anew: {error.strerror or error}")
+            raise StorageError(self._failure) from error
+
+    def _begin_anew(self, start: int, now_ms: int) -> None:
+        """The checkpoint comes first: from then on a crash leaves an empty log, and what lies before it is removed."""
+        if self._has_clean_marker:
+            self._remove_clean_marker()
+        if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
+            self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
+        self.producers.clear()
+        self.epochs.truncate_from_end(0)
+        checkpoint = empty_checkpoint(start, now_ms)
+        self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+        old = self._segments + self._doomed
+        self._reader.forget(self._segments)
+        fresh = Segment(self._files, self.directory, start, self._config.index_interval_bytes)
+        self._segments[:], self._bases[:], self._doomed = [fresh], [start], []
+        self._dirty, self._fresh_indexes, self._is_dir_dirty = [], [], False
+        self.log_start_offset = self.durable_offset = self._told_durable_offset = start
+        self._on_disk, self._producers_on_disk = checkpoint, self.producers.version
+        for segment in old:
+            segment.remove()
+        fresh.create()
+        fresh.created_ms = now_ms
+        self._files.sync_dir(self.directory)
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _close_cleanly(self, now_ms: int) -> None:
@@ -573,7 +612,7 @@ class Log:
         if self._failure:
             raise StorageError(f"{self.directory}: {self._failure}")
 
-    def _require_next(self, batches: Sequence[Sequence[bytes]], headers: Sequence[BatchHeader]) -> None:
+    def _require_next(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader]) -> None:
         if len(batches) != len(headers):
             raise InvariantViolated(f"{len(batches)} batches with {len(headers)} headers")
         expected, epoch = self.log_end_offset, self.epochs.latest

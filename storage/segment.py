@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..errors import CorruptRecordError, InvariantViolated, StorageCorruption
 from .batch import HEADER_BYTES, BatchHeader, decode_batch, parse_header
-from .files import File, Files
+from .files import Buffer, File, Files
 from .index import NO_TIMESTAMP, SparseIndex, load_index
 from .verification import Damage, Ranges, any_epoch, find_batch, scan
 
@@ -114,7 +114,7 @@ class Segment:
 
     # -- growing and shrinking -------------------------------------------------------------------------
 
-    def append(self, frames: Sequence[bytes], headers: Sequence[BatchHeader]) -> None:
+    def append(self, frames: Sequence[Buffer], headers: Sequence[BatchHeader]) -> None:
         """Write whole batches at the end. After an ``OSError`` nothing is noted: ``cut_to`` a mark."""
         if self.gap and self._may_load_index:
             self._may_load_index = self._load_index()  # while the file still fits it

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,13 +56,22 @@ class RunningCluster:
     """
 
     def __init__(
-        self, directory: Path, *, brokers: int, options: tuple[str, ...] = (), is_temporary: bool = False
+        self,
+        directory: Path,
+        *,
+        brokers: int,
+        options: tuple[str, ...] = (),
+        is_temporary: bool = False,
+        environment: Mapping[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
+        """``environment`` is added to this process's; ``prefix`` runs the command, as ``nice`` does."""
         self.directory = directory
         self.data_dir = directory / "data"
         self.ready_file = directory / "ready.json"
         self.brokers = brokers
         self._options = options
+        self._environment, self._prefix = {**os.environ, **(environment or {})}, prefix
         self._is_temporary = is_temporary
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[Any] = []  # whatever has close()
@@ -77,12 +86,14 @@ class RunningCluster:
             ClusterDidNotStart: it ended or was silent; with its output.
         """
         self.ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "callboard.testing.cluster_process", str(self.directory)]
+        command = [*self._prefix, sys.executable, "-m", "callboard.testing.cluster_process", str(self.directory)]
         command += ["remove" if self._is_temporary else "keep", "--brokers", str(self.brokers), "--port", "0"]
         command += ["--experiments", "--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file)]
         command += self._options
         with (self.directory / "up.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self._environment
+            )
         said = self._read_until(b"ready", deadline_s)
         if not self.ready_file.exists():
             self.stop()

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..storage.files import AlreadyLocked, parent_of
+from ..storage.files import AlreadyLocked, Buffer, parent_of
 
 PAGE_BYTES = 4_096
 SECTOR_BYTES = 512
@@ -75,7 +75,7 @@ class SimFile:
     def size(self) -> int:
         return len(self._node.cached)
 
-    def append(self, buffers: Sequence[bytes]) -> None:
+    def append(self, buffers: Sequence[Buffer]) -> None:
         self._require_open()
         if self._read_only:
             raise _error(errno.EBADF, self.path)
@@ -116,6 +116,9 @@ class SimLock:
     def __init__(self, disk: SimDisk, path: str) -> None:
         self._disk = disk
         self._path = path
+
+    def is_in_place(self) -> bool:
+        return self._path in self._disk._locks
 
     def release(self) -> None:
         self._disk._locks.pop(self._path, None)
@@ -311,6 +314,8 @@ class SimDisk:
         self.sync_dir(parent_of(path))
 
     def free_bytes(self, path: str) -> int:
+        if not self.exists(path):
+            raise _error(errno.ENOENT, path)
         return (1 << 50) if self.capacity_bytes is None else max(self.capacity_bytes - self.used_bytes(), 0)
 
     def lock(self, path: str, note: str = "") -> SimLock:

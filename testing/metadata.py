@@ -89,6 +89,7 @@ def image_with(
     registered: Iterable[int] = (),
     hosts: Mapping[int, str] | None = None,
     controller: int = 1,
+    configs: Mapping[str, Any] | None = None,
 ) -> ClusterImage:
     """Return a picture: live brokers, and topics with the replicas of each partition, all in sync.
 
@@ -96,6 +97,7 @@ def image_with(
         brokers: the live ones, with their incarnations if given (else ``"i1"`` of broker 1 …).
         topics: name -> replicas by partition. A topic's id is 32 hex digits made of its place: ``topic_id_of``.
         registered: more brokers that were here once.
+        configs: settings of every topic.
     """
     incarnations = dict(brokers) if isinstance(brokers, Mapping) else {one: f"i{one}" for one in brokers}
     documents: list[tuple[str, StoredShape]] = [(CLUSTER_KEY, ClusterDocument(cluster_id="c" * 32))]
@@ -109,17 +111,20 @@ def image_with(
         documents.append((LEASE_KEY, lease))
     image = ClusterImage.of(1, [Document(key=key, version=1, value=written(shape)) for key, shape in documents], "s")
     for place, (name, replicas) in enumerate((topics or {}).items()):
-        image = with_topic(image, name, replicas, topic_id_of(place))
+        image = with_topic(image, name, replicas, topic_id_of(place), configs)
     return image
 
 
-def a_session(broker_id: int, incarnation: str, hosts: Mapping[int, str] | None = None) -> SessionDocument:
+def a_session(
+    broker_id: int, incarnation: str, hosts: Mapping[int, str] | None = None, *, is_after_reboot: bool = False
+) -> SessionDocument:
     return SessionDocument(
         incarnation=incarnation,
         broker_id=broker_id,
         endpoints=(f"tcp://127.0.0.1:{9_191 + broker_id}",),
         machine="m",
         host=(hosts or {}).get(broker_id, "h"),
+        is_after_reboot=is_after_reboot,
     )
 
 
@@ -127,10 +132,20 @@ def topic_id_of(place: int) -> TopicId:
     return TopicId(f"{place:032x}")
 
 
-def with_topic(image: ClusterImage, name: str, replicas: Sequence[Sequence[int]], topic_id: TopicId) -> ClusterImage:
+def with_topic(
+    image: ClusterImage,
+    name: str,
+    replicas: Sequence[Sequence[int]],
+    topic_id: TopicId,
+    configs: Mapping[str, Any] | None = None,
+) -> ClusterImage:
     factor = len(replicas[0])
     topic = TopicDocument(
-        name=name, partitions=len(replicas), replication_factor=factor, min_insync_replicas=max(1, factor - 1)
+        name=name,
+        partitions=len(replicas),
+        replication_factor=factor,
+        min_insync_replicas=max(1, factor - 1),
+        configs=dict(configs or {}),
     )
     changes: list[tuple[str, StoredShape | None]] = [(topic_key(topic_id), topic)]
     return with_documents(image, changes + new_partitions(image, topic_id, 0, [tuple(one) for one in replicas]))
@@ -158,6 +173,9 @@ def without_broker(image: ClusterImage, *broker_ids: int) -> ClusterImage:
     return with_documents(image, [(session_key(f"broker-{broker_id}"), None) for broker_id in broker_ids])
 
 
-def with_broker(image: ClusterImage, broker_id: int, incarnation: str) -> ClusterImage:
-    """Return the picture after a session of this broker began."""
-    return with_documents(image, [(session_key(f"broker-{broker_id}"), a_session(broker_id, incarnation))])
+def with_broker(
+    image: ClusterImage, broker_id: int, incarnation: str, *, is_after_reboot: bool = False
+) -> ClusterImage:
+    """Return the picture after a session of this broker began. ``is_after_reboot``: its machine has booted since."""
+    session = a_session(broker_id, incarnation, is_after_reboot=is_after_reboot)
+    return with_documents(image, [(session_key(f"broker-{broker_id}"), session)])

@@ -66,7 +66,6 @@ class BrokerInMemory:
             f"{self.name}/controller",
             config=config,
             client_address=f"{self.name}/metadata",
-            replication_factor_max=32,  # the controller's rules are ready for replicas that nobody follows yet
         )
         return self.controller_ref
 

@@ -36,13 +36,14 @@ class Admission:
         self._pump.close()
         self._socket.close(linger=0)
 
-    def _on_readable(self) -> None:
+    def _on_readable(self) -> bool:
         for _ in range(_BATCH_MAX):
             try:
                 frames = self._socket.recv_multipart(_DONTWAIT)
             except zmq.Again:
-                return
+                return True
             self._answer(frames)
+        return False
 
     def _answer(self, frames: list[bytes]) -> None:
         """Frames: the asker's route up to an empty one, then version, id, domain, address, identity, mechanism, …"""

@@ -14,19 +14,22 @@ import socket as sockets_of_the_os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import zmq
 
 from . import addresses, monitor, sockets
 from .loop import Loop
 from .monitor import Monitor
-from .multipart import sender_of
+from .multipart import ZERO_COPY_BYTES, sender_of
 from .pump import Pump
 from .seam import Stage
 from .wire import WireListener
 
 LINGER_MS = 250  # of a graceful close: what was sent without a reply (acks=0) may still go out
 _DONTWAIT = zmq.DONTWAIT.value
+_EVENTS = zmq.EVENTS.value
+_POLLIN = zmq.POLLIN.value
 _RECEIVED_MAX = 256  # messages a round …
 _RECEIVED_BYTES_MAX = 16 << 20  # … or bytes
 
@@ -164,19 +167,25 @@ class DealerWire:
             has_sent = True
         return has_sent
 
-    def _on_readable(self) -> None:
-        self._receive()
+    def _on_readable(self) -> bool:
+        may_be_more = self._receive()
         if self._unsent:
             self._send_unsent()
+            return False
+        return not may_be_more
 
     def _receive(self) -> bool:
-        """Hand over what is there, a bounded number; return whether there may be more."""
-        if self._socket is None:
+        """Hand over what is there, a bounded number; return whether there may be more.
+
+        Mostly it is one message: a look at ``EVENTS`` tells so at less than half the cost of an EAGAIN.
+        """
+        socket = self._socket
+        if socket is None:
             return False
-        recv = self._socket.recv
+        recv = socket.recv
         on_frames = self._listener.on_frames
         size = 0
-        for _ in range(_RECEIVED_MAX):
+        for number in range(_RECEIVED_MAX):
             try:
                 frame = recv(_DONTWAIT, False)
             except zmq.Again:
@@ -184,14 +193,23 @@ class DealerWire:
             frames = [frame.bytes]
             while frame.more:
                 frame = recv(_DONTWAIT, False)
-                frames.append(frame.bytes)
+                frames.append(_data_of(frame))
                 size += len(frames[-1])
             on_frames(frames)
             if not self._is_open:
                 return False
             if size > _RECEIVED_BYTES_MAX:
                 return True
+            if not number and not socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
+                return False
         return True
+
+
+def _data_of(frame: zmq.Frame) -> bytes:
+    """Return what a frame holds. A large one is not copied: what comes is a view of libzmq's memory, which reads as
+    bytes do (length, slices, comparison), and whose slices are views; the memory is held as long as any of them.
+    """
+    return cast("bytes", frame.buffer) if len(frame) >= ZERO_COPY_BYTES else frame.bytes
 
 
 _IS_IT_CALLBOARD = "is a Callboard broker listening there?"

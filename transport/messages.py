@@ -180,7 +180,10 @@ class ProduceReply(Reply, frozen=True, kw_only=True, tag="produce.reply", omit_d
 
 
 class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers."""
+    """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers.
+
+    ``high_watermark``: the highest that a follower has heard of. One that is behind is told at once.
+    """
 
     topic_id: str
     partition: Int64
@@ -188,6 +191,7 @@ class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     fetch_offset: Int64
     last_fetched_epoch: Int64 = UNKNOWN_EPOCH
     durable_offset: Int64 = UNKNOWN_OFFSET
+    high_watermark: Int64 = UNKNOWN_OFFSET
     max_bytes: Int64 = 1_048_576
 
 
@@ -801,6 +805,25 @@ class LeaseReply(Reply, frozen=True, kw_only=True, tag="lease.reply", omit_defau
     controller_epoch: Int64 = -1
 
 
+class JoinRequest(Request, frozen=True, kw_only=True, tag="join", omit_defaults=True):
+    """Ask for the broker ids of a host, before it starts its brokers. Asked again, the answer is the same.
+
+    ``home`` is the id of its data directory; ``cluster_id`` the cluster that the directory is of, "" for a new one.
+    ``first_broker_id`` 0: any ids.
+    """
+
+    host_name: str
+    home: str
+    brokers: Int64 = 1
+    first_broker_id: Int64 = 0
+    cluster_id: str = ""
+
+
+class JoinReply(Reply, frozen=True, kw_only=True, tag="join.reply", omit_defaults=True):
+    cluster_id: str = ""
+    broker_ids: list[Int64] = []  # as many as asked for
+
+
 class AllocateProducerIdsRequest(Request, frozen=True, kw_only=True, tag="store.producer_ids", omit_defaults=True):
     """Ask for a block of producer ids that nobody has or had."""
 
@@ -859,6 +882,7 @@ StoreRequest = (
     | RenewRequest
     | ResignRequest
     | AllocateProducerIdsRequest
+    | JoinRequest
     | DescribeTreeRequest
     | KillRequest
     | ExperimentRequest
@@ -891,4 +915,5 @@ AnyReply = (
     | SessionReply
     | LeaseReply
     | AllocateProducerIdsReply
+    | JoinReply
 )

@@ -40,16 +40,20 @@ class Monitor:
         self._is_open = True
         self._pump = Pump(loop, self._socket, self.drain, lambda: False)
 
-    def drain(self) -> None:
-        """Tell what is known by now. Also called by who must know everything that came before a message."""
+    def drain(self) -> bool:
+        """Tell what is known by now. Also called by who must know everything that came before a message.
+
+        Returns whether that is all.
+        """
         for _ in range(self.BATCH_MAX):
             if not self._is_open:
-                return
+                return True
             event = self._next()
             if event is None:
-                return
+                return True
             self._on_event(*event)
             self._pump.touched()
+        return False
 
     def wait_for(self, event: int, count: int, timeout_ms: int) -> bool:
         """Block until ``event`` has come ``count`` times; others are dropped. Only for closing."""

@@ -6,8 +6,9 @@ that has just come. Without reading ``EVENTS`` again after a send 59 of 3,000 ex
 
 The rules.
 
-1. A turn ends only when ``EVENTS``, read after the last other call on the socket, shows nothing to do; or
-   when the next turn has been scheduled with ``call_soon``.
+1. A turn ends only when ``EVENTS``, read after the last other call on the socket, shows nothing to do (or a ``recv``,
+   as the last call, said EAGAIN: it has taken all signals in, too); or when the next turn has been scheduled with
+   ``call_soon``.
 2. Whoever uses the socket outside a turn says so (``touched``), and a turn follows.
 3. A turn is bounded, so that one busy socket does not starve the loop.
 """
@@ -25,16 +26,17 @@ _POLLIN = zmq.POLLIN.value
 
 
 class Pump:
-    """Calls ``on_readable`` while there is something to read, ``on_idle`` when there is nothing more.
+    """Calls ``on_readable`` while there may be something to read, ``on_idle`` when there is nothing more.
 
-    ``on_readable()`` reads a bounded number of messages; it need not reach EAGAIN. ``on_idle()`` may send (what
-    had to wait) and returns whether it did: then the events are looked at once more.
+    ``on_readable()`` reads a bounded number of messages, none if there is none; it returns whether it knows, by its
+    last call on the socket, that there is nothing more. ``on_idle()`` may send (what had to wait) and returns whether
+    it did: then the events are looked at once more.
     """
 
     ROUNDS_MAX = 4  # of on_readable, in one turn
 
     def __init__(
-        self, loop: Loop, socket: zmq.Socket[bytes], on_readable: Callable[[], None], on_idle: Callable[[], bool]
+        self, loop: Loop, socket: zmq.Socket[bytes], on_readable: Callable[[], bool], on_idle: Callable[[], bool]
     ) -> None:
         self._loop = loop
         self._events = socket.getsockopt
@@ -62,28 +64,31 @@ class Pump:
 
     def _scheduled_turn(self) -> None:
         self._is_scheduled = False
-        self._turn()
+        self._turn(False)
 
-    def _turn(self) -> None:
+    def _turn(self, has_signal: bool = True) -> None:
         if not self._is_open or self._in_turn:
             return
         self.turns += 1
         self._in_turn = True
         is_done = False
         try:
-            is_done = self._work()
+            is_done = self._work(has_signal)
         finally:  # also when a handler has raised: what is still in the socket must not wait for a signal
             self._in_turn = False
             if not is_done:
                 self.touched()
 
-    def _work(self) -> bool:
-        """Return True when rule 1 holds."""
+    def _work(self, has_signal: bool) -> bool:
+        """Return True when rule 1 holds. With a signal there is nearly always a message: it is read without asking."""
         for _ in range(self.ROUNDS_MAX):
-            if self._events(_EVENTS) & _POLLIN:  # type: ignore[operator]
-                self._on_readable()
-            elif not self._on_idle():
-                return True
-            if not self._is_open:
+            if has_signal or self._events(_EVENTS) & _POLLIN:  # type: ignore[operator]
+                has_signal = False
+                is_empty = self._on_readable()
+                if not self._is_open:
+                    return True
+                if not is_empty:
+                    continue
+            if not self._on_idle() or not self._is_open:
                 return True
         return False

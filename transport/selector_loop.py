@@ -1,26 +1,30 @@
 """A small event loop for one thread: what the client's I/O thread runs. Needs no asyncio (imports in 1 ms).
 
 The problem is waking up. Another thread puts a callback into ``_ready`` and must wake the loop if, and only if,
-it sleeps: a byte in a pipe costs a system call, so none is written while the loop is awake. The rule that makes
+it sleeps: waking costs a system call, so none is made while the loop is awake. The rule that makes
 it safe: the loop says that it will sleep, *then* looks at ``_ready`` once more; the other side puts first, *then*
 looks whether the loop sleeps. Whatever the order, one of the two sees the other.
+
+Callbacks that callbacks ask for run in the same turn, up to ``ROUNDS_MAX`` generations: a look at the descriptors
+between them costs more than most of them.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
-import os
-import selectors
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .descriptors import Descriptors, descriptors
+
 _log = logging.getLogger("callboard.transport")
 
 SLEEP_S_MAX = 86_400.0  # what a selector can be asked for; longer timers just wake it once a day
+ROUNDS_MAX = 8  # generations of callbacks in one turn, before descriptors and timers are looked at again
 
 
 class Handle:
@@ -51,9 +55,14 @@ def log_failure(error: BaseException) -> None:
 class SelectorLoop:
     """A ``Loop``. ``run`` on the one thread that owns it, then ``close``; only ``…_threadsafe`` from others."""
 
-    def __init__(self, on_failure: Callable[[BaseException], None] = log_failure) -> None:
+    def __init__(
+        self,
+        on_failure: Callable[[BaseException], None] = log_failure,
+        make_descriptors: Callable[[], Descriptors[Handle]] = descriptors,
+    ) -> None:
         self._on_failure = on_failure
-        self._selector = selectors.DefaultSelector()
+        self._descriptors = make_descriptors()
+        self._wait = self._descriptors.wait
         self._ready: deque[Handle] = deque()
         self._timers: list[Handle] = []  # a heap
         self._cancelled_max = 64  # timers in the heap before those that were cancelled are swept out
@@ -61,10 +70,6 @@ class SelectorLoop:
         self._is_asleep = False
         self._is_stopping = False
         self._is_closed = False
-        self._wake_out, self._wake_in = os.pipe()
-        os.set_blocking(self._wake_out, False)
-        os.set_blocking(self._wake_in, False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, Handle(self._on_wake, ()))
         self._thread_id = 0
         self.wakeups = 0  # returns from the selector; an idle loop has none
 
@@ -90,7 +95,7 @@ class SelectorLoop:
         handle = Handle(callback, args)
         self._ready.append(handle)
         if self._is_asleep:
-            self._is_asleep = False  # one byte is enough, however many callbacks follow
+            self._is_asleep = False  # once is enough, however many callbacks follow
             self._wake()
         return handle
 
@@ -104,14 +109,13 @@ class SelectorLoop:
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
         self.remove_reader(fd)
-        self._selector.register(fd, selectors.EVENT_READ, Handle(callback, args))
+        self._descriptors.watch(fd, Handle(callback, args))
 
     def remove_reader(self, fd: int) -> bool:
-        try:
-            key = self._selector.unregister(fd)
-        except (KeyError, ValueError):
+        handle = self._descriptors.forget(fd)
+        if handle is None:
             return False
-        key.data.cancel()  # it may be among those that run in this very turn
+        handle.cancel()  # it may be among those that run in this very turn
         return True
 
     # -- life ----------------------------------------------------------------------------------------
@@ -150,22 +154,23 @@ class SelectorLoop:
         self._is_closed = True
         self._ready.clear()
         self._timers.clear()
-        self._selector.close()
-        os.close(self._wake_out)
-        os.close(self._wake_in)
+        self._descriptors.close()
 
     def _turn(self) -> None:
+        ready = self._ready
         self._is_asleep = True
-        if self._ready or self._is_stopping:
+        if ready or self._is_stopping:
             self._is_asleep = False
         timeout = self._sleep_s()
-        events = self._selector.select(timeout)
+        ready.extend(self._wait(timeout))
         self._is_asleep = False
         self.wakeups += timeout != 0.0
-        for key, _ in events:
-            self._ready.append(key.data)
-        self._ring()
-        self._run_ready()
+        if self._timers:
+            self._ring()
+        for _ in range(ROUNDS_MAX):
+            if not ready or self._is_stopping:
+                return
+            self._run_ready()
 
     def _sleep_s(self) -> float | None:
         if not self._is_asleep:
@@ -174,7 +179,8 @@ class SelectorLoop:
             heapq.heappop(self._timers)
         if not self._timers:
             return None
-        return min(SLEEP_S_MAX, max(0.0, self._timers[0].at - time.monotonic()))
+        left = self._timers[0].at - time.monotonic()
+        return 0.0 if left < 0.0 else left if left < SLEEP_S_MAX else SLEEP_S_MAX
 
     def _ring(self) -> None:
         now = time.monotonic()
@@ -182,9 +188,10 @@ class SelectorLoop:
             self._ready.append(heapq.heappop(self._timers))
 
     def _run_ready(self) -> None:
-        """Run what is ready now; what that adds comes in the next turn, after the descriptors."""
-        for _ in range(len(self._ready)):
-            handle = self._ready.popleft()
+        """Run what is ready now; what that adds comes in the next round."""
+        ready = self._ready
+        for _ in range(len(ready)):
+            handle = ready.popleft()
             if handle.is_cancelled:
                 continue
             try:
@@ -199,15 +206,7 @@ class SelectorLoop:
 
     def _wake(self) -> None:
         try:
-            os.write(self._wake_in, b"\0")
-        except BlockingIOError:
-            return  # the pipe is full of wake-ups
+            self._descriptors.wake()
         except OSError:
             if not self._is_closed:
                 raise
-
-    def _on_wake(self) -> None:
-        try:
-            os.read(self._wake_out, 4_096)
-        except BlockingIOError:
-            return

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from ...errors import ErrorCode
 from ...model import TopicId
 from ...transport import messages as m
-from ..metadata.documents import partition_of
 from . import topics
 from .draft import Draft
 from .elections import NotReelected, reelect
+from .isr import alter_partitions
+from .leadership import PREFERRED, UNCLEAN, elect_leaders
 from .topics import TopicRules
 
 MakeReply = Callable[[int], m.Reply]  # from the version that holds what was asked
@@ -39,7 +40,11 @@ def plan(
         is_internal: the cluster itself asks: it may create its own topics.
     """
     if isinstance(request, m.ReelectRequest):
-        return _reelect(draft, request)
+        return _reelect(rules, draft, request)
+    if isinstance(request, m.AlterPartitionRequest):
+        return _alter_partitions(rules, draft, request)
+    if isinstance(request, m.ElectLeadersRequest):
+        return _elect_leaders(rules, draft, request)
     if isinstance(request, _TOPIC_REQUESTS):
         if (count := len(_wishes(request))) > TOPICS_MAX:
             return _refused(ErrorCode.LIMIT_EXCEEDED, f"{count} topics in one request; {TOPICS_MAX} at most")
@@ -76,8 +81,24 @@ def _results(
     return [rules.alter(draft, wish) for wish in request.topics]
 
 
-def _reelect(draft: Draft, request: m.ReelectRequest) -> MakeReply:
-    decided = reelect(draft.image, request)
+def _alter_partitions(rules: TopicRules, draft: Draft, request: m.AlterPartitionRequest) -> MakeReply:
+    changes, entries = alter_partitions(draft.image, request, defaults=rules.defaults)
+    draft.put(changes)
+    return lambda version: m.AlterPartitionReply(version=version, entries=entries)
+
+
+def _elect_leaders(rules: TopicRules, draft: Draft, request: m.ElectLeadersRequest) -> MakeReply:
+    if request.election not in (PREFERRED, UNCLEAN):
+        return _refused(
+            ErrorCode.INVALID_REQUEST, f"{request.election[:40]!r} is no election: {PREFERRED} or {UNCLEAN}"
+        )
+    changes, entries = elect_leaders(draft.image, request, defaults=rules.defaults)
+    draft.put(changes)
+    return lambda version: m.ElectLeadersReply(version=version, entries=entries)
+
+
+def _reelect(rules: TopicRules, draft: Draft, request: m.ReelectRequest) -> MakeReply:
+    decided = reelect(draft.image, request, defaults=rules.defaults)
     if isinstance(decided, NotReelected):
         refusal = m.ReelectReply(error=decided.error, detail=decided.detail, leader_epoch=decided.leader_epoch)
         return lambda _: refusal
@@ -88,24 +109,3 @@ def _reelect(draft: Draft, request: m.ReelectRequest) -> MakeReply:
 
 def _refused(error: ErrorCode, detail: str) -> MakeReply:
     return lambda _: m.ErrorReply(error=error, detail=detail)
-
-
-def elections_in(draft: Draft) -> list[dict[str, object]]:
-    """Return what a person should know of the leaders that this draft changes: topic and partition, old, new, why."""
-    told: list[dict[str, object]] = []
-    for put in draft.puts():
-        if put.value is None or not put.key.startswith("partition/") or not put.if_version:
-            continue
-        key = partition_of(put.key)
-        before, after, topic = draft.base.partition(key), draft.image.partition(key), draft.image.topic(key.topic_id)
-        if before and after and topic and before.leader_epoch != after.leader_epoch:
-            told.append(
-                {
-                    "partition": f"{topic.name}-{key.partition}",
-                    "leader": after.leader,
-                    "was": before.leader,
-                    "epoch": after.leader_epoch,
-                    "isr": after.isr,
-                }
-            )
-    return told

@@ -44,11 +44,13 @@ from ..metadata.client import (
 )
 from ..metadata.documents import kind_of, partition_of
 from ..runtime import Context, LoopActor, LoopRef
-from .commands import MakeReply, elections_in, plan
+from .commands import MakeReply, plan
 from .draft import Draft
 from .elections import reconcile
 from .image import ClusterImage
-from .topics import REPLICATION_FACTOR_MAX, TopicRules
+from .leadership import rebalance
+from .telling import Told, told_of
+from .topics import TopicRules
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ PUTS_PER_COMMIT = 50_000  # 10-15 MB: well below what one frame may be
 CAMPAIGN_RETRY_MS = 200
 COMMIT_RETRY_MS = 50
 RENEWALS_PER_LEASE = 3  # one may be lost, another late
-TOLD_MAX = 20  # elections of one commit that are logged one by one
+TOLD_MAX = 20  # changes of one commit that are logged one by one; those that lose something always are
 
 STANDBY, CAMPAIGNING, ACTIVE = "standby", "campaigning", "active"
 
@@ -105,6 +107,11 @@ class _ActDue:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class _RebalanceDue:
+    term: int
+
+
 @dataclass(slots=True)
 class _Planned:
     """A command in the commit that is under way."""
@@ -127,6 +134,7 @@ class Controller(LoopActor):
         _RenewDue: "on_renew_due",
         _CampaignDue: "on_campaign_due",
         _ActDue: "on_act_due",
+        _RebalanceDue: "on_rebalance_due",
     }
 
     def __init__(
@@ -137,11 +145,11 @@ class Controller(LoopActor):
         *,
         config: ClusterConfig,
         client_address: str,
-        replication_factor_max: int = REPLICATION_FACTOR_MAX,
     ) -> None:
         """``client_address``: of this broker's MetadataClient, which must have been started before."""
         super().__init__(context, address, parent)
-        self._rules = TopicRules.of(config, replication_factor_max)
+        self._rules = TopicRules.of(config)
+        self._rebalance_ms = config.broker.leader_rebalance_ms  # 0: by hand only
         self._lease_ttl_ms = config.broker.lease_ttl_ms
         self._client_address = client_address
         self._image = ClusterImage.empty()
@@ -153,7 +161,8 @@ class Controller(LoopActor):
         self._look_at: set[PartitionKey] | None = None  # partitions to reconcile; None: all
         self._commands: deque[AdminCommand] = deque()  # at most COMMANDS_WAITING_MAX
         self._planned: list[_Planned] = []  # in the commit under way
-        self._elections: list[dict[str, object]] = []  # likewise, for the log
+        self._told: list[Told] = []  # likewise, for the log
+        self._is_rebalance_due = False  # preferred leaders are looked at in the next turn
         self._commit_number = 0
         self._is_committing = False
         self._version_needed = 0  # the picture must hold this before the next turn
@@ -217,6 +226,12 @@ class Controller(LoopActor):
     def on_act_due(self, _: _ActDue) -> None:
         self._is_paused = False
 
+    def on_rebalance_due(self, due: _RebalanceDue) -> None:
+        """Look for preferred leaders in the next turn, however busy the turns are."""
+        if due.term == self._term and self.role == ACTIVE:
+            self._is_rebalance_due = True
+            self.set_timer(self._rebalance_ms, due)
+
     # -- the lease -------------------------------------------------------------------------------------
 
     def _campaign_if_vacant(self) -> None:
@@ -261,6 +276,8 @@ class Controller(LoopActor):
         self._version_needed, self._is_paused = 0, False
         event(logger, "controller.active", name=self.address, controller_epoch=controller_epoch)
         self.set_timer(self._lease_ttl_ms / RENEWALS_PER_LEASE, _RenewDue(self._term))
+        if self._rebalance_ms:
+            self.set_timer(self._rebalance_ms, _RebalanceDue(self._term))
 
     def on_renew_due(self, due: _RenewDue) -> None:
         if due.term != self._term or self.role != ACTIVE:
@@ -305,9 +322,12 @@ class Controller(LoopActor):
 
     def _act(self) -> None:
         draft = Draft(self._image)
-        changes = reconcile(self._image, self._look_at)
+        changes = reconcile(self._image, self._look_at, defaults=self._rules.defaults)
         draft.put(changes[:PUTS_PER_COMMIT])
         self._look_at = set() if len(changes) <= PUTS_PER_COMMIT else None
+        if self._is_rebalance_due:
+            self._is_rebalance_due = False
+            draft.put(rebalance(draft.image, defaults=self._rules.defaults)[: PUTS_PER_COMMIT - len(draft)])
         self._plan_commands(draft)
         if len(draft):
             self._commit(draft)
@@ -339,7 +359,7 @@ class Controller(LoopActor):
         self._is_committing = True
         self._commit_number += 1
         number = self._commit_number
-        self._elections = elections_in(draft)
+        self._told = told_of(draft, self._rules.defaults)
 
         def ended(outcome: CommitOutcome) -> None:
             self.tell_self(_CommitEnded(number, outcome))
@@ -354,7 +374,7 @@ class Controller(LoopActor):
         outcome = ended.outcome
         if isinstance(outcome, Committed):
             self._version_needed = outcome.version
-            self._tell_of(self._elections)
+            self._tell()
             planned, self._planned = self._planned, []
             for one in planned:
                 one.command.reply(one.make_reply(outcome.version))
@@ -407,11 +427,14 @@ class Controller(LoopActor):
         client = self.context.directory.find(self._client_address)
         return client is not None and client.post(message)
 
-    def _tell_of(self, elections: list[dict[str, object]]) -> None:
-        for election in elections[:TOLD_MAX]:
-            event(logger, "leader.elected", **election, controller_epoch=self._epoch)
-        if len(elections) > TOLD_MAX:
-            event(logger, "leaders.elected", partitions=len(elections), controller_epoch=self._epoch)
+    def _tell(self) -> None:
+        """Log what the last commit changed. Much at once (a broker's end) is told in numbers."""
+        one_by_one = [told for number, told in enumerate(self._told) if number < TOLD_MAX or told.level > logging.INFO]
+        for told in one_by_one:
+            event(logger, told.name, told.level, **told.fields, controller_epoch=self._epoch)
+        if more := len(self._told) - len(one_by_one):
+            event(logger, "partitions.changed", more=more, controller_epoch=self._epoch)
+        self._told = []
 
 
 _MAY_PASS = frozenset(

@@ -33,11 +33,11 @@ from ..metadata.documents import (
 )
 from .assignment import assign, loads
 from .draft import Draft
+from .eligibility import caught_up_with
 from .image import ClusterImage, TopicImage
 
 INTERNAL_PREFIX = "__"
 NAME_LENGTH_MAX = 249
-REPLICATION_FACTOR_MAX = 1  # nothing follows a leader yet: a second replica would be elected empty
 DELETED_MAX = 10_000  # marks of deleted topics
 INT64_MAX = (1 << 63) - 1
 
@@ -51,11 +51,10 @@ class TopicRules:
     defaults: TopicConfig = field(default_factory=TopicConfig)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     limits: Limits = field(default_factory=Limits)
-    replication_factor_max: int = 32
 
     @staticmethod
-    def of(config: ClusterConfig, replication_factor_max: int = REPLICATION_FACTOR_MAX) -> TopicRules:
-        return TopicRules(config.topic, config.broker, config.limits, replication_factor_max)
+    def of(config: ClusterConfig) -> TopicRules:
+        return TopicRules(config.topic, config.broker, config.limits)
 
     # -- create ----------------------------------------------------------------------------------------
 
@@ -70,9 +69,6 @@ class TopicRules:
         if isinstance(assignments, TopicResult):
             return assignments
         replication_factor = len(assignments[0])
-        if replication_factor > self.replication_factor_max:
-            detail = f"{wish.name}: this version keeps one replica of a partition, not {replication_factor}"
-            return refused(wish.name, (ErrorCode.INVALID_REPLICATION_FACTOR, detail))
         overrides = self._overrides(wish.name, wish.configs)
         if isinstance(overrides, TopicResult):
             return overrides
@@ -170,7 +166,7 @@ class TopicRules:
         if isinstance(document, TopicResult):
             return document
         if document != topic.document:
-            draft.put([(topic_key(topic.topic_id), document)])
+            draft.put([(topic_key(topic.topic_id), document), *_with_minimum(topic, document.min_insync_replicas)])
         return _result(topic)
 
     def _overrides(self, name: str, given: Mapping[str, Any]) -> dict[str, Any] | TopicResult:
@@ -267,12 +263,35 @@ def new_partitions(
 def _new_partition(image: ClusterImage, replicas: tuple[int, ...]) -> PartitionDocument:
     live = tuple(broker_id for broker_id in replicas if image.incarnation_of(broker_id))
     leader = live[0] if live else NO_LEADER
-    return PartitionDocument(
+    partition = PartitionDocument(
         replicas=replicas,
         isr=live or replicas[:1],
         leader=leader,
         leader_incarnation=image.incarnation_of(leader) if live else "",
     )
+    return replace(partition, caught_up=caught_up_with(image, partition, partition.isr, live))
+
+
+def _with_minimum(topic: TopicImage, minimum: int) -> list[tuple[str, StoredShape | None]]:
+    """Return the topic's partitions under another ``min_insync_replicas``: all of them change, or none.
+
+    Who is eligible outside the ISR is so while the ISR is below the minimum: with a lower minimum records are
+    committed without them. And a leader that still knows the old one must not change its ISR by it: the new
+    partition epoch fences that.
+    """
+    if minimum == topic.document.min_insync_replicas:
+        return []
+    return [
+        (
+            partition_key(PartitionKey(topic.topic_id, number)),
+            replace(
+                partition,
+                elr=partition.elr if len(partition.isr) < minimum or partition.leader == NO_LEADER else (),
+                partition_epoch=partition.partition_epoch + 1,
+            ),
+        )
+        for number, partition in topic.partitions.items()
+    ]
 
 
 def refused(name: str, problem: Problem) -> TopicResult:
@@ -317,7 +336,8 @@ def _problem_with_assignments(
 
 def _too_few_brokers(image: ClusterImage, name: str, factor: int) -> Problem:
     return ErrorCode.INVALID_REPLICATION_FACTOR, (
-        f"{name}: replication factor {factor} with {len(image.brokers)} live brokers of {len(image.registrations)}"
+        f"{name}: replication factor {factor} with {len(image.brokers)} live brokers of {len(image.registrations)}: "
+        "each replica needs a broker of its own"
     )
 
 

@@ -6,6 +6,7 @@
     deleted/<topic_id>         DeletedTopicDocument  by the controller: so that brokers know whose logs may go
     session/<name>             SessionDocument       by the metadata process: there while the session is
     broker/<id>                RegistrationDocument  by the metadata process: every broker that was ever here
+    host/<name>                HostDocument          by the metadata process: which broker ids a host has
     lease                      LeaseDocument         by the metadata process: who may decide
 
 Unknown fields are ignored and new ones have defaults, so that two versions can share a store for a while.
@@ -54,6 +55,13 @@ class Offline(NamedTuple):
     incarnation: str
 
 
+class Life(NamedTuple):
+    """A broker in one of its lives."""
+
+    broker_id: int
+    incarnation: str
+
+
 class PartitionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
     """One partition. Every field is moved only by the controller's commits.
 
@@ -69,6 +77,11 @@ class PartitionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=Tr
     leader_incarnation: str = ""
     offline: tuple[Offline, ...] = ()
     elr: tuple[int, ...] = ()  # within replicas, none of the isr: hold all that is committed (R6); see elections.py
+    caught_up: tuple[Life, ...] = ()  # of isr and elr: in sync in a life that began after a reboot
+    unsure: tuple[
+        int, ...
+    ] = ()  # of the isr, while there is no leader: may miss what a reboot took; see eligibility.py
+    last_leader: int = NO_LEADER  # while there is no leader: who was the last one
 
 
 class DeletedTopicDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,6 +115,13 @@ class RegistrationDocument(StoredShape, frozen=True, kw_only=True, omit_defaults
     endpoints: tuple[str, ...] = ()
 
 
+class HostDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
+    """A host that has joined, alive or not. ``broker_ids`` are its for ever (``joining``)."""
+
+    home: str  # of its data directory
+    broker_ids: tuple[int, ...] = ()  # in order; only grows
+
+
 class LeaseDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
     """The controller lease. ``holder`` empty: vacant; ``controller_epoch`` is then the last one there was."""
 
@@ -128,6 +148,10 @@ def session_key(name: str) -> str:
 
 def registration_key(broker_id: int) -> str:
     return f"broker/{broker_id}"
+
+
+def host_key(name: str) -> str:
+    return f"host/{name}"
 
 
 def kind_of(key: str) -> str:

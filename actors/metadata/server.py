@@ -39,8 +39,6 @@ from ...storage.metadata_store import (
     Outcome,
     ProducerIds,
     StoredDocument,
-    Transaction,
-    Write,
 )
 from ...transport import messages as m
 from ...transport.loop import Timer
@@ -52,9 +50,12 @@ from .documents import (
     CLUSTER_KEY,
     LEASE_KEY,
     ClusterDocument,
+    HostDocument,
     LeaseDocument,
     RegistrationDocument,
     SessionDocument,
+    broker_of,
+    host_key,
     kind_of,
     read,
     registration_key,
@@ -62,9 +63,10 @@ from .documents import (
     session_key,
     written,
 )
+from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
-from .translation import own_writes, problem_with_commit, refusal_of_commit, registration, session_document
+from .translation import commit_of, own_writes, problem_with_commit, refusal_of_commit, registration, session_document
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class MetadataServer(LoopActor):
         limits: Limits | None = None,
         insecure: bool = False,
         inspection: Inspection | None = None,
+        own_host: Wish | None = None,
         on_serving: Callable[[Server], Any] | None = None,
     ) -> None:
         """Serve the store at ``binds``.
@@ -143,6 +146,7 @@ class MetadataServer(LoopActor):
             open_store: called in the pool, e.g. ``lambda: SqliteStore(path)``.
             incarnation: of this process, for the hello.
             cluster_id: what a new store is made for, and an old one must have; empty: chosen, whichever.
+            own_host: the host that this process lives on, and its brokers: claimed before anybody is served.
         """
         super().__init__(context, address, parent)
         self._open_store, self._binds, self._incarnation = open_store, tuple(binds), incarnation
@@ -156,6 +160,8 @@ class MetadataServer(LoopActor):
         self._changes = ChangeLog(0)
         self._watches = Watches()
         self._sessions = Sessions()
+        self._own_host = own_host
+        self._hosts: dict[str, HostDocument] = {}  # by name; decided, on disk soon
         self._lease = Lease()
         self._waiting: deque[_Waiting] = deque()
         self._writing: list[_Waiting] = []  # the group at the store now, until its outcomes are handled
@@ -173,6 +179,7 @@ class MetadataServer(LoopActor):
             m.CampaignRequest: self._campaign,
             m.ResignRequest: self._resign,
             m.AllocateProducerIdsRequest: self._allocate_producer_ids,
+            m.JoinRequest: self._join,
             m.DescribeTreeRequest: self._inspect,
             m.KillRequest: self._inspect,
             m.ExperimentRequest: self._inspect,
@@ -221,6 +228,8 @@ class MetadataServer(LoopActor):
             if kind_of(key) == "session":
                 session = read(SessionDocument, value)
                 self._sessions.restore(rest_of(key), session.incarnation, session.timeout_ms, session.machine, now_ms)
+            elif kind_of(key) == "host":
+                self._hosts[rest_of(key)] = read(HostDocument, value)
         for key, document in self._documents.items():
             if kind_of(key) == "broker":
                 registration = read(RegistrationDocument, document.value or {})
@@ -238,6 +247,8 @@ class MetadataServer(LoopActor):
                 f"the metadata store is of cluster {cluster_id}, not {self._cluster_id}: is this the right --data-dir?"
             )
         self._cluster_id = cluster_id
+        if self._own_host and (refused := self._claim(self._own_host, lambda _: None)):
+            raise ConfigurationError(f"host {self._own_host.host_name}: {refused.detail}")
         self._server = self.context.transport.serve(
             self._binds,
             m.StoreRequest,
@@ -300,6 +311,10 @@ class MetadataServer(LoopActor):
         except msgspec.ValidationError as error:
             self._refuse(inbound, ErrorCode.INVALID_REQUEST, f"session {name}: {error}")
             return
+        if other := self._other_with_broker_id(name, document.broker_id):
+            detail = f"{other} is alive and has broker id {document.broker_id}"
+            self._reply(inbound, m.SessionReply(error=ErrorCode.DUPLICATE_BROKER_REGISTRATION, detail=detail))
+            return
         now_ms = self.context.clock.monotonic_ms()
         opened = self._sessions.open(
             name, incarnation, request.timeout_ms, document.machine, now_ms, if_vacant=request.if_vacant
@@ -319,6 +334,14 @@ class MetadataServer(LoopActor):
             changes += self._lease_after_end_of(opened.replaced)
         self._set_timer()
         self._write(own_writes(*changes), lambda outcome: self._session_written(inbound, outcome))
+
+    def _other_with_broker_id(self, name: str, broker_id: int) -> str:
+        """Return the live session of another name that has this broker id; "": none."""
+        stored = self._documents.get(registration_key(broker_id))
+        if broker_id < 0 or stored is None:
+            return ""
+        known = read(RegistrationDocument, stored.value or {})
+        return known.name if known.name != name and self._sessions.is_open(known.name, known.incarnation) else ""
 
     def _end_session(self, inbound: Inbound, request: m.EndSessionRequest) -> None:
         ended = self._sessions.end(request.name, request.incarnation)
@@ -346,6 +369,28 @@ class MetadataServer(LoopActor):
             event(logger, "lease.vacant", reason="session ended", holder=session.name)
             return [(LEASE_KEY, self._lease_value())]
         return []
+
+    # -- hosts that join -------------------------------------------------------------------------------
+
+    def _join(self, inbound: Inbound, request: m.JoinRequest) -> None:
+        wish = wish_of(request)
+
+        def then(claimed: HostDocument) -> None:
+            ids = list(claimed.broker_ids[: wish.brokers])
+            self._reply(inbound, m.JoinReply(cluster_id=self._cluster_id, broker_ids=ids))
+
+        if refused := self._claim(wish, then):
+            self._reply(inbound, m.JoinReply(error=refused.error, detail=refused.detail))
+
+    def _claim(self, wish: Wish, then: Callable[[HostDocument], None]) -> JoinRefused | None:
+        registered = [broker_of(key) for key in self._documents if kind_of(key) == "broker"]
+        claimed = claim(wish, self._cluster_id, self._hosts, [] if wish is self._own_host else registered)
+        if isinstance(claimed, JoinRefused):
+            return claimed
+        event(logger, "host.joins", name=wish.host_name, brokers=claimed.broker_ids)
+        self._hosts[wish.host_name] = claimed
+        self._write(own_writes((host_key(wish.host_name), written(claimed))), lambda _: then(claimed))
+        return None
 
     # -- the lease -------------------------------------------------------------------------------------
 
@@ -397,7 +442,6 @@ class MetadataServer(LoopActor):
         if problem := problem_with_commit(request):
             self._refuse(inbound, ErrorCode.INVALID_REQUEST, problem)
             return
-        writes = [Write(put.key, put.value, put.if_version) for put in request.puts]
 
         def then(outcome: Outcome) -> None:
             if isinstance(outcome, Committed):
@@ -405,7 +449,7 @@ class MetadataServer(LoopActor):
             else:
                 self._reply(inbound, refusal_of_commit(outcome))
 
-        self._write(Transaction(writes, request.controller_epoch), then)
+        self._write(commit_of(request), then)
 
     def _allocate_producer_ids(self, inbound: Inbound, request: m.AllocateProducerIdsRequest) -> None:
         if self._is_overloaded(inbound):

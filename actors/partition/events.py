@@ -17,6 +17,7 @@ from ...model import LeaderEpoch, Offset, PartitionKey
 from ...storage.batch import BatchHeader
 from ...transport.messages import (
     CONSUMER_REPLICA_ID,
+    AlterPartitionEntry,
     AlterPartitionEntryReply,
     FetchEntry,
     FetchEntryReply,
@@ -61,7 +62,7 @@ class Fetch(msgspec.Struct, frozen=True, gc=False):
     replica_incarnation: str = ""  # the life of the follower's broker
     last_fetched_epoch: int = -1  # of the follower's last record; -1: it has none
     durable_offset: int = -1  # below it the follower's copy survives power loss
-    request: int = 0  # of a fetch session: which of its requests re-armed this entry
+    high_watermark: int = -1  # the highest that the follower has heard of
 
 
 class Unpark(msgspec.Struct, frozen=True, gc=False):
@@ -120,6 +121,7 @@ class Assign(msgspec.Struct, frozen=True):
     min_insync_replicas: int
     replicas: tuple[int, ...] = ()
     partition_epoch: int = 0
+    is_lost: bool = False  # this replica should have a log, and had none when it was hosted
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -237,6 +239,7 @@ class Follow(msgspec.Struct, frozen=True, gc=False):
     key: PartitionKey
     leader: int  # broker id
     entry: FetchEntry
+    follower: Any  # ref of the replica's actor
 
 
 class Unfollow(msgspec.Struct, frozen=True, gc=False):
@@ -284,6 +287,13 @@ class ForController(msgspec.Struct, frozen=True):
     """To the broker: ask the active controller this, wherever it is; nobody waits for the answer."""
 
     request: Request
+
+
+class IsrProposed(msgspec.Struct, frozen=True, gc=False):
+    """To the broker: ask the active controller; the answer goes to this partition's replica."""
+
+    key: PartitionKey
+    entry: AlterPartitionEntry
 
 
 class Discarded(msgspec.Struct, frozen=True, gc=False):

@@ -2,8 +2,10 @@
 
 Pure: events in, effects out; no clock, no file, no socket. The rules, in order of appearance:
 
-1. A request of another leader epoch is refused, older and newer differently (KIP-320; B6).
-2. Too few replicas in sync for ``acks=all``: refused *before* anything is appended (B7).
+1. A request of another leader epoch is refused, older and newer differently (KIP-320; B6). A follower must name
+   this very epoch (R2): a position in another one's log means nothing here (B4).
+2. Too few replicas in sync for ``acks=all``: refused *before* anything is appended (B7). And again before the reply:
+   when the set falls below the minimum, who waits is told at once that it may or may not be kept.
 3. A batch is appended once: a duplicate is answered with its first offset, a gap is refused (B14, B18).
    A duplicate waits for the high watermark like the original did. A full disk refuses before anything is appended.
 4. ``acks=0`` is never answered, ``1`` once the batch is in the page cache, ``all`` once the high watermark has
@@ -12,6 +14,10 @@ Pure: events in, effects out; no clock, no file, no socket. The rules, in order 
    by the move of the watermark that gives it something.
 6. The end of the log is told to consumers only when the high watermark has reached the start of this epoch:
    it must not go back from one leader to the next (R7, B11).
+7. A follower reads to the log end, in the page cache or not: it copies while the leader's own disk is still at work.
+   Before anything else its lineage is compared (R1); what it says of itself counts only when that agrees.
+8. The high watermark moves only while the in-sync set has ``min_insync_replicas`` members (R3, KIP-966): so whoever was
+   in it when it fell below still holds all that is committed, and may be elected (ELR, ``../controller/elections.py``).
 """
 
 from __future__ import annotations
@@ -22,18 +28,33 @@ from collections.abc import Iterable
 from ...errors import ErrorCode, InvariantViolated
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey
 from ...storage.batch import BatchHeader
+from ...storage.epochs import EpochHistory
 from ...storage.producers import Duplicate, ProducerStates, Refused
 from ...transport.messages import (
     ACKS_ALL,
     ACKS_NONE,
+    CONSUMER_REPLICA_ID,
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
     FetchEntryReply,
     ListOffsetsEntryReply,
     ProduceEntryReply,
 )
-from .events import Answer, Append, Effect, Fetch, ListOffset, Produce, Read, Ticket, epoch_error
-from .progress import Position, high_watermark
+from .events import (
+    Answer,
+    Append,
+    Effect,
+    Fetch,
+    IsrAnswered,
+    ListOffset,
+    Produce,
+    Progress,
+    Read,
+    Ticket,
+    epoch_error,
+)
+from .insync import InSync
+from .progress import Position
 
 
 class Leader:
@@ -50,32 +71,65 @@ class Leader:
         flush: str,
         max_message_bytes: int,
         producers: ProducerStates,
+        epochs: EpochHistory,
         log_start_offset: Offset,
         log_end_offset: Offset,
         durable_offset: Offset,
+        high_watermark: Offset,
+        replicas: Iterable[int] = (),
+        partition_epoch: int = 0,
+        lag_ms: int = 3_000,
+        now_ms: int = 0,
     ) -> None:
+        """Begin to lead.
+
+        Args:
+            epochs: the log's own lineage; it has begun this epoch already.
+            high_watermark: the last one that this replica heard of as a follower; a lower one is safe, too.
+            lag_ms: how long a member of the in-sync set may lag (``replica_lag_ms``).
+        """
         self.key = key
         self.broker_id = broker_id
         self.epoch = epoch
-        self.isr = frozenset(BrokerId(broker) for broker in isr)  # holds broker_id, always; moved by the controller
+        self.insync = InSync(
+            broker_id,
+            epoch=epoch,
+            partition_epoch=partition_epoch,
+            replicas=replicas,
+            isr=isr,
+            flush=flush,
+            lag_ms=lag_ms,
+            now_ms=now_ms,
+        )
         self.min_insync_replicas = min_insync_replicas
-        self.flush = flush
         self.max_message_bytes = max_message_bytes
         self.producers = producers  # the log's own: what is appended is known there
+        self.epochs = epochs  # likewise
         self.log_start_offset = log_start_offset  # <= high_watermark; moved by on_deleted
         self.log_end_offset = log_end_offset  # >= every offset given out; moved by on_produce
         self.is_storage_full = False  # moved by the replica, before each produce
         self.durable_offset = durable_offset  # <= log_end_offset; moved by on_flushed
-        self.high_watermark = durable_offset  # <= log_end_offset, never lowered; moved by _advance alone
+        # log_start_offset <= high_watermark <= log_end_offset, never lowered; moved by _advance alone
+        self.high_watermark = Offset(min(max(high_watermark, log_start_offset), log_end_offset))
         self.epoch_start_offset = log_end_offset  # where this epoch's first record will stand
         self._appended_offset = log_end_offset  # <= log_end_offset; moved by on_appended alone; where the log ends
         self._acks_leader: list[tuple[Produce, Offset]] = []  # staged, to be answered by on_appended
         self._acks_all: list[tuple[Offset, int, Produce, Offset]] = []  # heap: (end offset, tie, produce, base offset)
-        self._parked: dict[Ticket, Fetch] = {}
+        self._parked: dict[Ticket, Fetch] = {}  # consumers', at or above the high watermark
+        self._parked_followers: dict[Ticket, Fetch] = {}  # at the log end
         self._tie = 0
         if broker_id not in self.isr:
             raise InvariantViolated(f"{key}: leader {broker_id} is not in its own ISR {sorted(self.isr)}")
         self._advance()
+
+    @property
+    def isr(self) -> frozenset[BrokerId]:
+        """The committed in-sync set; holds this broker, always."""
+        return self.insync.isr
+
+    @property
+    def flush(self) -> str:
+        return self.insync.flush
 
     # -- producing -----------------------------------------------------------------------------------
 
@@ -108,16 +162,18 @@ class Leader:
             self._acks_leader.append((produce, base_offset))
         return [Append(produce.frames, header, base_offset)]
 
-    def on_appended(self, log_end_offset: Offset) -> list[Effect]:
-        """All batches accepted so far are in the page cache."""
+    def on_appended(self, log_end_offset: Offset, now_ms: int) -> list[Effect]:
+        """All batches accepted so far are in the page cache: followers may read them, ``acks=1`` is answered."""
         if log_end_offset != self.log_end_offset:
             raise InvariantViolated(
                 f"{self.key}: the log ends at {log_end_offset}, its leader at {self.log_end_offset}"
             )
+        if self.insync.followers:
+            self.insync.before_append(self._appended_offset, now_ms)
         self._appended_offset = log_end_offset
         acknowledged, self._acks_leader = self._acks_leader, []
         answers: list[Effect] = [self._acknowledged(produce, base_offset) for produce, base_offset in acknowledged]
-        return answers + self._advance()
+        return answers + self._wake_followers() + self._advance()
 
     def on_append_failed(self, error: ErrorCode, detail: str) -> list[Effect]:
         """None of the batches accepted since the last append is in the log: their offsets go to the next ones."""
@@ -144,7 +200,10 @@ class Leader:
 
     # -- reading -------------------------------------------------------------------------------------
 
-    def on_fetch(self, fetch: Fetch) -> list[Effect]:
+    def on_fetch(self, fetch: Fetch, now_ms: int) -> list[Effect]:
+        """Read, or park until there is something to read."""
+        if fetch.replica_id != CONSUMER_REPLICA_ID:
+            return self._on_follower_fetch(fetch, now_ms)
         if error := epoch_error(fetch.leader_epoch, self.epoch):
             detail = f"request is of epoch {fetch.leader_epoch}, leader of {self.epoch}"
             return [Answer(fetch.ticket, self._fetch_reply(error, detail))]
@@ -158,12 +217,92 @@ class Leader:
 
     def on_read(self, fetch: Fetch, frames: list[bytes], size: int) -> list[Effect]:
         """The log gave ``size`` bytes. Too few for ``min_bytes``: they go out, and the fetch stays parked."""
-        if size < fetch.min_bytes:
+        if size < fetch.min_bytes and fetch.replica_id == CONSUMER_REPLICA_ID:
             self._parked[fetch.ticket] = fetch
         return [Answer(fetch.ticket, self._fetch_reply(frames=len(frames)), frames)]
 
     def on_unpark(self, ticket: Ticket) -> None:
         self._parked.pop(ticket, None)
+        self._parked_followers.pop(ticket, None)
+
+    # -- followers -----------------------------------------------------------------------------------
+
+    def _on_follower_fetch(self, fetch: Fetch, now_ms: int) -> list[Effect]:
+        self._parked_followers.pop(fetch.ticket, None)
+        if error := self._problem_with_follower(fetch):
+            return [Answer(fetch.ticket, self._fetch_reply(*error))]
+        end = self._appended_offset
+        if diverging := self.epochs.divergence(fetch.last_fetched_epoch, fetch.fetch_offset, end):  # R1
+            reply = self._fetch_reply(diverging_epoch=diverging.epoch, diverging_end_offset=diverging.end_offset)
+            return [Answer(fetch.ticket, reply)]
+        if not self.log_start_offset <= fetch.fetch_offset <= end:
+            detail = f"offset {fetch.fetch_offset} is not within {self.log_start_offset}..{end}"
+            return [Answer(fetch.ticket, self._fetch_reply(ErrorCode.OFFSET_OUT_OF_RANGE, detail))]
+        follower = self.insync.followers[BrokerId(fetch.replica_id)]
+        self.insync.on_position(
+            follower,
+            fetch.replica_incarnation,
+            Offset(fetch.fetch_offset),
+            Offset(fetch.durable_offset),
+            end,
+            now_ms,
+        )
+        effects = self._after_followers(now_ms)
+        if fetch.fetch_offset < end:
+            return [*effects, Read(fetch, end)]
+        if fetch.high_watermark < self.high_watermark:  # nothing to copy, but to know: should it lead, it begins there
+            return [*effects, Answer(fetch.ticket, self._fetch_reply())]
+        self._parked_followers[fetch.ticket] = fetch
+        return effects
+
+    def on_progress(self, progress: Progress, now_ms: int) -> list[Effect]:
+        """A follower has more on its disk. Of another epoch, or another life of it than fetches here: it is void."""
+        follower = self.insync.followers.get(BrokerId(progress.replica_id))
+        if follower is None or not follower.is_heard or progress.leader_epoch != self.epoch:
+            return []
+        if progress.replica_incarnation != follower.incarnation:
+            return []
+        self.insync.on_progress(follower, Offset(progress.durable_offset), self._appended_offset, now_ms)
+        return self._after_followers(now_ms)
+
+    def on_look_at_followers(self, now_ms: int) -> list[Effect]:
+        """Time has passed: propose to go on without those who lag; ask again what was not answered."""
+        again = self.insync.on_look()
+        return [again] if again is not None else self._propose(now_ms)
+
+    def on_isr_answered(self, answered: IsrAnswered, now_ms: int) -> list[Effect]:
+        """The controller has answered a proposal."""
+        if answered.leader_epoch != self.epoch or not self.insync.on_answered(answered):
+            return []
+        return self._after_isr(now_ms)
+
+    @property
+    def needs_watching(self) -> bool:
+        """Whether ``on_look_at_followers`` must be called after a while, although nothing else happens."""
+        return self.insync.needs_watching(self._appended_offset)
+
+    def _problem_with_follower(self, fetch: Fetch) -> tuple[ErrorCode, str] | None:
+        if fetch.leader_epoch != self.epoch:
+            error = epoch_error(fetch.leader_epoch, self.epoch) or ErrorCode.UNKNOWN_LEADER_EPOCH
+            return error, f"a follower of epoch {fetch.leader_epoch}, leader of {self.epoch}"
+        if fetch.replica_id not in self.insync.followers:
+            return ErrorCode.INELIGIBLE_REPLICA, f"broker {fetch.replica_id} has no replica of this partition"
+        return None
+
+    def _after_followers(self, now_ms: int) -> list[Effect]:
+        return self._propose(now_ms) + self._advance()
+
+    def _propose(self, now_ms: int) -> list[Effect]:
+        needed = max(self.high_watermark, self.epoch_start_offset)
+        proposal = self.insync.propose(self._appended_offset, needed, now_ms)
+        return [proposal] if proposal is not None else []
+
+    def _wake_followers(self) -> list[Effect]:
+        """What was appended goes to whoever waits for it, before it is on this disk."""
+        if not self._parked_followers:
+            return []
+        waiting, self._parked_followers = self._parked_followers, {}
+        return [Read(fetch, self._appended_offset) for fetch in waiting.values()]
 
     def on_list_offset(self, request: ListOffset) -> list[Effect] | None:
         """Answer earliest and latest; None: a timestamp, which the log must look up."""
@@ -192,14 +331,23 @@ class Leader:
 
     # -- the controller's word -----------------------------------------------------------------------
 
-    def on_isr(self, isr: Iterable[int], min_insync_replicas: int) -> list[Effect]:
-        """The controller has committed another in-sync set in this epoch."""
-        self.isr = frozenset(BrokerId(broker) for broker in isr)
+    def on_isr(self, isr: Iterable[int], partition_epoch: int, min_insync_replicas: int, now_ms: int) -> list[Effect]:
+        """The metadata show this in-sync set in this epoch."""
         self.min_insync_replicas = min_insync_replicas
-        return self._advance()
+        self.insync.on_committed(isr, partition_epoch)
+        return self._after_isr(now_ms)
+
+    def _after_isr(self, now_ms: int) -> list[Effect]:
+        refused: list[Effect] = []
+        if self._acks_all and len(self.isr) < self.min_insync_replicas:
+            waiting, self._acks_all = self._acks_all, []
+            detail = f"{len(self.isr)} in sync, min_insync_replicas is {self.min_insync_replicas}"
+            for _, _, produce, _ in sorted(waiting, key=lambda one: one[:2]):
+                refused += self._refuse(produce, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND, detail)
+        return refused + self._after_followers(now_ms)
 
     def on_config(self, flush: str, max_message_bytes: int) -> list[Effect]:
-        self.flush = flush
+        self.insync.flush = flush
         self.max_message_bytes = max_message_bytes
         return self._advance()
 
@@ -210,8 +358,8 @@ class Leader:
         the client retries, and its sequence numbers tell.
         """
         waiting = [produce for _, _, produce, _ in self._acks_all] + [produce for produce, _ in self._acks_leader]
-        parked = list(self._parked.values())
-        self._acks_all, self._acks_leader, self._parked = [], [], {}
+        parked = [*self._parked.values(), *self._parked_followers.values()]
+        self._acks_all, self._acks_leader, self._parked, self._parked_followers = [], [], {}, {}
         not_leader = ErrorCode.NOT_LEADER_FOR_PARTITION
         refused: list[Effect] = [
             Answer(produce.ticket, refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch))
@@ -226,11 +374,10 @@ class Leader:
 
     def _advance(self) -> list[Effect]:
         """Move the high watermark as far as the in-sync set allows; answer whoever waited for that."""
-        positions = {self.broker_id: Position(self._appended_offset, self.durable_offset)}
-        if not self.isr <= positions.keys():
-            return []  # a member has not been heard in this epoch: hold back, never guess (R3)
-        reached = high_watermark(positions, self.isr, flush=self.flush)
-        if reached <= self.high_watermark:
+        if len(self.isr) < self.min_insync_replicas:
+            return []  # rule 8
+        reached = self.insync.high_watermark(Position(self._appended_offset, self.durable_offset))
+        if reached is None or reached <= self.high_watermark:
             return []
         self.high_watermark = reached
         effects: list[Effect] = []
@@ -270,7 +417,15 @@ class Leader:
         reply = refusal_of_produce(self.key, error, detail, leader=self.broker_id, leader_epoch=self.epoch)
         return [Answer(produce.ticket, reply)]
 
-    def _fetch_reply(self, error: int = ErrorCode.NONE, detail: str = "", frames: int = 0) -> FetchEntryReply:
+    def _fetch_reply(
+        self,
+        error: int = ErrorCode.NONE,
+        detail: str = "",
+        *,
+        frames: int = 0,
+        diverging_epoch: int = -1,
+        diverging_end_offset: int = -1,
+    ) -> FetchEntryReply:
         return FetchEntryReply(
             topic_id=self.key.topic_id,
             partition=self.key.partition,
@@ -280,6 +435,8 @@ class Leader:
             log_start_offset=self.log_start_offset,
             leader=self.broker_id,
             leader_epoch=self.epoch,
+            diverging_epoch=diverging_epoch,
+            diverging_end_offset=diverging_end_offset,
             frames=frames,
         )
 

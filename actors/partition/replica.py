@@ -1,22 +1,20 @@
-"""The actor of one replica: owns the log's files, performs what the rules decide.
+"""The actor of one replica: owns the log's files, and is leader or follower as the controller decides.
 
-Life: open and recover the log (off the loop) → wait for the controller's word → lead (or, later, follow) →
-close. A role change is always *stop, then start in the new role and epoch*.
+Life: open and recover the log (off the loop) → wait for the controller's word → lead (``leading``) or follow
+(``following``) → close. A role change is always *stop, then start in the new role and epoch*: promotion, crash and cold
+boot share one path.
 
 Rules of this file:
 
-1. A mailbox turn is one write: batches accepted in it are appended together in ``on_drained``, their flush
-   covers them all (group commit). Only a second batch of the same producer forces an earlier write: the
-   sequence rules look at what the log knows.
-2. At most one fdatasync runs; what was appended meanwhile is in the next one.
-3. An actor that failed does not lead on in its old epoch, even if it reopens the same log: it asks the
-   controller for another (``led_epochs`` remembers what this process has led).
-4. Any failure of the log fails the actor. What waited is answered by the router (outcome unknown). A full disk is
-   none: the log is as it was, the batches are refused, the partition is read on and written again when there is room.
-5. A disk that fails under it takes its directory along (``../logdirs.py``): said there before this actor fails, so that
+1. At most one fdatasync runs; what was appended meanwhile is in the next one.
+2. An actor that failed does not lead on in its old epoch, even if it reopens the same log: it asks the
+   controller for another (``led_epochs`` remembers what this process has led). A follower just follows anew.
+3. Any failure of the log fails the actor. What waited is answered by the router (outcome unknown).
+4. A disk that fails under it takes its directory along (``../logdirs.py``): said there before this actor fails, so that
    its successor, and every other replica of the directory, opens and syncs nothing. They stay, offline.
-6. An actor touches no file while a pool job of an earlier one is at them (``pool_jobs``): two recoveries at once
+5. An actor touches no file while a pool job of an earlier one is at them (``pool_jobs``): two recoveries at once
    could cut away what the second has kept and the leader acknowledged.
+6. A log that was here and is gone does not lead: the in-sync set believes in records that this replica no longer has.
 """
 
 from __future__ import annotations
@@ -28,12 +26,12 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, StorageError, StorageFull
+from ...config import BrokerSettings
+from ...errors import ErrorCode, StorageError, StorageFull
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
-from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
 from ...transport.loop import Timer
-from ...transport.messages import MAX_TIMESTAMP, ListOffsetsEntryReply, ReplicaDescription
+from ...transport.messages import ListOffsetsEntryReply, ReplicaDescription
 from ..log import event
 from ..logdirs import LogDirectory, is_disk_failure
 from ..mailbox import PoolDone
@@ -41,7 +39,6 @@ from ..runtime import Context, LoopActor, LoopRef
 from .events import (
     Answer,
     Answers,
-    Append,
     Assign,
     Checkpointed,
     DeleteRecords,
@@ -49,7 +46,6 @@ from .events import (
     DirectoryFailed,
     Discard,
     Discarded,
-    Effect,
     Fetch,
     Flushed,
     GoOffline,
@@ -57,14 +53,16 @@ from .events import (
     ListOffset,
     Opened,
     Produce,
-    Read,
     ReplicaGone,
     RetentionDue,
     Tick,
-    Unpark,
 )
+from .follower import Follower
+from .following import Following
+from .housekeeping import next_look_ms
 from .leader import Leader, refusal_of_fetch, refusal_of_produce
-from .retention import Deletions, RetentionClock
+from .leading import Leading
+from .retention import RetentionClock, refusal_of_deletion
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +80,13 @@ class NewEpochNeeded(msgspec.Struct, frozen=True):
     leader_epoch: int
 
 
+class LogLost(msgspec.Struct, frozen=True):
+    """To the broker: this replica was elected, and its log is gone; another one must lead, or nobody."""
+
+    key: PartitionKey
+    leader_epoch: int
+
+
 class OpenDue(msgspec.Struct, frozen=True):
     """Time to look again whether the log can be opened."""
 
@@ -92,7 +97,6 @@ class Replica(LoopActor):
     handlers: ClassVar[Mapping[type, str]] = {
         Produce: "on_produce",
         Fetch: "on_fetch",
-        Unpark: "on_unpark",
         Flushed: "on_flushed",
         Assign: "on_assign",
         OpenDue: "on_open_due",
@@ -101,6 +105,7 @@ class Replica(LoopActor):
         ListOffset: "on_list_offset",
         DeleteRecords: "on_delete_records",
         RetentionDue: "on_retention_due",
+        **dict.fromkeys((*Leading.handlers, *Following.handlers), "on_for_part"),
         DescribeReplica: "on_describe_replica",
         Tick: "on_tick",
         Checkpointed: "on_checkpointed",
@@ -121,31 +126,25 @@ class Replica(LoopActor):
         assignment: Assign,
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
-        checkpoint_ms: int,
-        retention_check_ms: int,
-        producer_expiry_ms: int,
+        settings: BrokerSettings,
         broker_address: str,
     ) -> None:
         super().__init__(context, address, parent)
         self.key = key
-        self._name = name
+        self.name = name
+        self.home = home
+        self.answers: list[Answer] = []  # of this turn
         self._broker_id = broker_id
-        self._home = home
         self._directory = f"{home.path}/{key}"
         self._assignment = assignment
         self._led_epochs = led_epochs  # of this process, all partitions; this actor writes its own key only
         self._pool_jobs = pool_jobs  # likewise: jobs under way, of this actor and of those before it
-        self._checkpoint_ms = checkpoint_ms
-        self._retention_check_ms = retention_check_ms
+        self._settings = settings
         self._retention_clock = RetentionClock(context.clock.wall_ms(), context.clock.monotonic_ms())
-        self._deletions = Deletions(key)
-        self._producer_expiry_ms = producer_expiry_ms
         self._broker_address = broker_address
         self._log: Log | None = None  # None until recovered
-        self._leader: Leader | None = None  # None unless leading
-        self._staged: list[Append] = []  # accepted in this turn, not written yet
-        self._staged_producers: set[int] = set()
-        self._answers: list[Answer] = []  # of this turn
+        self._part: Leading | Following | None = None  # in the epoch of _assignment
+        self._high_watermark = Offset(0)  # the highest heard of in this life; a lower one is safe, too
         self._is_flushing = False
         self._is_checkpointing = False
         self._idle_ticks = 0  # in a row that found nothing to do: the next one comes later
@@ -153,22 +152,32 @@ class Replica(LoopActor):
         self._is_full = False
         self.role = "recovering"
 
+    @property
+    def part(self) -> Leading | Following | None:
+        """What this replica does just now: for whoever looks inside."""
+        return self._part
+
+    @property
+    def log(self) -> Log | None:
+        """The log, once it is recovered: for whoever looks inside."""
+        return self._log
+
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
         self._tell_doors(Hosted(self.key, self.actor_ref))
-        self._tell_sibling("hosting", Hosted(self.key, self.actor_ref))
+        self.tell_sibling("hosting", Hosted(self.key, self.actor_ref))
         self.on_open_due(OpenDue())
 
     def on_open_due(self, _: OpenDue) -> None:
         if self._pool_jobs[self.key]:  # rule 6
             self.set_timer(OPEN_RETRY_MS, OpenDue())
             return
-        if self._home.is_failed or self._log is not None:
-            self.role = "offline" if self._home.is_failed else self.role
+        if self.home.is_failed or self._log is not None:
+            self.role = "offline" if self.home.is_failed else self.role
             return
         files, directory, config = self.context.files, self._directory, self._assignment.config
-        now_ms, expiry_ms = self.context.clock.wall_ms(), self._producer_expiry_ms
+        now_ms, expiry_ms = self.context.clock.wall_ms(), self._settings.producer_expiry_ms
         self.in_pool(
             lambda: Log.open(files, directory, config, now_ms=now_ms, producer_expiry_ms=expiry_ms),
             lambda log, error: Opened(log, error),
@@ -189,18 +198,18 @@ class Replica(LoopActor):
         self.context.pool.submit(job, done)
 
     def on_opened(self, opened: Opened) -> None:
-        if self._home.is_failed:
+        if self.home.is_failed:
             if opened.log is not None:
                 opened.log.close(self.context.clock.wall_ms(), clean=False)
             self.role = "offline"
             return
         if isinstance(opened.error, StorageFull):
-            self._note_full(is_full=True)
+            self.note_full(is_full=True)
             self.role = "waiting for room"
             self.set_timer(FULL_RETRY_MS, OpenDue())
             return
         if opened.error is not None:
-            self._doubt_disk(opened.error)
+            self.doubt_disk(opened.error)
             raise opened.error
         log: Log = opened.log
         self._log = log
@@ -208,7 +217,7 @@ class Replica(LoopActor):
         event(
             logger,
             "log.opened",
-            partition=str(self._name),
+            partition=str(self.name),
             log_start_offset=log.log_start_offset,
             log_end_offset=log.log_end_offset,
             clean=log.recovery.was_clean,
@@ -217,14 +226,14 @@ class Replica(LoopActor):
             gap_offsets=log.recovery.gap_offsets,
         )
         self._set_tick()
-        self._set_retention_timer()
+        self._set_look(self._settings.retention_check_ms, RetentionDue())
         self._take_role()
 
     def on_stop(self) -> None:
-        if self._leader is not None:
-            self._depose(self._assignment)
+        self._end_part(self._assignment)
+        self._send_answers()
         if self._log is not None:
-            self._log.close(self.context.clock.wall_ms(), clean=not self._home.is_failed)
+            self._log.close(self.context.clock.wall_ms(), clean=not self.home.is_failed)
 
     def on_failure(self, *failure: Any) -> None:
         self._tell_doors(ReplicaGone(self.key))
@@ -233,33 +242,36 @@ class Replica(LoopActor):
 
     def on_go_offline(self, _: GoOffline) -> None:
         """The directory has failed: whoever waits learns that the outcome is unknown; no file is touched any more."""
-        self._perform(self._deletions.refuse_all(ErrorCode.STORAGE_ERROR))
+        part, self._part = self._part, None
+        if isinstance(part, Leading):
+            part.abandon()
+        elif part is not None:
+            part.end()
         self._send_answers()
         self._tell_doors(ReplicaGone(self.key))
-        self._staged, self._staged_producers, self._leader = [], set(), None
         log, self._log = self._log, None
         if log is not None:
             log.close(self.context.clock.wall_ms(), clean=False)
         self.role = "offline"
 
-    def _doubt_disk(self, error: BaseException | None, *, of_sync: bool = False) -> None:
+    def doubt_disk(self, error: BaseException | None, *, of_sync: bool = False) -> None:
         """Before this actor fails by ``error``: have the whole directory given up if it is the disk's (rule 5)."""
         if is_disk_failure(error, of_sync=of_sync):
-            why = f"{self._name}: {error}"
-            self._home.fail(why)
-            self._tell_sibling("hosting", DirectoryFailed(self._home.path, why))
+            why = f"{self.name}: {error}"
+            self.home.fail(why)
+            self.tell_sibling("hosting", DirectoryFailed(self.home.path, why))
 
     def on_discard(self, _: Discard) -> None:
         """The topic was deleted: nobody is acknowledged any more, the files go, then the actor ends."""
-        if self._home.is_failed:
-            error = StorageError(f"its directory failed: it is removed when {self._home.path} serves again")
+        if self.home.is_failed:
+            error = StorageError(f"its directory failed: it is removed when {self.home.path} serves again")
             self.on_discarded(Discarded(self.key, error))
             return
         if self._log is None:
             self.set_timer(DISCARD_RETRY_MS, Discard())  # still being opened in the pool: its files are in use
             return
-        self._staged, self._staged_producers = [], set()
-        self._depose(self._assignment)
+        self._end_part(self._assignment, is_written=False)
+        self._send_answers()
         self._log.close(self.context.clock.wall_ms(), clean=False)
         self._log = None
         self.role = "being removed"
@@ -268,13 +280,14 @@ class Replica(LoopActor):
 
     def on_discarded(self, discarded: Discarded) -> None:
         self._send_answers()
-        self._tell_sibling("hosting", discarded)
+        self.tell_sibling("hosting", discarded)
         self.finish()
 
     # -- the controller's word -----------------------------------------------------------------------
 
     def on_assign(self, assignment: Assign) -> None:
-        if assignment.leader_epoch < self._assignment.leader_epoch:
+        known = self._assignment
+        if (assignment.leader_epoch, assignment.partition_epoch) < (known.leader_epoch, known.partition_epoch):
             return  # an old order, late
         self._assignment = assignment
         if self._log is not None:
@@ -282,216 +295,182 @@ class Replica(LoopActor):
             self._take_role()
 
     def _take_role(self) -> None:
-        assignment, log = self._assignment, self._log
+        assignment, log, part = self._assignment, self._log, self._part
         if log is None:
             return
-        leader = self._leader
-        if leader is not None and assignment.is_leader and assignment.leader_epoch == leader.epoch:
-            config = assignment.config
-            self._perform(leader.on_isr(assignment.isr, assignment.min_insync_replicas))
-            self._perform(leader.on_config(config.flush, config.max_message_bytes))
-            return
-        if leader is not None:
-            self._write()
-            self._depose(assignment)
-        if not assignment.is_leader:
+        if part is not None and part.rules.epoch == assignment.leader_epoch:
+            if isinstance(part, Leading) and assignment.is_leader:
+                part.on_assign(assignment)
+                return
+            if isinstance(part, Following) and not assignment.is_leader and part.leader == assignment.leader:
+                return
+        self._end_part(assignment)
+        if assignment.is_leader:
+            self._lead_if_allowed(assignment, log)
+        elif assignment.leader in (-1, self._broker_id):  # nobody; or this broker in an earlier life
             self.role = "replica"
+        else:
+            self._follow(assignment, log)
+
+    def _end_part(self, assignment: Assign, *, is_written: bool = True) -> None:
+        """Stop leading or following; the next part begins after that."""
+        part, self._part = self._part, None
+        if part is None:
+            return
+        if isinstance(part, Leading):
+            part.depose(assignment, is_written=is_written)
+        else:
+            part.end()
+        self._high_watermark = part.high_watermark
+
+    def _lead_if_allowed(self, assignment: Assign, log: Log) -> None:
+        if assignment.is_lost:  # rule 6
+            self.role = "lost its log"
+            self.tell_sibling("hosting", LogLost(self.key, assignment.leader_epoch))
         elif assignment.leader_epoch <= self._led_epochs.get(self.key, -1):
             self.role = "awaiting epoch"
-            self._tell_sibling("hosting", NewEpochNeeded(self.key, assignment.leader_epoch))
+            self.tell_sibling("hosting", NewEpochNeeded(self.key, assignment.leader_epoch))
         else:
             self._lead(assignment, log)
 
     def _lead(self, assignment: Assign, log: Log) -> None:
         self._led_epochs[self.key] = assignment.leader_epoch
         log.epochs.assign(assignment.leader_epoch, log.log_end_offset)
-        self._leader = Leader(
+        leader = Leader(
             self.key,
             broker_id=self._broker_id,
             epoch=assignment.leader_epoch,
+            partition_epoch=assignment.partition_epoch,
+            replicas=assignment.replicas,
             isr=assignment.isr,
             min_insync_replicas=assignment.min_insync_replicas,
             flush=assignment.config.flush,
             max_message_bytes=assignment.config.max_message_bytes,
             producers=log.producers,
+            epochs=log.epochs,
             log_start_offset=Offset(log.log_start_offset),
             log_end_offset=Offset(log.log_end_offset),
             durable_offset=Offset(log.durable_offset),
+            high_watermark=self._high_watermark,
+            lag_ms=self._settings.replica_lag_ms,
+            now_ms=self.context.clock.monotonic_ms(),
         )
+        self._part = Leading(self, leader, log)
         self.role = "leader"
         event(
             logger,
             "partition.leads",
-            partition=str(self._name),
+            partition=str(self.name),
             epoch=assignment.leader_epoch,
             log_end=log.log_end_offset,
         )
 
-    def _depose(self, assignment: Assign) -> None:
-        if self._leader is not None:
-            self._perform(self._leader.on_deposed(assignment.leader, assignment.leader_epoch))
-            self._perform(self._deletions.refuse_all(ErrorCode.NOT_LEADER_FOR_PARTITION))
-            self._leader = None
-        self._send_answers()
+    def _follow(self, assignment: Assign, log: Log) -> None:
+        epoch = assignment.leader_epoch
+        follower = Follower(epoch, log.epochs, Offset(max(self._high_watermark, log.log_start_offset)))
+        self._part = following = Following(self, follower, assignment.leader, log)
+        self.role = "follower"
+        event(
+            logger,
+            "partition.follows",
+            partition=str(self.name),
+            epoch=epoch,
+            leader=assignment.leader,
+            log_end=log.log_end_offset,
+        )
+        following.begin()
 
     # -- requests ------------------------------------------------------------------------------------
 
     def on_produce(self, produce: Produce) -> None:
-        leader = self._leader
-        if leader is None:
-            error, known = self._not_leading(), self._assignment
-            refusal = refusal_of_produce(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
-            self._answers.append(Answer(produce.ticket, refusal))
+        if isinstance(self._part, Leading):
+            self._part.on_produce(produce)
             return
-        try:
-            header = check_batch(produce.frames)
-        except BrokerResponseError as error:  # damaged, of a layout or a codec that is not spoken here
-            refusal = refusal_of_produce(self.key, error.errno, error.detail)
-            self._answers.append(Answer(produce.ticket, refusal))
-            return
-        if header.producer_id in self._staged_producers:
-            self._write()
-        leader.is_storage_full = self._home.is_full
-        self._perform(leader.on_produce(produce, header))
+        error, known = self._not_leading(), self._assignment
+        refusal = refusal_of_produce(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
+        self.answers.append(Answer(produce.ticket, refusal))
 
     def on_fetch(self, fetch: Fetch) -> None:
-        if self._leader is None:
-            error, known = self._not_leading(), self._assignment
-            refusal = refusal_of_fetch(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
-            self._answers.append(Answer(fetch.ticket, refusal))
+        if isinstance(self._part, Leading):
+            self._part.on_fetch(fetch)
             return
-        self._perform(self._leader.on_fetch(fetch))
-
-    def on_unpark(self, unpark: Unpark) -> None:
-        if self._leader is not None:
-            self._leader.on_unpark(unpark.ticket)
+        error, known = self._not_leading(), self._assignment
+        refusal = refusal_of_fetch(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
+        self.answers.append(Answer(fetch.ticket, refusal))
 
     def on_list_offset(self, request: ListOffset) -> None:
-        leader, log = self._leader, self._log
-        if leader is None or log is None:
-            reply = ListOffsetsEntryReply(
-                topic_id=self.key.topic_id, partition=self.key.partition, error=self._not_leading()
-            )
-            self._answers.append(Answer(request.ticket, reply))
+        if isinstance(self._part, Leading):
+            self._part.on_list_offset(request)
             return
-        effects = leader.on_list_offset(request)
-        if effects is None:
-            try:
-                if request.timestamp_ms == MAX_TIMESTAMP:
-                    found = log.offset_of_max_timestamp()
-                else:
-                    found = log.offset_for_timestamp(request.timestamp_ms)
-            except CorruptRecordError as error:
-                event(logger, "log.corrupt", logging.ERROR, partition=str(self._name), detail=error.detail)
-                self._answers.append(leader.offset_answer(request, error=error.errno))
-                return
-            is_visible = found is not None and found[0] < leader.high_watermark
-            effects = [leader.offset_answer(request, *(found if found and is_visible else (-1, -1)))]
-        self._perform(effects)
+        reply = ListOffsetsEntryReply(
+            topic_id=self.key.topic_id, partition=self.key.partition, error=self._not_leading()
+        )
+        self.answers.append(Answer(request.ticket, reply))
 
     def on_delete_records(self, request: DeleteRecords) -> None:
-        leader, log = self._leader, self._log
-        if leader is None or log is None:
-            self._answers.append(self._deletions.refusal(request.ticket, self._not_leading()))
-            return
-        verdict = self._deletions.judge(request, leader)
-        if isinstance(verdict, list):
-            self._perform(verdict)
-            return
-        log.delete_before(verdict, leader.high_watermark)
-        leader.on_deleted(Offset(log.log_start_offset))
-        event(logger, "log.deleted", partition=str(self._name), log_start_offset=log.log_start_offset, why="asked")
-        self._deletions.wait(verdict, request.ticket)  # answered when it is on disk
+        if isinstance(self._part, Leading):
+            self._part.on_delete_records(request)
+        else:
+            self.answers.append(refusal_of_deletion(self.key, request.ticket, self._not_leading()))
+
+    def on_for_part(self, message: Any) -> None:
+        """Of one part only: void when this replica has another one now."""
+        name = self._part.handlers.get(type(message)) if self._part is not None else None
+        if name is not None:
+            getattr(self._part, name)(message)
 
     def on_describe_replica(self, request: DescribeReplica) -> None:
-        log, leader = self._log, self._leader
-        if log is None:
-            reply = ReplicaDescription(
-                topic_id=self.key.topic_id, partition=self.key.partition, role=self.role, directory=self._home.path
-            )
-        else:
-            reply = ReplicaDescription(
-                topic_id=self.key.topic_id,
-                partition=self.key.partition,
-                role=self.role,
-                leader_epoch=self._assignment.leader_epoch,
-                log_start_offset=log.log_start_offset,
-                log_end_offset=log.log_end_offset,
-                high_watermark=leader.high_watermark if leader else -1,
-                durable_offset=log.durable_offset,
-                size_bytes=log.size_bytes,
-                segments=log.segment_count,
-                producers=len(log.producers),
-                directory=self._home.path,
-            )
-        self._answers.append(Answer(request.ticket, reply))
+        log, part = self._log, self._part
+        description: dict[str, Any] = {
+            "topic_id": self.key.topic_id,
+            "partition": self.key.partition,
+            "role": self.role,
+            "directory": self.home.path,
+        }
+        if log is not None:
+            description |= {
+                "leader_epoch": self._assignment.leader_epoch,
+                "log_start_offset": log.log_start_offset,
+                "log_end_offset": log.log_end_offset,
+                "high_watermark": part.high_watermark if part else -1,
+                "durable_offset": log.durable_offset,
+                "size_bytes": log.size_bytes,
+                "segments": log.segment_count,
+                "producers": len(log.producers),
+            }
+        reply = part.describe(description) if part is not None else ReplicaDescription(**description)
+        self.answers.append(Answer(request.ticket, reply))
 
     # -- the end of a turn: one write, one flush, one message to the router ------------------------------
 
     def on_drained(self) -> None:
-        self._write()
+        part = self._part
+        if part is not None:
+            part.on_drained()
         self._flush()
-        if self._deletions and self._leader is not None and self._log is not None:
-            self._perform(self._deletions.on_durable(self._log.durable_log_start_offset, self._leader))
         self._send_answers()
 
-    def _perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Answer):
-                self._answers.append(effect)
-            elif isinstance(effect, Append):
-                self._staged.append(effect)
-                if effect.header.producer_id >= 0:  # the others have no sequence that could be judged
-                    self._staged_producers.add(effect.header.producer_id)
-            else:
-                self._read(effect)
-
-    def _write(self) -> None:
-        if not self._staged or self._leader is None or self._log is None:
-            return
-        staged, self._staged, self._staged_producers = self._staged, [], set()
-        epoch = self._leader.epoch
-        batches = [[restamp(append.frames[0], append.base_offset, epoch), *append.frames[1:]] for append in staged]
-        headers = [append.header.at(append.base_offset, epoch) for append in staged]
-        try:
-            self._log.append(batches, headers, self.context.clock.wall_ms())
-        except StorageFull as error:
-            self._note_full(is_full=True)
-            self._perform(self._leader.on_append_failed(ErrorCode.STORAGE_FULL, f"the disk is full: {error}"))
-            return
-        except StorageError as error:
-            self._doubt_disk(error)
-            raise
-        self._home.appended(sum([header.length for header in headers]))
-        self._note_full(is_full=False)
+    def on_appended(self, size_bytes: int) -> None:
+        """So much was written: there is room, and something to check point."""
+        self.home.appended(size_bytes)
+        self.note_full(is_full=False)
         if self._idle_ticks:
             self._end_idleness()
-        self._perform(self._leader.on_appended(Offset(self._log.log_end_offset)))
 
-    def _note_full(self, *, is_full: bool) -> None:
+    def note_full(self, *, is_full: bool) -> None:
+        """The disk had no room for a write, or has again: said once."""
         if is_full:
-            self._home.ran_out()
+            self.home.ran_out()
         if is_full != self._is_full:
             self._is_full = is_full
             name, level = ("log.full", logging.ERROR) if is_full else ("log.has_room", logging.WARNING)
-            event(logger, name, level, partition=str(self._name))
-
-    def _read(self, read: Read) -> None:
-        if self._leader is None or self._log is None:
-            return
-        fetch = read.fetch
-        try:
-            frames = self._log.read(fetch.fetch_offset, fetch.max_bytes, read.up_to_offset)
-        except CorruptRecordError as error:
-            event(logger, "log.corrupt", logging.ERROR, partition=str(self._name), detail=error.detail)
-            self._answers.append(Answer(fetch.ticket, refusal_of_fetch(self.key, error.errno, error.detail)))
-            return
-        self._perform(self._leader.on_read(fetch, frames, sum(map(len, frames))))
+            event(logger, name, level, partition=str(self.name))
 
     def _flush(self) -> None:
-        if self._is_flushing or self._log is None or self._home.is_failed:
+        if self._is_flushing or self._log is None or self.home.is_failed:
             return
-        if self._assignment.config.flush == "os" and not self._deletions:
+        is_awaited = self._part is not None and self._part.must_flush
+        if self._assignment.config.flush == "os" and not is_awaited:
             return  # nobody waits for the disk: the next checkpoint syncs what the system has not
         job = self._log.begin_flush()
         if job is not None:
@@ -502,16 +481,16 @@ class Replica(LoopActor):
         self._is_flushing = False
         if self._log is None:
             return
-        self._doubt_disk(flushed.error, of_sync=True)
+        self.doubt_disk(flushed.error, of_sync=True)
         self._log.end_flush(flushed.job, flushed.error)
-        if self._leader is not None:
-            self._perform(self._leader.on_flushed(Offset(self._log.durable_offset)))
+        if self._part is not None:
+            self._part.on_flushed()
 
     def _send_answers(self) -> None:
-        if self._answers:
-            answers, self._answers = self._answers, []
+        if self.answers:
+            answers, self.answers = self.answers, []
             for door in {answer.ticket.door for answer in answers}:
-                self._tell_sibling(door, Answers([answer for answer in answers if answer.ticket.door == door]))
+                self.tell_sibling(door, Answers([answer for answer in answers if answer.ticket.door == door]))
 
     # -- housekeeping --------------------------------------------------------------------------------
 
@@ -523,9 +502,9 @@ class Replica(LoopActor):
         try:
             log.roll_if_due(now_ms)
         except StorageFull:
-            self._note_full(is_full=True)  # the next tick tries again
+            self.note_full(is_full=True)  # the next tick tries again
         except StorageError as error:
-            self._doubt_disk(error)
+            self.doubt_disk(error)
             raise
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
             self._is_checkpointing = True
@@ -537,42 +516,41 @@ class Replica(LoopActor):
     def on_checkpointed(self, done: Checkpointed) -> None:
         self._is_checkpointing = False
         if done.error is not None and self._log is not None:
-            self._doubt_disk(done.error, of_sync=True)
+            self.doubt_disk(done.error, of_sync=True)
             raise done.error
 
     def on_retention_due(self, _: RetentionDue) -> None:
         """Let the oldest segments go that are past their retention; the files go with the next job, in the pool."""
-        leader, log, config, clock = self._leader, self._log, self._assignment.config, self.context.clock
+        part, log, config, clock = self._part, self._log, self._assignment.config, self.context.clock
         if log is None:
             return
-        self._set_retention_timer()
+        self._set_look(self._settings.retention_check_ms, RetentionDue())
         now_ms = self._retention_clock.now(clock.wall_ms(), clock.monotonic_ms())
-        if leader is None:
-            return
+        if not isinstance(part, Leading):
+            return  # a follower's log begins where its leader's does
         age_ms = None if config.retention_ms < 0 else config.retention_ms
         size = None if config.retention_bytes < 0 else config.retention_bytes
         before = log.log_start_offset
         try:
-            log.retain(now_ms, age_ms, size, leader.high_watermark)
+            log.retain(now_ms, age_ms, size, part.high_watermark)
         except StorageFull:
-            self._note_full(is_full=True)
+            self.note_full(is_full=True)
         except StorageError as error:
-            self._doubt_disk(error)
+            self.doubt_disk(error)
             raise
         if log.log_start_offset != before:
-            leader.on_deleted(Offset(log.log_start_offset))
-            event(logger, "log.deleted", partition=str(self._name), log_start_offset=log.log_start_offset, why="old")
+            part.on_deleted("old")
             self._end_idleness()
 
-    def _set_retention_timer(self) -> None:
-        self.set_timer(self._retention_check_ms * self.context.random.uniform(0.8, 1.2), RetentionDue())
-
     def _set_tick(self) -> None:
-        """Spread over the partitions, so that a thousand of them do not wake up together; idle ones wake up rarely."""
-        period_ms = self._checkpoint_ms
+        period_ms = self._settings.checkpoint_ms
         if self._idle_ticks:
             period_ms = max(period_ms, min(period_ms << self._idle_ticks, self._assignment.config.segment_ms))
-        self._tick = self.set_timer(period_ms * self.context.random.uniform(0.8, 1.2), Tick())
+        self._tick = self._set_look(period_ms, Tick())
+
+    def _set_look(self, period_ms: int, message: Any) -> Timer:
+        context = self.context
+        return self.set_timer(next_look_ms(context.clock.monotonic_ms(), period_ms, context.random.random()), message)
 
     def _end_idleness(self) -> None:
         self._idle_ticks = 0
@@ -590,9 +568,9 @@ class Replica(LoopActor):
 
     def _tell_doors(self, message: Any) -> None:
         for door in DOORS:
-            self._tell_sibling(door, message)
+            self.tell_sibling(door, message)
 
-    def _tell_sibling(self, name: str, message: Any) -> None:
+    def tell_sibling(self, name: str, message: Any) -> None:
         """Tell one of the broker's actors; nothing happens when it is being restarted: it asks for what it missed."""
         sibling = self.context.directory.find(f"{self._broker_address}/{name}")
         if sibling is not None:

@@ -85,11 +85,17 @@ class Deletions:
         return [self.refusal(ticket, error) for _, ticket in waiting]
 
     def refusal(self, ticket: Ticket, error: int, detail: str = "", log_start_offset: int = -1) -> Answer:
-        reply = DeleteRecordsEntryReply(
-            topic_id=self._key.topic_id,
-            partition=self._key.partition,
-            error=error,
-            detail=detail,
-            log_start_offset=log_start_offset,
-        )
-        return Answer(ticket, reply)
+        return refusal_of_deletion(self._key, ticket, error, detail, log_start_offset)
+
+
+def refusal_of_deletion(
+    key: PartitionKey, ticket: Ticket, error: int, detail: str = "", log_start_offset: int = -1
+) -> Answer:
+    reply = DeleteRecordsEntryReply(
+        topic_id=key.topic_id,
+        partition=key.partition,
+        error=error,
+        detail=detail,
+        log_start_offset=log_start_offset,
+    )
+    return Answer(ticket, reply)

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from callboard.actors.runtime import ActorDeadError, BlockingAskError, Context, LoopActor, ThreadPool
+from callboard.actors.turns import Turns
 from callboard.testing.context import Absent
 from callboard.transport.loop import SystemClock
 
@@ -35,10 +36,11 @@ class Counter(LoopActor):
 
 
 @contextmanager
-def running(make_loop):
+def running(make_loop, *, has_turns=True):
     """Yield a context whose loop runs on a thread of its own."""
     loop = make_loop()
-    pool = ThreadPool(loop, 2)
+    turns = Turns(loop) if has_turns else None
+    pool = ThreadPool(loop, 2, turns=turns)
     context = Context(
         name="test",
         loop=loop,
@@ -48,6 +50,7 @@ def running(make_loop):
         transport=Absent("transport"),
         files=Absent("files"),
         pool=pool,
+        turns=turns,
     )
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -60,9 +63,13 @@ def running(make_loop):
         loop.close()
 
 
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.fixture(
+    params=[(asyncio.new_event_loop, True), (asyncio.new_event_loop, False), (uvloop.new_event_loop, True)],
+    ids=["asyncio", "asyncio, a callback for each drain", "uvloop"],
+)
 def context(request):
-    with running(request.param) as context:
+    make_loop, has_turns = request.param
+    with running(make_loop, has_turns=has_turns) as context:
         yield context
 
 

@@ -478,7 +478,7 @@ def test_what_is_prefetched_is_bounded(cluster, consumer):
     cluster.wait_until(lambda: sum(isinstance(r, FetchRequest) for r in cluster.requests) >= 2)
     c.poll(5_000, max_records=1)
 
-    assert c.metrics()["buffer_bytes"] <= 2_000
+    assert c.metrics()["buffer_bytes"] <= 3_000  # less than one fetch waits, two are under way
     assert read(c, 1_999) == list(range(1, 2_000))
     assert c.metrics()["buffer_bytes"] == 0
 

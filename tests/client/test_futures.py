@@ -10,6 +10,7 @@ import pytest
 from callboard.client import futures
 from callboard.client.futures import FutureBatchMetadata, FutureRecordMetadata
 from callboard.client.producer_batch import ProducerBatch
+from callboard.client.records import whole_batch
 from callboard.errors import CallboardTimeoutError, MessageSizeTooLargeError, NotLeaderForPartitionError
 
 
@@ -192,3 +193,21 @@ def test_looking_at_the_future_of_columns_counts_for_all_its_records():
     assert FutureBatchMetadata([batch]).failed()
 
     assert futures.unobserved(batch) == []
+
+
+def test_acknowledged_columns_hold_no_record_any_more():
+    batch = whole_batch("t", 0, [b"a", b"b"], [b"k", b"k"], 5, None, 0)
+    future = FutureBatchMetadata([batch])
+
+    futures.settle(batch, 7, None)
+
+    assert (batch.values, batch.keys, batch.value_sizes) == ([], None, None)
+    assert [(m.base_offset, m.count) for m in future.get(0)] == [(7, 2)]
+
+
+def test_refused_columns_hold_their_records_for_sending_again():
+    batch = whole_batch("t", 0, [b"a", b"b"], [b"k", b"l"], 5, None, 0)
+
+    futures.settle(batch, -1, NotLeaderForPartitionError())
+
+    assert [(each.key, each.record_value) for each in futures.unobserved(batch)] == [(b"k", b"a"), (b"l", b"b")]

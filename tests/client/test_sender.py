@@ -369,6 +369,19 @@ def test_without_idempotence_order_holds_as_long_as_nothing_is_lost(steps):
     world.check_end()
 
 
+def test_one_batch_takes_one_decision():
+    world = World()
+    world.send(0)  # it has its producer id now
+    world.handle(0)
+    world.answer()
+    asked, leader = [], world.leader
+    world.leader = lambda topic, partition: asked.append(partition) or leader(topic, partition)
+
+    world.send(0)
+
+    assert asked == [0]
+
+
 def test_a_lost_answer_is_asked_again_and_not_appended_twice():
     world = World()
     batch = world.send(0)

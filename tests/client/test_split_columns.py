@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from callboard.client import records
 from callboard.client.accumulator import PartitionBuffer
+from callboard.storage.batch import encode_batch
 
 one_size = st.integers(0, 40).flatmap(lambda width: st.lists(st.just(b"v" * width), min_size=1, max_size=50))
 any_size = st.lists(st.none() | st.binary(max_size=40), min_size=1, max_size=50)
@@ -12,6 +13,10 @@ any_size = st.lists(st.none() | st.binary(max_size=40), min_size=1, max_size=50)
 
 def whole(values, keys=None):
     return records.whole_batch("t", -1, values, keys, 1_000, None, 0)
+
+
+def encoded(part, width):
+    return encode_batch(part.keys, part.values, part.timestamps, value_width=width)
 
 
 @given(one_size | any_size, st.booleans(), st.integers(1, 300))
@@ -30,6 +35,7 @@ def test_parts_hold_every_record_in_order_and_know_their_sizes(values, has_keys,
     assert [value for part in parts for value in part.values] == values
     assert [part.size for part in parts] == [records.columns_size(part.values, part.keys, None) for part in parts]
     assert all(part.size <= batch_size or part.count == 1 for part in parts)
+    assert [encoded(part, part.width) for part in parts] == [encoded(part, -1) for part in parts]
     assert told == ([] if has_keys else [part.size for part in parts])
 
 

@@ -259,7 +259,7 @@ def test_a_failed_directory_is_not_elected_into_again_by_the_next_session(cluste
 def test_hosting_that_restarts_while_a_disk_fails_learns_of_it(cluster):
     topic, here, _ = two_partitions(cluster)
     neighbour = in_directory(cluster, DIRECTORIES[0])[1]
-    home = find(cluster, f"partitions/orders-{here}").actor._home
+    home = find(cluster, f"partitions/orders-{here}").actor.home
     find(cluster, "hosting").post(Fail())
     home.fail("said while nobody listened")
     cluster.loop.advance(3_000)

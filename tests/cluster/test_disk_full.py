@@ -119,7 +119,7 @@ def test_a_full_directory_gets_no_records_and_another_goes_on():
     topic = cluster.create_topic("orders", 2)
     homes = {each.partition: each.directory for each in describe(cluster).replicas}
     full = next(number for number, home in homes.items() if home == "/data/broker-1")
-    find(cluster, f"partitions/orders-{full}").actor._home.ran_out()
+    find(cluster, f"partitions/orders-{full}").actor.home.ran_out()
 
     assert produce(cluster, topic, [b"a"], number=full).error == ErrorCode.STORAGE_FULL
     assert produce(cluster, topic, [b"a"], number=1 - full).error == 0

@@ -120,7 +120,7 @@ def test_nothing_above_the_high_watermark_goes(cluster):
     partition._flush = lambda: None  # nothing becomes durable, the high watermark stands still
     for _ in range(5):
         produce(cluster, topic, [b"x" * 600], acks=1, timestamp_ms=now_ms(cluster))
-    watermark = partition._leader.high_watermark
+    watermark = partition.part.high_watermark
     partition.on_retention_due(None)
 
     assert partition._log.log_start_offset <= watermark

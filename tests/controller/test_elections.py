@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from callboard.actors.controller.draft import Draft
 from callboard.actors.controller.elections import NotReelected, Reelected, elected, reconcile, reelect
+from callboard.actors.controller.eligibility import Terms
 from callboard.actors.metadata.documents import NO_LEADER, Offline, PartitionDocument
 from callboard.errors import ErrorCode
 from callboard.model import PartitionKey
@@ -72,12 +73,12 @@ def test_the_last_in_sync_replica_is_never_dropped_and_waits():  # R6, B8
     assert partition(image).leader_incarnation == ""
 
 
-def test_only_an_in_sync_replica_is_elected_however_many_others_live():  # R6, B8
+def test_who_left_before_the_isr_fell_below_the_minimum_is_never_elected():  # R6, B8
     image = image_with(topics={"a": [[1, 2, 3]]})
     for broker_id in (2, 3, 1):
         image = reconciled(without_broker(image, broker_id))
-    image = reconciled(with_broker(with_broker(image, 2, "i2b"), 3, "i3b"))
-    assert partition(image).leader == NO_LEADER
+    image = reconciled(with_broker(image, 2, "i2b"))
+    assert (partition(image).leader, partition(image).isr, partition(image).elr) == (NO_LEADER, (1,), (3,))
 
     image = reconciled(with_broker(image, 1, "i1b"))
     assert (partition(image).leader, partition(image).leader_incarnation) == (1, "i1b")
@@ -237,11 +238,12 @@ def check(image, before, now):
     assert now.isr
     assert set(now.isr) <= set(now.replicas)
     assert now.leader == NO_LEADER or now.leader in now.isr
-    assert set(now.isr) <= set(before.isr), "nobody joins the ISR by an election"
+    assert set(now.isr) <= set(before.isr) or now.isr == (now.leader,), "nobody but a leader joins by an election"
+    assert not set(now.isr) & set(now.elr)
     assert now.leader_epoch - before.leader_epoch in (0, 1)
     if (now.leader, now.leader_incarnation) != (before.leader, before.leader_incarnation):
         assert now.leader_epoch == before.leader_epoch + 1
-        assert now.leader == NO_LEADER or now.leader in before.isr, "unclean"
+        assert now.leader == NO_LEADER or now.leader in (*before.isr, *before.elr), "unclean"
     assert (now.partition_epoch > before.partition_epoch) == (now != before)
     if any(image.may_serve(now, one) for one in now.isr):
         assert image.leader_of(now) != NO_LEADER
@@ -305,5 +307,5 @@ def test_it_does_not_matter_whether_changes_are_seen_one_by_one_or_coalesced():
         coalesced = reconciled(coalesced)
         for image in (one_by_one, coalesced):
             now = partition(image)
-            assert elected(image, now) is now
+            assert elected(image, now, Terms(min_insync_replicas=2)) is now
             assert set(now.isr) <= set(now.replicas)

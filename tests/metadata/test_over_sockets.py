@@ -78,7 +78,6 @@ class Processes:
             f"broker-{number}/controller",
             config=ClusterConfig(),
             client_address=f"broker-{number}/metadata",
-            replication_factor_max=32,
         )
         return client, controller
 

@@ -9,6 +9,7 @@ from callboard.actors.partition.leader import Leader
 from callboard.errors import ErrorCode, InvariantViolated
 from callboard.model import PartitionKey
 from callboard.storage.batch import check_batch, encode_batch
+from callboard.storage.epochs import EpochHistory
 from callboard.storage.producers import ProducerStates
 from callboard.transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP
 
@@ -25,6 +26,8 @@ def a_leader(**changes):
         "flush": "ack",
         "max_message_bytes": 1 << 20,
         "producers": ProducerStates(),
+        "epochs": EpochHistory([(5, 10)]),
+        "high_watermark": 0,
         "log_start_offset": 0,
         "log_end_offset": 10,
         "durable_offset": 10,
@@ -86,7 +89,7 @@ def test_a_batch_is_appended_at_the_log_end():
 def test_what_could_not_be_appended_is_refused_and_its_offsets_go_to_the_next():
     leader = a_leader()
     produce(leader, a_batch(2), acks=-1)
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
     produce(leader, a_batch(3), acks=-1)
     produce(leader, a_batch(1), acks=1)
 
@@ -94,7 +97,7 @@ def test_what_could_not_be_appended_is_refused_and_its_offsets_go_to_the_next():
     (append,) = produce(leader, a_batch(1), acks=1)
 
     assert append.base_offset == 12
-    assert [reply.base_offset for reply in replies(leader.on_appended(13))] == [12]
+    assert [reply.base_offset for reply in replies(leader.on_appended(13, 0))] == [12]
     assert [reply.base_offset for reply in replies(leader.on_flushed(12))] == [10], "what was appended before still is"
 
 
@@ -102,7 +105,7 @@ def test_acks_all_is_answered_when_the_flush_has_passed_it():
     leader = a_leader()
     produce(leader, a_batch(2), acks=-1)
 
-    assert leader.on_appended(12) == []
+    assert leader.on_appended(12, 0) == []
     assert replies(leader.on_flushed(11)) == []
     (reply,) = replies(leader.on_flushed(12))
     assert (reply.base_offset, reply.error, reply.leader_epoch) == (10, ErrorCode.NONE, 5)
@@ -112,7 +115,7 @@ def test_acks_1_is_answered_from_the_page_cache():
     leader = a_leader()
     produce(leader, a_batch(2), acks=1)
 
-    (reply,) = replies(leader.on_appended(12))
+    (reply,) = replies(leader.on_appended(12, 0))
 
     assert reply.base_offset == 10
     assert leader.high_watermark == 10, "but consumers do not see it before it is durable"
@@ -122,7 +125,7 @@ def test_acks_0_is_never_answered():
     leader = a_leader()
 
     assert replies(produce(leader, a_batch(2), acks=0)) == []
-    assert replies(leader.on_appended(12)) == []
+    assert replies(leader.on_appended(12, 0)) == []
     assert replies(leader.on_flushed(12)) == []
 
 
@@ -130,7 +133,7 @@ def test_under_flush_os_acks_all_is_answered_by_the_append():
     leader = a_leader(flush="os", durable_offset=10)
     produce(leader, a_batch(2))
 
-    (reply,) = replies(leader.on_appended(12))
+    (reply,) = replies(leader.on_appended(12, 0))
 
     assert reply.base_offset == 10
     assert leader.high_watermark == 12
@@ -140,7 +143,7 @@ def test_two_waiting_producers_are_answered_in_offset_order():
     leader = a_leader()
     produce(leader, a_batch(2))
     produce(leader, a_batch(3))
-    leader.on_appended(15)
+    leader.on_appended(15, 0)
 
     assert [reply.base_offset for reply in replies(leader.on_flushed(15))] == [10, 12]
 
@@ -155,7 +158,7 @@ def test_another_epoch_is_refused_and_nothing_is_appended(believed, code):
 
     assert errors(effects) == [code]
     assert leader.log_end_offset == 10
-    assert errors(leader.on_fetch(a_fetch(3, leader_epoch=believed))) == [code]
+    assert errors(leader.on_fetch(a_fetch(3, leader_epoch=believed), 0)) == [code]
 
 
 def test_a_batch_above_max_message_bytes_is_refused():
@@ -177,7 +180,7 @@ def test_a_duplicate_is_answered_with_its_first_offset_and_not_appended():
     leader = a_leader()
     batch = a_batch(2, producer_id=7, sequence=0)
     produce(leader, batch, acks=1)
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
 
     (reply,) = replies(produce(leader, batch, acks=1))
 
@@ -189,7 +192,7 @@ def test_a_duplicate_with_acks_all_waits_for_the_high_watermark_like_the_origina
     leader = a_leader()
     batch = a_batch(2, producer_id=7, sequence=0)
     produce(leader, batch)
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
 
     assert produce(leader, batch) == []
     assert [reply.base_offset for reply in replies(leader.on_flushed(12))] == [10, 10]
@@ -198,7 +201,7 @@ def test_a_duplicate_with_acks_all_waits_for_the_high_watermark_like_the_origina
 def test_a_gap_in_the_sequence_is_refused():
     leader = a_leader()
     produce(leader, a_batch(2, producer_id=7, sequence=0))
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
 
     effects = produce(leader, a_batch(1, producer_id=7, sequence=5))
 
@@ -211,9 +214,9 @@ def test_a_gap_in_the_sequence_is_refused():
 def test_a_fetch_reads_up_to_the_high_watermark_only():
     leader = a_leader()
     produce(leader, a_batch(2))
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
 
-    (read,) = leader.on_fetch(a_fetch(3))
+    (read,) = leader.on_fetch(a_fetch(3), 0)
 
     assert isinstance(read, Read)
     assert read.up_to_offset == 10
@@ -223,9 +226,9 @@ def test_a_fetch_at_the_high_watermark_is_parked_and_woken_by_its_move():
     leader = a_leader()
     fetch = a_fetch(10)
 
-    assert leader.on_fetch(fetch) == []
+    assert leader.on_fetch(fetch, 0) == []
     produce(leader, a_batch(2), acks=0)
-    assert leader.on_appended(12) == []
+    assert leader.on_appended(12, 0) == []
     assert leader.on_flushed(12) == [Read(fetch, 12)]
     assert leader.on_flushed(12) == [], "once"
 
@@ -233,29 +236,29 @@ def test_a_fetch_at_the_high_watermark_is_parked_and_woken_by_its_move():
 def test_a_fetch_with_less_than_min_bytes_answers_and_stays_parked_until_unparked():
     leader = a_leader()
     fetch = a_fetch(9, min_bytes=1_000)
-    assert leader.on_fetch(fetch) == [Read(fetch, 10)]
+    assert leader.on_fetch(fetch, 0) == [Read(fetch, 10)]
     (answer,) = leader.on_read(fetch, [b"x" * 90], 90)
     assert answer.reply.frames == 1
 
     produce(leader, a_batch(1), acks=0)
-    leader.on_appended(11)
+    leader.on_appended(11, 0)
     assert leader.on_flushed(11) == [Read(fetch, 11)]
     leader.on_read(fetch, [b"x" * 180], 180)
     leader.on_unpark(fetch.ticket)
     produce(leader, a_batch(1), acks=0)
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
     assert leader.on_flushed(12) == []
 
 
 def test_not_yet_is_parked_but_beyond_the_log_is_out_of_range():
     leader = a_leader(log_start_offset=5)
     produce(leader, a_batch(2), acks=0)
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
 
-    assert leader.on_fetch(a_fetch(12)) == []
-    assert errors(leader.on_fetch(a_fetch(13))) == [ErrorCode.OFFSET_OUT_OF_RANGE]
-    assert errors(leader.on_fetch(a_fetch(4))) == [ErrorCode.OFFSET_OUT_OF_RANGE]
-    assert replies(leader.on_fetch(a_fetch(4)))[0].log_start_offset == 5
+    assert leader.on_fetch(a_fetch(12), 0) == []
+    assert errors(leader.on_fetch(a_fetch(13), 0)) == [ErrorCode.OFFSET_OUT_OF_RANGE]
+    assert errors(leader.on_fetch(a_fetch(4), 0)) == [ErrorCode.OFFSET_OUT_OF_RANGE]
+    assert replies(leader.on_fetch(a_fetch(4), 0))[0].log_start_offset == 5
 
 
 def test_the_end_is_not_told_before_the_high_watermark_has_reached_the_start_of_the_epoch():
@@ -276,7 +279,7 @@ def test_a_deposed_leader_acknowledges_nothing_and_sends_everybody_to_the_next()
     leader = a_leader()
     produce(leader, a_batch(2), acks=-1)
     produce(leader, a_batch(2), acks=1)
-    leader.on_fetch(a_fetch(10))
+    leader.on_fetch(a_fetch(10), 0)
 
     refused = replies(leader.on_deposed(2, 6))
 
@@ -287,7 +290,7 @@ def test_a_deposed_leader_acknowledges_nothing_and_sends_everybody_to_the_next()
 def test_the_high_watermark_never_goes_back():
     leader = a_leader()
     produce(leader, a_batch(2))
-    leader.on_appended(12)
+    leader.on_appended(12, 0)
     leader.on_flushed(12)
 
     leader.on_flushed(11)
@@ -296,11 +299,11 @@ def test_the_high_watermark_never_goes_back():
 
 
 def test_the_high_watermark_is_held_while_a_member_of_the_isr_has_not_been_heard():
-    leader = a_leader(isr=[1, 2], log_end_offset=12, durable_offset=10)
+    leader = a_leader(isr=[1, 2], replicas=[1, 2], log_end_offset=12, durable_offset=10, high_watermark=10)
 
     assert leader.on_flushed(12) == []
     assert leader.high_watermark == 10
-    leader.on_isr([1], 1)
+    leader.on_isr([1], 1, 1, 0)
     assert leader.high_watermark == 12
 
 
@@ -314,4 +317,4 @@ def test_an_append_that_went_elsewhere_is_a_bug():
     produce(leader, a_batch(2))
 
     with pytest.raises(InvariantViolated):
-        leader.on_appended(11)
+        leader.on_appended(11, 0)

@@ -6,14 +6,15 @@ import time
 
 import pytest
 
-from callboard.transport.selector_loop import SelectorLoop
+from callboard.transport.descriptors import SelectorDescriptors, descriptors
+from callboard.transport.selector_loop import ROUNDS_MAX, SelectorLoop
 
 from .rig import raise_it
 
 
-@pytest.fixture
-def loop():
-    made = SelectorLoop(on_failure=raise_it)
+@pytest.fixture(params=[descriptors, SelectorDescriptors], ids=["this system's", "portable"])
+def loop(request):
+    made = SelectorLoop(on_failure=raise_it, make_descriptors=request.param)
     yield made
     made.close()
 
@@ -71,6 +72,39 @@ def test_cancelled_timers_do_not_pile_up(loop):
         loop.call_later(3_600, print).cancel()
 
     assert len(loop._timers) < 200
+
+
+def test_callbacks_that_ask_for_more_do_not_keep_descriptors_waiting(loop):
+    out, into = os.pipe()
+    generations = []
+
+    def again():
+        generations.append(1)
+        loop.call_soon(again)
+
+    loop.add_reader(out, loop.stop)
+    os.write(into, b"x")
+    loop.call_soon(again)
+    loop.run()
+
+    assert len(generations) <= 2 * ROUNDS_MAX
+    os.close(out)
+    os.close(into)
+
+
+def test_one_turn_runs_what_its_callbacks_ask_for(loop):
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(loop.stop)))
+    waits, wait = [], loop._wait
+    loop._wait = lambda timeout: (waits.append(timeout), wait(timeout))[1]
+    loop.run()
+
+    assert waits == [0.0]
+
+
+def test_a_wakeup_before_the_loop_sleeps_is_not_lost(loop):
+    for _ in range(1_000):
+        loop._descriptors.wake()
+    assert loop._descriptors.wait(60) == []
 
 
 def test_a_readable_descriptor_calls_its_reader(loop):

@@ -1,0 +1,172 @@
+"""The rules of a follower: what it copies, when it cuts, when it asks again. Pure.
+
+A follower's log is its leader's, as far as it has come. It pulls: each fetch says where its own log ends and under
+which epoch its last record was written, so the leader sees whether the two logs agree before it sends anything. Rules:
+
+1. **Lineage first** (R1). Nothing is appended in an epoch before the leader of that epoch has found the logs to agree;
+   the answer to each fetch carries that proof. Told that they part, the follower cuts to what both have, and asks
+   again: once is not enough after a fast double failover (B3).
+2. **Only this leader's word** (R2). An answer of another epoch changes nothing, least of all the log's end (B4).
+3. **Never by the high watermark.** What lies above it may be committed: it is cut only where the lineage says so
+   (B1, B2).
+4. **Byte for byte.** Whole batches, each checksum computed anew, each at the very offset where this log ends. Anything
+   else is not appended but asked for again.
+5. Where the leader has nothing that old any more, the log is begun anew at the leader's log start offset (B36).
+6. A fetch is asked for as soon as the last one is in the page cache; the disk follows behind and is told of apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...errors import CorruptRecordError, ErrorCode
+from ...model import LeaderEpoch, Offset
+from ...storage.batch import BatchHeader, check_crc, parse_header
+from ...storage.epochs import EpochEnd, EpochHistory
+from ...transport.messages import FetchEntryReply
+from .events import BeginAnew, Copy, DeleteBefore, FetchNext, FollowerEffect, Truncate
+
+RETRY_MS = 20  # the leader has not heard of its election yet, or this broker not of the next one
+TROUBLE_RETRY_MS = 500  # what the leader sent cannot be used, or it cannot serve it
+
+_NOT_YET = frozenset(
+    {
+        ErrorCode.NOT_LEADER_FOR_PARTITION,
+        ErrorCode.LEADER_NOT_AVAILABLE,
+        ErrorCode.FENCED_LEADER_EPOCH,
+        ErrorCode.UNKNOWN_LEADER_EPOCH,
+        ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+        ErrorCode.UNKNOWN_TOPIC_ID,
+    }
+)
+
+
+class Follower:
+    """A follower of one leader in one epoch. Another epoch is another ``Follower``.
+
+    The log's ends are told by whoever owns the log, with each event; nothing of the log is kept here but what the
+    leader said of it.
+    """
+
+    def __init__(self, epoch: LeaderEpoch, epochs: EpochHistory, high_watermark: Offset) -> None:
+        self.epoch = epoch
+        self.epochs = epochs  # the log's own; moved by what the actor does with the effects
+        self.high_watermark = high_watermark  # the highest that this replica has heard of and holds
+        self.problem = ""  # why the last answer could not be used; for people
+
+    def begin(self, log_start_offset: Offset, log_end_offset: Offset) -> list[FollowerEffect]:
+        """Ask for the first time in this epoch."""
+        return [self._next(log_start_offset, log_end_offset)]
+
+    def on_fetched(
+        self,
+        reply: FetchEntryReply,
+        frames: Sequence[bytes],
+        log_start_offset: Offset,
+        log_end_offset: Offset,
+    ) -> list[FollowerEffect]:
+        """Decide on the leader's answer to the fetch from ``log_end_offset``.
+
+        A ``FetchNext`` behind another effect asks from where the log ends *after* it: ``fetch_offset`` -1.
+        """
+        self.problem = ""
+        if reply.error:
+            return self._on_refused(reply, log_start_offset, log_end_offset)
+        if reply.leader_epoch != self.epoch:  # rule 2
+            return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
+        if reply.diverging_epoch >= 0:
+            return self._on_diverging(reply, log_start_offset, log_end_offset)
+        try:
+            batches, headers = whole_batches(frames)
+        except CorruptRecordError as error:
+            self.problem = f"the leader sent a damaged batch: {error.detail}"
+            return [self._next(log_start_offset, log_end_offset, TROUBLE_RETRY_MS)]
+        effects: list[FollowerEffect] = []
+        if headers and headers[0].base_offset != log_end_offset:
+            if not self._begins_within(headers[0], log_start_offset, log_end_offset):
+                self.problem = f"the leader sent offset {headers[0].base_offset}, this log ends at {log_end_offset}"
+                return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
+            effects.append(BeginAnew(Offset(headers[0].base_offset)))
+        end_offset = log_end_offset
+        if headers:
+            effects.append(Copy(batches, headers))
+            end_offset = Offset(headers[-1].next_offset)
+        self.high_watermark = Offset(max(self.high_watermark, min(reply.high_watermark, end_offset)))
+        effects += self._delete_with_leader(reply, log_start_offset, end_offset)
+        effects.append(AFTER_THAT if headers else self._next(log_start_offset, log_end_offset))
+        return effects
+
+    # -- the branches ----------------------------------------------------------------------------------
+
+    def _on_refused(
+        self, reply: FetchEntryReply, log_start_offset: Offset, log_end_offset: Offset
+    ) -> list[FollowerEffect]:
+        is_behind = reply.log_start_offset > log_end_offset and reply.leader_epoch == self.epoch
+        if reply.error == ErrorCode.OFFSET_OUT_OF_RANGE and is_behind:  # rule 5
+            self.high_watermark = Offset(reply.log_start_offset)
+            return [BeginAnew(Offset(reply.log_start_offset)), AFTER_THAT]
+        if reply.error in _NOT_YET:
+            return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
+        self.problem = f"the leader refused: {reply.detail or 'no reason given'} [code {reply.error}]"
+        return [self._next(log_start_offset, log_end_offset, TROUBLE_RETRY_MS)]
+
+    def _on_diverging(
+        self, reply: FetchEntryReply, log_start_offset: Offset, log_end_offset: Offset
+    ) -> list[FollowerEffect]:
+        point = self.epochs.truncation_point(
+            EpochEnd(reply.diverging_epoch, reply.diverging_end_offset), log_end_offset
+        )
+        to_offset = Offset(max(point, log_start_offset))
+        if to_offset >= log_end_offset:  # it says that the logs part, and names no place: it cannot be
+            self.problem = f"the logs part at epoch {reply.diverging_epoch}, but nothing is to be cut"
+            return [self._next(log_start_offset, log_end_offset, TROUBLE_RETRY_MS)]
+        self.high_watermark = Offset(min(self.high_watermark, to_offset))
+        return [Truncate(to_offset), AFTER_THAT]
+
+    def _delete_with_leader(
+        self, reply: FetchEntryReply, log_start_offset: Offset, end_offset: Offset
+    ) -> list[FollowerEffect]:
+        """The log begins where the leader's does: retention and ``delete_records`` are decided there."""
+        start = Offset(min(reply.log_start_offset, self.high_watermark, end_offset))
+        return [DeleteBefore(start)] if start > log_start_offset else []
+
+    def _begins_within(self, first: BatchHeader, log_start_offset: Offset, log_end_offset: Offset) -> bool:
+        """An empty log that was begun in the middle of a batch: the batch comes whole."""
+        return log_start_offset == log_end_offset and first.base_offset < log_end_offset < first.next_offset
+
+    def _next(self, log_start_offset: Offset, log_end_offset: Offset, after_ms: int = 0) -> FetchNext:
+        return next_fetch(self.epochs, log_start_offset, log_end_offset, after_ms)
+
+
+AFTER_THAT = FetchNext(Offset(-1), -1)  # from where the log ends when the effects before it are performed
+
+
+def next_fetch(epochs: EpochHistory, log_start_offset: Offset, log_end_offset: Offset, after_ms: int = 0) -> FetchNext:
+    """Return what a follower asks whose log is this: from its end, in the name of its last record's epoch."""
+    last_epoch = epochs.epoch_at(log_end_offset - 1) if log_end_offset > log_start_offset else -1
+    return FetchNext(log_end_offset, last_epoch, after_ms)
+
+
+def whole_batches(frames: Sequence[bytes]) -> tuple[list[memoryview], list[BatchHeader]]:
+    """Return the batches of a leader's answer, each checked: in order, without a hole between two.
+
+    Raises:
+        CorruptRecordError: one is damaged or cut short, or does not follow the one before it.
+    """
+    batches: list[memoryview] = []
+    headers: list[BatchHeader] = []
+    for frame in frames:
+        data, position = memoryview(frame), 0
+        while position < len(data):
+            header = parse_header(data, position)
+            if position + header.length > len(data):
+                raise CorruptRecordError(f"batch at offset {header.base_offset} is cut short")
+            check_crc(data, position, header)
+            if headers and header.base_offset != headers[-1].next_offset:
+                raise CorruptRecordError(
+                    f"batch at offset {header.base_offset} does not follow {headers[-1].last_offset}"
+                )
+            batches.append(data[position : position + header.length])
+            headers.append(header)
+            position += header.length
+    return batches, headers

@@ -1,0 +1,248 @@
+"""Who is in sync: what a leader knows of its followers, and the in-sync set that it wants committed. Pure.
+
+The in-sync set (ISR) is the promise behind ``acks=all``: whoever is in it holds, or will hold before anything is
+acknowledged, all that is acknowledged. So it is never changed by a leader alone: a change is *proposed* to the
+controller, compared there with the partition's epochs (R5), and true when it is committed. Rules of this file:
+
+1. What a follower says counts only in the leader's own epoch, and only after its lineage was found to agree (R2, R3).
+   A member that was not heard in this epoch holds the watermark back: nobody guesses where it is.
+2. The *maximal* ISR decides what is committed: the committed set and the additions that are proposed. A member that is
+   proposed for removal counts until the removal is committed (R3, B9).
+3. One proposal at a time. Until its outcome is known it stays proposed, and the same one is sent again; a partition
+   epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
+   waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
+4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
+   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable.
+5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
+   moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...errors import ErrorCode
+from ...model import BrokerId, LeaderEpoch, Offset
+from ...transport.messages import FollowerDescription, IsrMember
+from .events import IsrAnswered, ProposeIsr
+from .progress import Position, high_watermark
+
+UNHEARD = Offset(-1)
+
+# After these the proposal was not committed by that request, and never will be with that partition epoch.
+_SETTLED = frozenset(
+    {
+        ErrorCode.INELIGIBLE_REPLICA,
+        ErrorCode.FENCED_LEADER_EPOCH,
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+    }
+)
+
+
+@dataclass(slots=True)
+class Follower:
+    """One other replica, as its fetches of this epoch show it."""
+
+    broker_id: BrokerId
+    caught_up_ms: int  # when it last had everything; begins with the epoch
+    incarnation: str = ""  # of its broker, at its last fetch; another one begins unheard
+    log_end_offset: Offset = UNHEARD  # <= the leader's; moved by fetches alone
+    durable_offset: Offset = UNHEARD  # <= log_end_offset; moved by fetches and progress
+    mark_offset: Offset = UNHEARD  # the leader's log end at mark_ms: held, it was caught up then
+    mark_ms: int = 0
+
+    @property
+    def is_heard(self) -> bool:
+        return self.log_end_offset != UNHEARD
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    partition_epoch: int  # it is compared with this one
+    isr: tuple[IsrMember, ...]
+    members: frozenset[BrokerId]
+
+
+class InSync:
+    """The in-sync set of one leader in one epoch."""
+
+    def __init__(
+        self,
+        broker_id: BrokerId,
+        *,
+        epoch: LeaderEpoch,
+        partition_epoch: int,
+        replicas: Iterable[int],
+        isr: Iterable[int],
+        flush: str,
+        lag_ms: int,
+        now_ms: int,
+    ) -> None:
+        self.broker_id = broker_id
+        self.epoch = epoch
+        self.partition_epoch = partition_epoch  # of the committed set; only grows
+        self.isr = frozenset(BrokerId(one) for one in isr)  # committed; holds broker_id, always
+        self.flush = flush
+        self.lag_ms = lag_ms
+        self.followers = {
+            BrokerId(one): Follower(BrokerId(one), caught_up_ms=now_ms) for one in replicas if one != broker_id
+        }
+        self._proposal: _Proposal | None = None
+        self._is_refused = False  # lately: the next look asks again, not the next fetch
+
+    # -- who holds what ------------------------------------------------------------------------------
+
+    @property
+    def maximal(self) -> frozenset[BrokerId]:
+        """The committed set and the additions that are proposed (rule 2)."""
+        return self.isr | self._proposal.members if self._proposal else self.isr
+
+    def high_watermark(self, own: Position) -> Offset | None:
+        """Return what the maximal set holds; None: a member of it was not heard in this epoch."""
+        if len(self.isr) == 1 and self._proposal is None:
+            return own.durable_offset if self.flush == "ack" else own.log_end_offset
+        positions = {self.broker_id: own}
+        for broker_id in self.maximal:
+            if broker_id == self.broker_id:
+                continue
+            follower = self.followers.get(broker_id)
+            if follower is None or not follower.is_heard:
+                return None
+            positions[broker_id] = Position(follower.log_end_offset, follower.durable_offset)
+        return high_watermark(positions, self.maximal, flush=self.flush)
+
+    def held_by(self, follower: Follower) -> Offset:
+        """Return below which offset a follower holds the log, in the sense of the topic's ``flush``."""
+        return follower.durable_offset if self.flush == "ack" else follower.log_end_offset
+
+    # -- what is heard -------------------------------------------------------------------------------
+
+    def on_position(
+        self,
+        follower: Follower,
+        incarnation: str,
+        log_end_offset: Offset,
+        durable_offset: Offset,
+        leader_end_offset: Offset,
+        now_ms: int,
+    ) -> None:
+        """A follower has said, in this epoch and of a log that agrees with this one, how far it is."""
+        if incarnation != follower.incarnation:
+            follower.incarnation = incarnation
+            follower.mark_offset = UNHEARD
+        follower.log_end_offset = log_end_offset
+        follower.durable_offset = min(durable_offset, log_end_offset)
+        self._note_caught_up(follower, leader_end_offset, now_ms)
+
+    def on_progress(self, follower: Follower, durable_offset: Offset, leader_end_offset: Offset, now_ms: int) -> None:
+        """More of what it has is on its disk."""
+        follower.durable_offset = max(follower.durable_offset, min(durable_offset, follower.log_end_offset))
+        self._note_caught_up(follower, leader_end_offset, now_ms)
+
+    def before_append(self, leader_end_offset: Offset, now_ms: int) -> None:
+        """The log is about to grow: whoever holds all of it is caught up until now (rule 5)."""
+        for follower in self.followers.values():
+            if follower.is_heard and self.held_by(follower) >= leader_end_offset:
+                follower.caught_up_ms = now_ms
+
+    def _note_caught_up(self, follower: Follower, leader_end_offset: Offset, now_ms: int) -> None:
+        held = self.held_by(follower)
+        if held >= leader_end_offset:
+            follower.caught_up_ms = now_ms
+        elif follower.mark_offset != UNHEARD and held >= follower.mark_offset:
+            follower.caught_up_ms = max(follower.caught_up_ms, follower.mark_ms)
+        elif follower.mark_offset != UNHEARD:
+            return  # not there yet
+        follower.mark_offset, follower.mark_ms = leader_end_offset, now_ms
+
+    # -- the set -------------------------------------------------------------------------------------
+
+    def propose(self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int) -> ProposeIsr | None:
+        """Return the change that is due, if one is and none is under way.
+
+        Args:
+            needed_offset: the high watermark or the start of this epoch, whichever is higher (rule 4).
+        """
+        if self._proposal is not None or self._is_refused:
+            return None
+        joining = {
+            one.broker_id
+            for one in self.followers.values()
+            if one.broker_id not in self.isr and one.is_heard and self.held_by(one) >= needed_offset
+        }
+        leaving = {
+            one.broker_id
+            for one in self.followers.values()
+            if one.broker_id in self.isr and self._is_lagging(one, leader_end_offset, now_ms)
+        }
+        if not joining and not leaving:
+            return None
+        members = (self.isr | joining) - leaving
+        isr = tuple(
+            IsrMember(broker_id=one, incarnation=self.followers[one].incarnation if one in self.followers else "")
+            for one in sorted(members)
+        )
+        self._proposal = _Proposal(self.partition_epoch, isr, members)
+        return self._proposed()
+
+    def on_look(self) -> ProposeIsr | None:
+        """Return the proposal that nobody has answered: it is sent again, unchanged (rule 3)."""
+        self._is_refused = False
+        return self._proposed()
+
+    def on_answered(self, answered: IsrAnswered) -> bool:
+        """Take in what the controller said; True: the committed set is another one now."""
+        proposal, reply = self._proposal, answered.reply
+        if proposal is None or answered.partition_epoch != proposal.partition_epoch or reply is None:
+            return False  # of an earlier one; or unknown: it stays proposed
+        if reply.error in _SETTLED:
+            self._proposal, self._is_refused = None, True
+        if reply.error or reply.leader_epoch != self.epoch:
+            return False
+        return self.on_committed(reply.isr, reply.partition_epoch)
+
+    def on_committed(self, isr: Iterable[int], partition_epoch: int) -> bool:
+        """The set as the metadata have it, at a partition epoch; False: that is known, or old."""
+        if partition_epoch <= self.partition_epoch:
+            return False
+        self.partition_epoch = partition_epoch
+        self.isr = frozenset(BrokerId(one) for one in isr)
+        if self._proposal is not None and self._proposal.partition_epoch < partition_epoch:
+            self._proposal = None
+        return True
+
+    def _proposed(self) -> ProposeIsr | None:
+        if self._proposal is None:
+            return None
+        return ProposeIsr(self.epoch, self._proposal.partition_epoch, self._proposal.isr)
+
+    def _is_lagging(self, follower: Follower, leader_end_offset: Offset, now_ms: int) -> bool:
+        if follower.is_heard and self.held_by(follower) >= leader_end_offset:
+            return False
+        return now_ms - follower.caught_up_ms > self.lag_ms
+
+    def needs_watching(self, leader_end_offset: Offset) -> bool:
+        """Say whether time alone may change something: a member lags, or a proposal is not answered."""
+        if self._proposal is not None or self._is_refused:
+            return True
+        return any(
+            one.broker_id in self.isr and not (one.is_heard and self.held_by(one) >= leader_end_offset)
+            for one in self.followers.values()
+        )
+
+    # -- for people ------------------------------------------------------------------------------------
+
+    def described(self, leader_end_offset: Offset, now_ms: int) -> list[FollowerDescription]:
+        return [
+            FollowerDescription(
+                broker_id=one.broker_id,
+                log_end_offset=one.log_end_offset,
+                durable_offset=one.durable_offset,
+                lag=leader_end_offset - one.log_end_offset if one.is_heard else -1,
+                is_in_sync=one.broker_id in self.isr,
+                caught_up_ms_ago=0 if self.held_by(one) >= leader_end_offset else max(0, now_ms - one.caught_up_ms),
+            )
+            for one in self.followers.values()
+        ]

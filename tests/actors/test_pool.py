@@ -1,0 +1,98 @@
+"""The pool of threads for what blocks."""
+
+import queue
+import threading
+
+import pytest
+
+from callboard.actors.context import ThreadPool
+from callboard.errors import IllegalStateError
+
+
+class Told:
+    """A loop of which only the threads' side is used: what they post is kept in order."""
+
+    def __init__(self):
+        self.calls = queue.Queue()
+
+    def call_soon_threadsafe(self, call, *args):
+        self.calls.put((call, args))
+
+    def run_one(self):
+        call, args = self.calls.get(timeout=60)
+        call(*args)
+
+
+@pytest.fixture
+def loop():
+    return Told()
+
+
+def test_results_and_errors_come_back_on_the_loop(loop):
+    pool, ends = ThreadPool(loop, 2), []
+    pool.submit(lambda: 7, lambda *end: ends.append(end))
+    loop.run_one()
+    error = OSError("the disk")
+
+    def fail():
+        raise error
+
+    pool.submit(fail, lambda *end: ends.append(end))
+    loop.run_one()
+    pool.close()
+
+    assert ends == [(7, None), (None, error)]
+
+
+def test_as_many_jobs_run_at_once_as_there_may_be_threads_and_no_more(loop):
+    pool, go = ThreadPool(loop, 2), threading.Event()
+    begun, threads = queue.Queue(), set()
+
+    def job():
+        threads.add(threading.get_ident())
+        begun.put(1)
+        go.wait(60)
+
+    for _ in range(6):
+        pool.submit(job, lambda *_: None)
+    begun.get(timeout=60), begun.get(timeout=60)
+    assert begun.empty()
+    go.set()
+    for _ in range(6):
+        loop.run_one()
+    pool.close()
+
+    assert len(threads) == 2
+
+
+def test_jobs_one_after_the_other_need_one_thread(loop):
+    pool, threads = ThreadPool(loop, 4), set()
+    for _ in range(20):
+        pool.submit(threading.get_ident, lambda ident, _: threads.add(ident))
+        loop.run_one()
+    pool.close()
+
+    assert len(threads) == 1
+
+
+def test_close_waits_for_what_runs_and_drops_what_waits(loop):
+    pool, begun, go, ran = ThreadPool(loop, 1), threading.Event(), threading.Event(), []
+
+    def first():
+        begun.set()
+        go.wait(60)
+        ran.append("first")
+
+    pool.submit(first, lambda *_: None)
+    pool.submit(lambda: ran.append("second"), lambda *_: None)
+    begun.wait(60)
+    closer = threading.Thread(target=pool.close)
+    closer.start()
+    while not pool._is_closed:
+        threading.Event().wait(0.001)
+    go.set()
+    closer.join(60)
+
+    assert ran == ["first"]
+    with pytest.raises(IllegalStateError):
+        pool.submit(print, lambda *_: None)
