@@ -16,6 +16,7 @@ from .options import DURATION, bootstrap_option, timeout_option
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
     from ..client.experiments import Happened
+    from ..transport.messages import EventDescription
 
 WAIT_MS = 1_000  # of one question while following
 RETRY_S = 0.2
@@ -43,15 +44,13 @@ def events(
 
     Each process remembers its last 4,096 events, the host those of its processes.
     """
-    from ..client.timeline import Leaderships
+    from ..client.timeline import SETTLE_MS, Leaderships, Settling
 
-    oldest_ms = 0 if since_ms is None else time.time_ns() // 1_000_000 - since_ms
+    oldest_ms = 0 if since_ms is None else _now_ms() - since_ms
     leaderships = Leaderships()
 
-    def show(happened: Happened) -> None:
-        if happened.missed and not as_json:
-            click.echo(f"… {happened.missed:,} earlier events are forgotten")
-        for one in happened.events:
+    def show(told: list[EventDescription]) -> None:
+        for one in told:
             ended = leaderships.add(one)
             if one.wall_ms < oldest_ms:
                 continue  # looked at all the same: who led before is told by old events
@@ -66,25 +65,33 @@ def events(
                     click.echo(eventview.gap_line(gap))
 
     with clients.admin(bootstrap_servers, timeout_ms) as admin:
-        happened = admin.events()
-        show(happened)
+        happened, settling = admin.events(), Settling()
+        settling.add(happened.events)
+        if happened.missed and not as_json:
+            click.echo(f"… {happened.missed:,} earlier events are forgotten")
         while happened.events and not follow:  # a long timeline comes in parts
             happened = admin.events(happened.after)
-            show(happened)
+            settling.add(happened.events)
         while follow:
-            happened = _next(admin, happened)
-            show(happened)
+            show(settling.settled(_now_ms()))
+            happened = _next(admin, happened, WAIT_MS if settling.is_empty else SETTLE_MS // 2)
+            settling.add(happened.events)
+        show(settling.rest())
     if not as_json:
         for gap in leaderships.open_gaps:
             click.echo(eventview.gap_line(gap))
 
 
-def _next(admin: AdminClient, last: Happened) -> Happened:
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _next(admin: AdminClient, last: Happened, wait_ms: int) -> Happened:
     """Ask on; a broker that is just being killed is no reason to end."""
     from ..client.experiments import Happened
 
     try:
-        return admin.events(last.after, WAIT_MS)
+        return admin.events(last.after, wait_ms)
     except CallboardError as error:
         if not error.retriable:
             raise

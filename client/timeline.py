@@ -9,6 +9,7 @@ between machines they are as good as their clocks.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from ..transport.messages import EventDescription
 
 STALLED = "1"  # exit status of a process whose event loop made no turn for stall_ms
 OUT_OF_MEMORY = "72"
+SETTLE_MS = 300  # an event is on its way to the host for less than that, unless something is paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,34 @@ def merged(*streams: Sequence[EventDescription]) -> list[EventDescription]:
     return list(heapq.merge(*(sorted(stream, key=_wall_ms) for stream in streams), key=_wall_ms))
 
 
+class Settling:
+    """Puts events that come by several ways in order, for whoever follows: each waits for those that may precede it.
+
+    What comes later than ``SETTLE_MS`` (a process was paused, a host is far away) is told when it comes.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[EventDescription] = []
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
+
+    def add(self, events: Iterable[EventDescription]) -> None:
+        self._waiting = merged([*self._waiting, *events])
+
+    def settled(self, now_ms: int) -> list[EventDescription]:
+        """Return, once, what nothing can precede any more. ``now_ms``: the wall clock."""
+        count = bisect_right(self._waiting, now_ms - SETTLE_MS, key=_wall_ms)
+        settled, self._waiting = self._waiting[:count], self._waiting[count:]
+        return settled
+
+    def rest(self) -> list[EventDescription]:
+        """Return all that waits."""
+        rest, self._waiting = self._waiting, []
+        return rest
+
+
 def noticed_by(happened: EventDescription) -> str:
     """Return how a failure was noticed: "sentinel", "silence", "stall", "memory", "supervisor"; empty: it is none."""
     match happened.name:
@@ -65,6 +95,7 @@ class Leaderships:
 
     def __init__(self) -> None:
         self._leaders: dict[str, tuple[str, int]] = {}  # partition -> (process, epoch), as far as is known
+        self._led_ms: dict[str, int] = {}  # since when
         self._open: dict[str, Gap] = {}
 
     @property
@@ -95,7 +126,7 @@ class Leaderships:
         known = self._leaders.get(partition, ("", -1))
         if epoch < known[1]:
             return []  # told late, by one who was deposed meanwhile
-        self._leaders[partition] = (happened.process, epoch)
+        self._leaders[partition], self._led_ms[partition] = (happened.process, epoch), happened.wall_ms
         gap = self._open.get(partition)
         if gap is None or epoch <= gap.epoch:
             return []
@@ -121,7 +152,8 @@ class Leaderships:
 
     def _lost(self, happened: EventDescription, partition: str, process: str) -> None:
         leader, epoch = self._leaders.get(partition, ("", -1))
-        if leader == process and partition not in self._open:
+        is_old = happened.wall_ms < self._led_ms.get(partition, 0)  # told late: it is over
+        if leader == process and partition not in self._open and not is_old:
             cause = noticed_by(happened) or happened.name
             self._open[partition] = Gap(partition, process, cause, happened.wall_ms, epoch=epoch)
 

@@ -209,12 +209,14 @@ class RunningCluster:
 
     def events(self) -> list[EventDescription]:
         """Return the timeline: failures, elections, experiments."""
+        from ..client.timeline import merged
+
         happened = self._admin.events()
         found = happened.events
         while happened.events:
             happened = self._admin.events(happened.after)
             found += happened.events
-        return found
+        return merged(found)
 
     def gaps(self) -> list[Gap]:
         """Return the times in which a partition had no leader."""

@@ -25,7 +25,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -43,6 +43,8 @@ from ...storage.metadata_store import (
 from ...transport import messages as m
 from ...transport.loop import Timer
 from ...transport.seam import Inbound, Server, ServerIdentity
+from ..inspect import REQUESTS as INSPECTIONS
+from ..inspect import Inspection
 from ..log import event
 from ..runtime import Context, LoopActor, LoopRef
 from .changes import ChangeLog, Watch, Watches
@@ -76,12 +78,6 @@ WATCH_WAIT_MS_MAX = 120_000
 PRODUCER_IDS_MAX = 1_000_000  # of one block
 TICK_MS_MAX = 250  # between two looks at the deadlines
 SLEPT_MS_MIN = 100  # a look that late means that this process was not running
-
-
-class Inspection(Protocol):
-    """Looks inside this process (``actors.inspect`` has the real one)."""
-
-    def answer(self, request: m.Request, reply: Callable[[m.Reply], None]) -> None: ...
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False):
@@ -180,10 +176,7 @@ class MetadataServer(LoopActor):
             m.ResignRequest: self._resign,
             m.AllocateProducerIdsRequest: self._allocate_producer_ids,
             m.JoinRequest: self._join,
-            m.DescribeTreeRequest: self._inspect,
-            m.KillRequest: self._inspect,
-            m.ExperimentRequest: self._inspect,
-            m.EventsRequest: self._inspect,
+            **dict.fromkeys(INSPECTIONS, self._inspect),
         }
 
     # -- life ----------------------------------------------------------------------------------------

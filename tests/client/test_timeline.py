@@ -2,7 +2,7 @@
 
 import pytest
 
-from callboard.client.timeline import Gap, Leaderships, gaps, merged, noticed_by
+from callboard.client.timeline import SETTLE_MS, Gap, Leaderships, Settling, gaps, merged, noticed_by
 from callboard.transport.messages import EventDescription
 
 
@@ -45,6 +45,19 @@ def test_what_a_process_told_late_stands_where_it_happened():
     told = [happened(50, "host", "process.ready"), happened(20, "broker-1", "session.lost")]
 
     assert [each.wall_ms for each in merged(told)] == [20, 50]
+
+
+def test_who_follows_gets_each_event_when_nothing_can_precede_it_any_more():
+    settling = Settling()
+    settling.add([happened(1_000, "broker-2", "second")])
+    too_soon = settling.settled(1_000 + SETTLE_MS - 1)
+    settling.add([happened(990, "metadata", "first"), happened(1_100, "host", "third")])
+    told = settling.settled(1_000 + SETTLE_MS)
+
+    assert too_soon == []
+    assert [one.name for one in told] == ["first", "second"]
+    assert [one.name for one in settling.rest()] == ["third"]
+    assert settling.is_empty
 
 
 # -- who noticed ---------------------------------------------------------------------------------------
@@ -127,6 +140,12 @@ def test_a_deposed_leader_that_tells_late_ends_nothing():
     found = gaps([leads(0, "broker-1", 4), silent(10), leads(11, "broker-1", 4), leads(30, "broker-2", 5)])
 
     assert [(gap.new_leader, gap.ms) for gap in found] == [("broker-2", 20)]
+
+
+def test_news_of_a_loss_that_come_after_the_end_of_the_gap_begin_no_new_one():
+    found = gaps([leads(0, "broker-1", 1), leads(30, "broker-1", 2), silent(10)])
+
+    assert found == []
 
 
 def test_the_death_of_a_deposed_leader_is_no_gap():
