@@ -12,8 +12,8 @@ controller, compared there with the partition's epochs (R5), and true when it is
    epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
    waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
-   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Nobody joins who would be out
-   again by rule 5.
+   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Who left must be heard anew,
+   and nobody joins who would be out again by rule 5.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
 """
@@ -212,7 +212,12 @@ class InSync:
         if partition_epoch <= self.partition_epoch:
             return False
         self.partition_epoch = partition_epoch
-        self.isr = frozenset(BrokerId(one) for one in isr)
+        before, self.isr = self.isr, frozenset(BrokerId(one) for one in isr)
+        for follower in self.followers.values():
+            if (
+                follower.broker_id in before - self.isr
+            ):  # where it was then is no reason to take it back: it must be heard
+                follower.log_end_offset = follower.durable_offset = follower.mark_offset = UNHEARD
         if self._proposal is not None and self._proposal.partition_epoch < partition_epoch:
             self._proposal = None
         return True
