@@ -37,7 +37,16 @@ from ..transport.seam import Connection
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
-from .logdirs import LogDirectories, LogDirectory, identify, is_disk_failure, is_log_name, measuring, prepare
+from .logdirs import (
+    GONE_BYTES,
+    LogDirectories,
+    LogDirectory,
+    identify,
+    is_disk_failure,
+    is_log_name,
+    measuring,
+    prepare,
+)
 from .metadata.client import MetadataChanged, Subscribe
 from .metadata.documents import Offline
 from .partition.events import (
@@ -531,6 +540,10 @@ class Broker(LoopActor):
     def on_measured(self, measured: Measured) -> None:
         for directory in self._directories.live:
             if directory.path not in measured.free_bytes:
+                continue
+            if measured.free_bytes[directory.path] == GONE_BYTES:
+                why = "it is gone: somebody removed it, or took its disk away"
+                self.on_directory_failed(DirectoryFailed(directory.path, why))
                 continue
             was_full = directory.path in self._full or directory.is_full
             directory.measured(measured.free_bytes[directory.path])

@@ -87,6 +87,7 @@ class Context:
     files: Files
     pool: Pool
     directory: Directory = field(default_factory=Directory)
+    boot: str = ""  # of the machine: another after each boot; empty: the system does not tell
     turns: Turns | None = None  # None: each drain is a callback of the loop, which the simulation orders by its seed
 
     def run_turns(self) -> None:

@@ -5,6 +5,7 @@
     <data>/joined.json      of a host that has joined another one's cluster: its name, its brokers' ids
     <data>/metadata/        the metadata store
     <data>/broker-<i>/      the logs of broker i
+    <data>/broker-<i>.boot  which boot of the machine it lived in last
     <data>/log/             one log file a process
     <data>/run/             unix sockets; emptied at start and end
 
@@ -79,11 +80,16 @@ class DataDir:
         for broker_id in broker_ids:
             self._files.make_dir(f"{self.path}/broker-{broker_id}")
 
+    def is_there(self) -> bool:
+        """Say whether it still is where it was: somebody may have removed or replaced it under us."""
+        return self._lock.is_in_place()
+
     def close(self) -> None:
-        """Remove what is only of this run, then let others in."""
-        _empty(self.run_dir)
-        if Path(self.run_dir).parent != Path(self.path):
-            shutil.rmtree(self.run_dir, ignore_errors=True)  # made by us, for sockets alone
+        """Remove what is only of this run, then let others in. What took our place is another's: left alone."""
+        if self.is_there():
+            _empty(self.run_dir)
+            if Path(self.run_dir).parent != Path(self.path):
+                shutil.rmtree(self.run_dir, ignore_errors=True)  # made by us, for sockets alone
         self._lock.release()
 
 
@@ -202,6 +208,8 @@ def _run_dir(path: str) -> str:
 
 def _empty(run_dir: str) -> None:
     """Remove the sockets that a killed host left behind, and nothing else."""
+    if not os.path.isdir(run_dir):
+        return  # somebody tidied up
     for entry in Path(run_dir).iterdir():
         if entry.is_socket() or entry.suffix == ".sock":
             entry.unlink(missing_ok=True)

@@ -41,6 +41,7 @@ from .vitals import VitalSigns, disk_bytes
 
 logger = logging.getLogger(__name__)
 
+LOOK_MS = 1_000  # between two looks whether the data directory is there
 ASK_MS = 1_000  # a process's answer about itself; one that is stuck must not hide the others
 
 
@@ -59,6 +60,7 @@ class Roster:
     ready_file: str | None = None
     config: ClusterConfig = field(default_factory=ClusterConfig)
     data_dirs: tuple[str, ...] = ()  # further ones, for logs
+    is_data_there: Callable[[], bool] = lambda: True  # whether data_dir still is the directory that was opened
     document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
     has_served: bool = False  # written by the desk
     told_pids: dict[str, int] = field(default_factory=dict)  # by process: what the desk has last announced
@@ -67,6 +69,11 @@ class Roster:
     @property
     def brokers(self) -> list[ProcessPlan]:
         return [plan for plan in self.plans.values() if plan.broker_id >= 0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Time to look whether the data directory is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class Desk(LoopActor):
         _Requests: "on_requests",
         _TreeAnswered: "on_tree_answered",
         _Measured: "on_measured",
+        _Look: "on_look",
         ProcessReady: "on_process_ready",
         ProcessLost: "on_process_lost",
         GaveUp: "on_gave_up",
@@ -142,6 +150,19 @@ class Desk(LoopActor):
         for plan in roster.plans.values():
             if plan.is_ready:
                 self._connect(plan)
+        self.set_timer(LOOK_MS, _Look())
+
+    def on_look(self, _: _Look) -> None:
+        """Files that are open live on when their directory is removed: all would seem well, and nothing would last."""
+        if self._roster.is_data_there():
+            self.set_timer(LOOK_MS, _Look())
+            return
+        self._abort(
+            HostError(
+                f"{self._roster.data_dir} was removed or replaced while the cluster ran: stopped, for nothing that is "
+                "written there any more would last; what it held is lost unless you have a copy. Start again"
+            )
+        )
 
     def on_stop(self) -> None:
         for connection in (*self._connections.values(), self._metadata):

@@ -16,6 +16,7 @@ from ..transport import messages as m
 from ..transport.addresses import machine_identity, parse_address
 from ..transport.seam import Inbound, Server, ServerIdentity
 from .advertising import advertised, for_clients, for_peers
+from .boots import BootNote
 from .metadata.client import Reopen
 from .runtime import Context
 
@@ -34,6 +35,7 @@ class Doors:
             "peers": self._wanted("peers", options.peer_port),
         }
         self._open: dict[str, tuple[str, ...]] = {}
+        self._boot_note = BootNote(context, f"{options.cluster.data_dir}/{options.name}.boot")
 
     def opener(self, door: str) -> Callable[[Callable[[list[Inbound]], None]], Server]:
         """Return the function with which a router binds this door."""
@@ -75,6 +77,7 @@ class Doors:
             "peer_endpoints": list(advertised(self._open["peers"], for_peers(config), number)),
             "machine": machine_identity(),
             "host": self._options.host_name,
+            "is_after_reboot": self._boot_note.is_after_reboot(),
         }
         metadata = self._context.directory.find(f"{self._options.name}/metadata")
         if metadata is not None:

@@ -33,6 +33,7 @@ from ..config import ProcessOptions
 from ..errors import ConfigurationError
 from ..storage.files import OsFiles
 from ..transport import messages
+from ..transport.addresses import boot_identity
 from ..transport.endpoint import ZmqTransport
 from ..transport.loop import Loop, SystemClock
 from ..transport.seam import Server, Transport
@@ -190,6 +191,7 @@ def real_context(
         files=OsFiles(),
         pool=pool,
         turns=turns,
+        boot=boot_identity(),
     )
 
 

@@ -150,6 +150,7 @@ class _Host:
             ready_file=ready_file,
             config=config,
             data_dirs=config.data_dirs,
+            is_data_there=data.is_there,
         )
 
     def run(self) -> int:

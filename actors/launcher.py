@@ -120,7 +120,8 @@ class ProcessLauncher:
         for server in (getattr(forkserver, "_forkserver", None), getattr(resource_tracker, "_resource_tracker", None)):
             stop = getattr(server, "_stop", None)
             if stop is not None:
-                stop()
+                with contextlib.suppress(FileNotFoundError):  # its socket went with the run directory
+                    stop()
 
 
 def die_with_parent() -> None:

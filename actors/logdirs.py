@@ -33,6 +33,7 @@ from ..transport.messages import LogDirectoryDescription
 
 IDENTITY_FILE = "broker.json"
 UNKNOWN_BYTES = -1
+GONE_BYTES = -2  # said of the room in a directory that is not there any more
 DISK_ERRORS = frozenset({EIO, EROFS, ENXIO, ENODEV, ESTALE, 117})  # 117: EUCLEAN, Linux's "structure needs cleaning"
 
 
@@ -244,7 +245,10 @@ def is_log_name(name: str) -> bool:
 
 
 def measuring(files: Files, directories: Iterable[LogDirectory]) -> Callable[[], dict[str, int]]:
-    """Return a job for the pool: the free bytes of each directory, by path; without those that do not say."""
+    """Return a job for the pool: the free bytes of each directory, by path; without those that do not say.
+
+    ``GONE_BYTES`` of one that is not there any more.
+    """
     paths = [directory.path for directory in directories]
 
     def measure() -> dict[str, int]:
@@ -252,6 +256,8 @@ def measuring(files: Files, directories: Iterable[LogDirectory]) -> Callable[[],
         for path in paths:
             try:
                 found[path] = files.free_bytes(path)
+            except FileNotFoundError:
+                found[path] = GONE_BYTES  # files that are open live on without it, so whoever writes will not notice
             except OSError:
                 continue  # whoever writes there will hear of it
         return found

@@ -25,6 +25,7 @@ COMMANDS = {
     "produce": Entry("produce", "produce", "Send the lines of stdin to a topic."),
     "consume": Entry("consume", "consume", "Print the records of a topic."),
     "cluster": Entry("cluster", "cluster", "Describe brokers and processes."),
+    "elect": Entry("elect", "elect", "Have leaders elected: preferred ones, or unclean."),
     "tree": Entry("tree", "tree", "Show the supervision tree: every actor of the cluster."),
     "kill": Entry("tree", "kill", "Fail an actor or a process on purpose; watch it come back."),
     "log": Entry("log", "log", "Dump, verify or repair logs on disk, without a broker."),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05  # between two looks at the tree after a kill
 WAYS = ("raise", "exit", "kill", "term")
+PROCESS_WAYS, PROCESS = WAYS[2:], "process"
 
 
 @click.command(cls=Command, short_help="Show the supervision tree: every actor of the cluster.")
@@ -76,6 +77,11 @@ def kill(
             raise click.UsageError(
                 f"{address} is the host: nobody would bring it back. Ctrl-C or SIGTERM stops `callboard up`"
             )
+        if how in PROCESS_WAYS and target.kind != PROCESS:
+            raise click.UsageError(
+                f"{target.address} is an actor, not a process: --how {how} sends a signal to a process"
+                f"{_process_of(before, target.address)}. To fail the actor alone: --how raise, or --how exit"
+            )
         admin.kill(target.address, how=how or "")
         begin = time.monotonic()
         seen = _watch(admin, before, target, begin, timeout_ms, quiet=as_json)
@@ -126,6 +132,12 @@ def _watch(
             break
         time.sleep(LOOK_S)
     return seen
+
+
+def _process_of(whole: ActorDescription, address: str) -> str:
+    """Return, for an error, the process that an actor lives in; "" when that is the host."""
+    found = [actor.address for actor in treeview.walk(whole) if actor.kind == PROCESS]
+    return next((f"; it lives in {one}" for one in found if address.startswith(f"{one}/")), "")
 
 
 def _at(whole: ActorDescription, address: str) -> ActorDescription:

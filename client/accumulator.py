@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from ..errors import CallboardError
 from ..model import Header
 from ..storage.batch import RECORDS_MAX
+from .partitioners import Unserialized
 from .producer_batch import RECORD_OVERHEAD, UNROUTED, ProducerBatch, record_size
 
 RESERVE_STEP = 4_096  # bytes of buffer_memory that a new batch reserves first
@@ -119,7 +120,7 @@ class Accumulator:
         headers: list[Header] | None,
         timestamp_ms: int,
         now_ms: int,
-        requested: int | None = None,
+        requested: int | Unserialized | None = None,
     ) -> tuple[ProducerBatch, int] | None:
         """Append a record; return where it is. None: ``buffer_memory`` has no room for it now."""
         size = record_size(value, key, headers)

@@ -15,7 +15,7 @@ from ..errors import DeliveryError
 from ..model import ConsumerRecord, Header, OffsetAndTimestamp, RecordMetadata, TopicPartition
 from ..transport import messages as m
 from .admin import AdminClient
-from .admin_requests import Changes, Partitions, Topics
+from .admin_requests import Changes, Elections, Partitions, Topics
 from .consumer import Consumer, Records
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .health import ConsumerHealth
@@ -332,6 +332,15 @@ class AsyncAdminClient:
 
     async def wait_for_topics(self, names: Iterable[str], timeout_ms: int = 10_000) -> None:
         await _in_thread(self._admin.wait_for_topics, names, timeout_ms)
+
+    async def elect_leaders(
+        self,
+        election_type: str | int,
+        partitions: Elections | None = None,
+        timeout_ms: int | None = None,
+        raise_errors: bool = True,
+    ) -> dict[TopicPartition, m.ElectLeadersEntryReply]:
+        return await _in_thread(self._admin.elect_leaders, election_type, partitions, timeout_ms, raise_errors)
 
     async def describe_cluster(self, timeout_ms: int | None = None) -> m.DescribeClusterReply:
         return await _in_thread(self._admin.describe_cluster, timeout_ms)

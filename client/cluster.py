@@ -5,7 +5,8 @@ brokers are reached where the metadata says (ipc on the same machine), each conn
 bootstrap connections are closed, and come back only when no known broker can be reached.
 
 Every failed attempt is remembered by endpoint with its stage, so that an error can say: which endpoints, how far each
-came, what to try.
+came, what to try. A call raises it only when its time is over, for a broker may just be restarting; the log says it
+after a second (``_tell_unreachable``), so that nobody who has mistyped an address sits and wonders.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .config import ClientConfig
 from .metadata import Metadata, RefreshPolicy
 
 ASK_TIMEOUT_MS = 5_000  # of one metadata request to one broker; another is asked then
+TELL_AFTER_MS = 1_000  # without any broker; once lost, a broker needs about two seconds to come back …
+TELL_LOST_AFTER_MS = 5_000  # … so that is told later
 
 
 class Listener(Protocol):
@@ -77,11 +80,14 @@ class Cluster:
         self._states: dict[str, ConnectionState] = {}  # the last of each endpoint that was tried
         self._waiting: list[_Ask] = []
         self._is_closed = False
+        self._alarm: Timer | None = None
 
     # -- connections -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to look for brokers."""
+        if self.bootstrap_timeout_ms >= 3 * TELL_AFTER_MS:  # else the call itself will say it soon
+            self._set_alarm(TELL_AFTER_MS)
         self._connect_seeds()
 
     def is_connected(self, broker_id: int) -> bool:
@@ -140,6 +146,7 @@ class Cluster:
 
     def close(self) -> None:
         self._is_closed = True
+        self._set_alarm(None)
         if self._refresh_timer is not None:
             self._refresh_timer.cancel()
         waiting, self._waiting = self._waiting, []
@@ -251,8 +258,23 @@ class Cluster:
         connections = (*self._connections.values(), *self._seed_connections.values())
         if state.is_ready or any(connection.is_ready for connection in connections):
             self.unreachable_since_ms = None
+            self._set_alarm(None)
         elif self.unreachable_since_ms is None:
             self.unreachable_since_ms = self._clock.monotonic_ms()
+            self._set_alarm(TELL_LOST_AFTER_MS)
+
+    def _set_alarm(self, after_ms: int | None) -> None:
+        """Have it told once, after a while, that no broker can be reached; None: one can, or nobody wants to know."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        is_wanted = after_ms is not None and not self._is_closed
+        self._alarm = self._loop.call_later((after_ms or 0) / 1000, self._tell_unreachable) if is_wanted else None
+
+    def _tell_unreachable(self) -> None:
+        import logging  # the first that this thread has to say
+
+        self._alarm = None
+        logging.getLogger("callboard.client").warning("%s: %s; trying on", self._client_id, self.unreachable_error())
 
     def _on_contact(self) -> None:
         self.has_contact = True

@@ -27,7 +27,8 @@ class ClientConfig(Settings, frozen=True, kw_only=True):
 
     ``bootstrap_servers``: ``"host:port"``, several with commas or as a list; also ``tcp://…`` and ``ipc:///…``.
     ``bootstrap_timeout_ms``: how long a call waits for the first contact with any broker before it raises
-    ``ConnectionFailedError``, which lists every endpoint tried; connecting goes on in the background.
+    ``ConnectionFailedError``, which lists every endpoint tried; connecting goes on in the background. After one second
+    the logger ``callboard.client`` warns with the same words.
     """
 
     bootstrap_servers: str | list[str] = "localhost:9192"

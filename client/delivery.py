@@ -238,7 +238,7 @@ class Delivery:
     ) -> ProducerBatch:
         """Return a batch of the one record without a partition, failed: the topic has none such, or choosing failed."""
         asked = batch.requested[index] if batch.requested is not None else None
-        alone = ProducerBatch(topic.name, -1 if asked is None else asked, 0, batch.created_ms)
+        alone = ProducerBatch(topic.name, asked if isinstance(asked, int) else -1, 0, batch.created_ms)
         headers = batch.headers[index] if batch.headers is not None else None
         key = batch.keys[index] if batch.keys is not None else None
         alone.append(batch.values[index], key, headers, batch.timestamp_at(index), 0)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import CallboardError, CallboardTimeoutError
+from ..errors import CallboardError, CallboardTimeoutError, IllegalStateError
 from ..model import RecordMetadata, TopicPartition
+from .io import is_io_thread
 from .latch import Latch
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class FutureRecordMetadata(msgspec.Struct, gc=False, eq=False):
 
         Raises:
             CallboardTimeoutError: ``timeout`` has passed; the record is still on its way.
+            IllegalStateError: it would wait in a callback, which runs on the very thread that acknowledges.
             CallboardError: it was not delivered; ``.outcome_unknown`` tells whether it may be in the log all the same.
         """
         if not wait(self._batch, timeout):
@@ -308,6 +310,9 @@ def wait(batch: ProducerBatch, timeout: float | None) -> bool:
     """Block until the batch is done (and those its records moved to); False: not within ``timeout`` seconds.
 
     Interruptible by signals, as every lock of Python is on the main thread.
+
+    Raises:
+        IllegalStateError: it is not done, and this is an I/O thread.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     if not _wait_one(batch, timeout):
@@ -321,6 +326,11 @@ def wait(batch: ProducerBatch, timeout: float | None) -> bool:
 def _wait_one(batch: ProducerBatch, timeout: float | None) -> bool:
     if batch.is_done:
         return True
+    if timeout != 0 and is_io_thread():
+        raise IllegalStateError(
+            f"get: {batch.topic}: a callback runs on the I/O thread and must not wait for an acknowledgement; "
+            "use add_callback, add_errback or add_both"
+        )
     with _lock:
         event = batch.event = batch.event or Latch()
     if not batch.is_done:  # looked at after the event was put there: see the rules above

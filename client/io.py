@@ -42,6 +42,7 @@ class Owner(Protocol):
         """We are in a forked child now: refuse from here on. Must not touch locks, sockets or threads."""
 
 
+_io_threads: set[int] = set()  # identities of those that run
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()  # every client that is not closed
 
 
@@ -127,11 +128,18 @@ class IoThread:
         return not self.is_forked and self._thread.is_alive()
 
     def _run(self) -> None:
+        _io_threads.add(threading.get_ident())
         try:
             self.loop.run()
         finally:
+            _io_threads.discard(threading.get_ident())
             self.transport.close()
             self.loop.close()
+
+
+def is_io_thread() -> bool:
+    """Say whether the caller is a callback: whatever it waits for, the clients of its thread stand still meanwhile."""
+    return threading.get_ident() in _io_threads
 
 
 class Answer(Generic[T]):
@@ -168,6 +176,7 @@ def zmq_transport(loop: SelectorLoop, clock: Clock) -> Transport:
 
 
 def _after_fork_in_child() -> None:
+    _io_threads.clear()
     for owner in list(_owners):
         owner.on_fork()
     _owners.clear()

@@ -35,7 +35,13 @@ from .config import ProducerConfig, from_keywords
 from .delivery import Delivery
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .io import IoThread, MakeTransport
-from .partitioners import Crc32Partitioner, Murmur2Partitioner, make_partitioner
+from .partitioners import (
+    Crc32Partitioner,
+    KafkaPythonPartitioner,
+    Murmur2Partitioner,
+    Unserialized,
+    make_partitioner,
+)
 from .producer_batch import RECORD_OVERHEAD, UNROUTED, ProducerBatch
 from .serializers import encoder
 
@@ -302,6 +308,9 @@ class Producer(Generic[K, V]):
         """Check and serialize. The application's code runs here, on its own thread and without a lock."""
         records.check_topic(topic)
         checked = records.check_headers(headers) if headers else None
+        asked = partition
+        if asked is None and isinstance(self._partitioner, KafkaPythonPartitioner):
+            asked = Unserialized(key, value)
         if self._encode_key is not None:
             key = self._encode_key(topic, checked, key)
         if self._encode_value is not None:
@@ -321,15 +330,15 @@ class Producer(Generic[K, V]):
         size = (len(key) if key is not None else 0) + (len(value) if value is not None else 0)
         if size > self.config.max_request_size:
             records.check_size(size, self.config.max_request_size, topic)
-        return value, key, checked, partition, timestamp_ms
+        return value, key, checked, asked, timestamp_ms
 
     def _try_append(self, topic: str, record: _Record) -> FutureRecordMetadata | None:
         """Append a record; None: there is no room for it now."""
         value, key, headers, asked, timestamp_ms = record
         buffers = self._topics.get(topic)
-        partition = asked
-        if asked is None and buffers is not None and buffers.is_routed:
-            partition = self._choose(buffers, key, value)
+        partition = asked if isinstance(asked, int) else None
+        if partition is None and buffers is not None and buffers.is_routed:
+            partition = self._choose(buffers, key, value, asked)
         with self._lock:
             if self._ended is not None:
                 raise self._ended
@@ -367,12 +376,18 @@ class Producer(Generic[K, V]):
             topic.sticky_bytes += before.size
         topic.sticky_batch = batch
 
-    def _choose(self, topic: TopicBuffer, key: bytes | None, value: bytes | None) -> int | None:
+    def _choose(
+        self, topic: TopicBuffer, key: bytes | None, value: bytes | None, given: int | Unserialized | None = None
+    ) -> int | None:
         if key is None and self._is_sticky:
             return None
-        count = len(topic.buffers)
+        partitioner, count = self._partitioner, len(topic.buffers)
+        of_record = topic.name, key, value, count, topic.available or range(count)
         try:
-            chosen = self._partitioner.partition(topic.name, key, value, count, topic.available or range(count))
+            if isinstance(given, Unserialized) and isinstance(partitioner, KafkaPythonPartitioner):
+                chosen = partitioner.partition_of(given, *of_record)
+            else:
+                chosen = partitioner.partition(*of_record)
             chosen = None if chosen is None else index(chosen)
         except Exception as error:  # the application's partitioner
             raise IllegalArgumentError(
@@ -391,7 +406,7 @@ class Producer(Generic[K, V]):
         chosen: list[int | CallboardError | None] = []
         for asked, key, value in zip(requested, keys, batch.values, strict=True):
             try:
-                chosen.append(asked if asked is not None else self._choose(topic, key, value))
+                chosen.append(asked if isinstance(asked, int) else self._choose(topic, key, value, asked))
             except IllegalArgumentError as error:  # of the application's partitioner: its record fails, no other
                 chosen.append(error)
         return chosen
@@ -428,7 +443,7 @@ class Producer(Generic[K, V]):
                 buffer = topic.unrouted if piece.partition == UNROUTED else topic.buffers[piece.partition]
                 is_added, routed = self._accumulator.add_columns(buffer, piece), False
         if routed:
-            pieces = self._split(topic, piece, piece.requested[0] if piece.requested else None)
+            pieces = self._split(topic, piece, _asked(piece))
             for part in pieces:
                 while not self._try_add(topic, part):
                     self._wait_for_space(self._block_until())
@@ -462,7 +477,7 @@ class Producer(Generic[K, V]):
     def _split_moved(self, topic: TopicBuffer, batch: ProducerBatch) -> list[ProducerBatch]:
         """Split columns that had to wait for metadata. On the I/O thread, without the lock."""
         try:
-            return self._split(topic, batch, batch.requested[0] if batch.requested else None)
+            return self._split(topic, batch, _asked(batch))
         except CallboardError:
             raise
         except Exception as error:  # the application's partitioner
@@ -553,7 +568,13 @@ class Producer(Generic[K, V]):
         self._lock = self._accumulator.fresh_lock()
 
 
-_Record = tuple["bytes | None", "bytes | None", "list[Header] | None", "int | None", int]
+_Record = tuple["bytes | None", "bytes | None", "list[Header] | None", "int | Unserialized | None", int]
+
+
+def _asked(columns: ProducerBatch) -> int | None:
+    """Return the partition that columns were sent to by ``partition=``."""
+    asked = columns.requested[0] if columns.requested else None
+    return asked if isinstance(asked, int) else None
 
 
 def _place(where: TopicPartition) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import CallboardError
 from ..model import Header, TopicPartition
 from .latch import Latch
+from .partitioners import Unserialized
 
 RECORD_OVERHEAD = 16  # bytes a record takes in a batch beside key, value and headers: timestamp, offsets; rounded up
 HEADER_OVERHEAD = 8  # likewise for each record header
@@ -70,7 +71,7 @@ class ProducerBatch:
         self.keys: list[bytes | None] | None = None  # None: no record has a key
         self.timestamps: list[int] | int = []  # ms since 1970; an int: the same for all
         self.headers: list[list[Header]] | None = None  # None: no record has headers
-        self.requested: list[int | None] | None = None  # unrouted only: the partition each record asked for
+        self.requested: list[int | Unserialized | None] | None = None  # unrouted only: what each record asked for
         self.is_columns = False  # made by send_batch: sealed from the start
         self.width = -1  # columns only: the length of every value; -1: some differ
         self.count = 0  # of records; set when sealed

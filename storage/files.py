@@ -69,6 +69,9 @@ class File(Protocol):
 
 
 class FileLock(Protocol):
+    def is_in_place(self) -> bool:
+        """Say whether the file that is locked still is the one at its path: else it was removed, or replaced."""
+
     def release(self) -> None: ...
 
 
@@ -166,8 +169,14 @@ class OsFile:
 
 
 class OsFileLock:
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd, self._path = fd, path
+
+    def is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def release(self) -> None:
         fd, self._fd = self._fd, -1
@@ -246,7 +255,7 @@ class OsFiles:
             raise
         os.ftruncate(fd, 0)
         os.pwrite(fd, note.encode(), 0)
-        return OsFileLock(fd)
+        return OsFileLock(fd, path)
 
     def _write(self, path: str, data: bytes, *, sync: bool) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)

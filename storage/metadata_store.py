@@ -65,10 +65,15 @@ class Write(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """All writes or none. ``controller_epoch`` None: not a controller's, nothing is compared."""
+    """All writes or none. ``controller_epoch`` None: not a controller's, nothing is compared.
+
+    ``needs``: keys that must exist afterwards. ``frees``: prefixes that no key may have afterwards.
+    """
 
     writes: Sequence[Write]
     controller_epoch: int | None = None
+    needs: Sequence[str] = ()
+    frees: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class StaleEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Unstorable:
-    """Nothing was written: the value for ``key`` is not JSON (an integer beyond 64 bits, for one)."""
+    """Nothing was written: the value for ``key`` is not JSON (an integer beyond 64 bits, for one), or what the
+    transaction needs is not there, or what it frees still is."""
 
     key: str
     reason: str
@@ -204,6 +210,8 @@ class DocumentStore(ABC):
             return refusal
         if not operation.writes:
             return Committed(group.version)
+        if unmet := self._unmet(operation):
+            return unmet
         version = group.version + 1
         rows = []
         for write in operation.writes:
@@ -226,6 +234,19 @@ class DocumentStore(ABC):
             found = self._versions.get(write.key, ABSENT)
             if write.if_version not in (found, ANY_VERSION):
                 return Conflict(write.key, write.if_version, found)
+        return None
+
+    def _unmet(self, transaction: Transaction) -> Unstorable | None:
+        """Look at what will be there afterwards; here, where all that came before is known."""
+        after = {write.key: write.value is not None for write in transaction.writes}
+        for key in transaction.needs:
+            if not after.get(key, key in self._versions):
+                return Unstorable(key, "would not be there")
+        if transaction.frees:  # rare: all keys are looked at
+            prefixes = tuple(transaction.frees)
+            for key in self._versions:
+                if key.startswith(prefixes) and after.get(key, True):
+                    return Unstorable(key, "would be left alone")
         return None
 
     def _remember(self, document: StoredDocument) -> None:

@@ -117,6 +117,9 @@ class SimLock:
         self._disk = disk
         self._path = path
 
+    def is_in_place(self) -> bool:
+        return self._path in self._disk._locks
+
     def release(self) -> None:
         self._disk._locks.pop(self._path, None)
 
@@ -311,6 +314,8 @@ class SimDisk:
         self.sync_dir(parent_of(path))
 
     def free_bytes(self, path: str) -> int:
+        if not self.exists(path):
+            raise _error(errno.ENOENT, path)
         return (1 << 50) if self.capacity_bytes is None else max(self.capacity_bytes - self.used_bytes(), 0)
 
     def lock(self, path: str, note: str = "") -> SimLock:

@@ -102,6 +102,21 @@ def choose_endpoint(endpoints: Sequence[str], machine: str, *, here: str | None 
     raise ConfigurationError(f"none of the endpoints {list(endpoints)} can be reached from this machine")
 
 
+def boot_identity() -> str:
+    """Return a string that is another after each boot of this machine; empty: this system does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:  # not Linux
+        import subprocess
+
+    try:  # macOS
+        asked = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def machine_identity() -> str:
     """Return a string that is the same for all processes under one running kernel, another after a reboot.
 

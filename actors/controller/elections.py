@@ -15,8 +15,9 @@ Rules, by partition (R6; ``eligibility`` says why who is eligible holds all that
    dead in between, and what it had in memory is gone.
 4. The next leader is the first of the replicas' order that is in the ISR, sure, and can serve; the one that was
    just deposed comes last: it is busy recovering. Else the first such of the ELR: it is the whole ISR then.
-5. Nobody sure of it can serve: no leader, until one comes back. Only when all of the ISR are back and all of
-   them are unsure, nobody will: the last leader is elected with what it has (what ``flush=os`` loses).
+5. Nobody sure of it can serve: no leader, until one comes back. Only when all of the ISR came back and all of
+   them are unsure, nobody will: the last leader is elected with what it has (what ``flush=os`` loses), or who is
+   there.
 6. Each change of leader or of its incarnation, to none included, is a new leader epoch: what was sent under the
    old one is refused. Each change of anything is a new partition epoch.
 
@@ -25,7 +26,7 @@ Nobody else is ever elected here: an unclean election is an operator's word (``l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -80,30 +81,32 @@ def elected(
     sure = [broker_id for broker_id in able if not is_unsure(image, partition, terms, broker_id)]
     lost = lost_members(image, partition, terms)
     eligible = [broker_id for broker_id in sure if broker_id in partition.isr]
-    eligible = eligible or _from_outside(partition, able, sure, lost)
+    eligible = eligible or _when_none_is_sure(partition, able, sure, lost)
     isr = partition.isr  # rule 1
     if eligible:
         isr = tuple(one for one in partition.isr if one in eligible) or tuple(eligible)
-    elr = eligible_after(partition, isr, terms, lost)  # rule 2
+    elr = eligible_after(partition, isr, terms, lost, is_led=bool(eligible))  # rule 2
+    unsure = () if eligible else tuple(one for one in isr if is_unsure(image, partition, terms, one))
     leader = partition.leader
     if leader == deposed or leader not in eligible or image.leader_of(partition) != leader:  # rule 3
         leader = min(eligible, key=lambda broker_id: broker_id == partition.leader, default=NO_LEADER)  # rule 4
         if leader != NO_LEADER or partition.leader != NO_LEADER:
-            return led_by(image, partition, leader, isr=isr, elr=elr)
-    if (isr, elr) == (partition.isr, partition.elr):
+            return replace(led_by(image, partition, leader, isr=isr, elr=elr), unsure=unsure)
+    if (isr, elr, unsure) == (partition.isr, partition.elr, partition.unsure):
         return partition
-    return changed(image, partition, isr=isr, elr=elr)
+    return replace(changed(image, partition, isr=isr, elr=elr), unsure=unsure)
 
 
-def _from_outside(partition: PartitionDocument, able: list[int], sure: list[int], lost: set[int]) -> list[int]:
-    """Return who may lead when nobody of the ISR may: one, who is the whole ISR then, or nobody."""
+def _when_none_is_sure(partition: PartitionDocument, able: list[int], sure: list[int], lost: set[int]) -> list[int]:
+    """Return who may lead when nobody of the ISR is sure and can serve: one, the whole ISR then, or nobody."""
     if eligible := [broker_id for broker_id in sure if broker_id in partition.elr]:  # rule 4
         return eligible[:1]
-    awaited = {*partition.isr, *(set(partition.elr) - lost)} - set(able)
-    if awaited:
-        return []
+    if {*partition.isr, *(set(partition.elr) - lost)} - {*able, *partition.unsure}:
+        return []  # somebody is awaited who may be sure
     last = partition.leader if partition.leader != NO_LEADER else partition.last_leader
-    return sorted(in_order(partition, partition.isr), key=lambda broker_id: broker_id != last)[:1]  # rule 5
+    return sorted(in_order(partition, set(partition.isr) & set(able)), key=lambda broker_id: broker_id != last)[
+        :1
+    ]  # rule 5
 
 
 def led_by(
@@ -126,7 +129,7 @@ def changed(
     *,
     isr: tuple[int, ...],
     elr: tuple[int, ...],
-    now_in_sync: Iterable[int] = (),
+    now_in_sync: Collection[int] = (),
 ) -> PartitionDocument:
     """Return the partition with other in-sync and eligible replicas: a new partition epoch (rule 6).
 
@@ -137,9 +140,10 @@ def changed(
         partition,
         isr=isr,
         elr=elr,
+        unsure=tuple(one for one in partition.unsure if one in isr and one not in now_in_sync),
         partition_epoch=partition.partition_epoch + 1,
         offline=offline_now(image, partition),
-        caught_up=caught_up_with(image, partition, isr, now_in_sync),
+        caught_up=caught_up_with(image, partition, (*isr, *elr), now_in_sync),
     )
 
 

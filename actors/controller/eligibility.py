@@ -9,8 +9,9 @@ the ELR* (eligible leader replicas, KIP-966).
   stays there until the ISR has reached the minimum again (from then on it may miss something).
 - A replica may come to hold less than it did. One that its broker gave up (``Offline``) holds nothing any more.
   And with ``flush=os`` a reboot of its machine takes back what was not synced: such a replica is *unsure*, in
-  that life of its broker, until it was in sync in it (``caught_up``). A killed process makes nobody unsure: the
-  page cache outlives it. With ``flush=ack`` only what is durable counts, so a reboot takes nothing back.
+  that life of its broker, until it was in sync in it (``caught_up``). Where nobody else can lead it stays in the
+  ISR, written down (``unsure``): its broker's next life, of the same boot, would not know. A killed process makes
+  nobody unsure: the page cache outlives it. With ``flush=ack`` only what is durable counts: a reboot takes nothing.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ class Terms:
 
 
 def eligible_after(
-    partition: PartitionDocument, isr: Collection[int], terms: Terms, lost: Collection[int]
+    partition: PartitionDocument, isr: Collection[int], terms: Terms, lost: Collection[int], *, is_led: bool = True
 ) -> tuple[int, ...]:
-    """Return the ELR when the ISR becomes ``isr``. ``lost``: hold less than they did."""
-    if len(isr) >= terms.min_insync_replicas:
+    """Return the ELR when the ISR becomes ``isr``.
+
+    Args:
+        lost: hold less than they did.
+        is_led: somebody may commit. Without a leader nobody does, however many are in sync.
+    """
+    if is_led and len(isr) >= terms.min_insync_replicas:
         return ()
     held = {*partition.isr, *partition.elr} - set(isr) - set(lost)
     return in_order(partition, held)
@@ -55,7 +61,9 @@ def in_order(partition: PartitionDocument, members: Collection[int]) -> tuple[in
 
 
 def is_unsure(image: ClusterImage, partition: PartitionDocument, terms: Terms, broker_id: int) -> bool:
-    """Say whether a live replica may miss what it had: its machine has booted, and it was not in sync since."""
+    """Say whether a replica may miss what it had: its machine has booted, and it was not in sync since."""
+    if broker_id in partition.unsure:
+        return True
     session = image.brokers.get(BrokerId(broker_id))
     if terms.is_synced or session is None or not session.is_after_reboot:
         return False
@@ -75,12 +83,16 @@ def offline_now(image: ClusterImage, partition: PartitionDocument) -> tuple[Offl
 
 
 def caught_up_with(
-    image: ClusterImage, partition: PartitionDocument, isr: Collection[int], now_in_sync: Iterable[int]
+    image: ClusterImage, partition: PartitionDocument, members: Collection[int], now_in_sync: Iterable[int]
 ) -> tuple[Life, ...]:
-    """Return the marks of who is in sync in a life after a reboot: those that were, and ``now_in_sync``."""
+    """Return the marks of who was in sync in a life after a reboot: those there are, and ``now_in_sync``.
+
+    Args:
+        members: of the ISR and of the ELR; nobody else's marks are kept.
+    """
     marks = [mark for mark in partition.caught_up if image.incarnation_of(mark.broker_id) == mark.incarnation]
     for broker_id in now_in_sync:
         session = image.brokers.get(BrokerId(broker_id))
         if session is not None and session.is_after_reboot:
             marks.append(Life(broker_id, session.incarnation))
-    return tuple(dict.fromkeys(mark for mark in marks if mark.broker_id in isr))
+    return tuple(dict.fromkeys(mark for mark in marks if mark.broker_id in members))

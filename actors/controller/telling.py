@@ -6,9 +6,9 @@ import logging
 from dataclasses import dataclass
 
 from ...config import TopicConfig
-from ..metadata.documents import NO_LEADER, Life, PartitionDocument, partition_of
+from ..metadata.documents import NO_LEADER, PartitionDocument, partition_of
 from .draft import Draft
-from .eligibility import Terms
+from .eligibility import Terms, is_unsure
 from .image import ClusterImage, TopicImage
 
 
@@ -53,10 +53,9 @@ def _kind_of_election(
         return "leader.elected", logging.INFO
     if after.leader not in (*before.isr, *before.elr):
         return "leader.elected_unclean", logging.ERROR
-    life = Life(after.leader, after.leader_incarnation)
-    is_unsure = life in after.caught_up and life not in before.caught_up
-    if is_unsure and not Terms.of(topic, defaults).is_synced:
-        if not all(image.may_serve(before, one) for one in before.isr):  # others are awaited, so nobody but an operator
+    terms = Terms.of(topic, defaults)
+    if is_unsure(image, before, terms, after.leader):
+        if not all(is_unsure(image, before, terms, one) for one in before.isr):  # awaited: so it was an operator's word
             return "leader.elected_unclean", logging.ERROR
         return "leader.elected_after_reboot", logging.WARNING
     return "leader.elected", logging.INFO

@@ -286,7 +286,7 @@ def _with_minimum(topic: TopicImage, minimum: int) -> list[tuple[str, StoredShap
             partition_key(PartitionKey(topic.topic_id, number)),
             replace(
                 partition,
-                elr=partition.elr if len(partition.isr) < minimum else (),
+                elr=partition.elr if len(partition.isr) < minimum or partition.leader == NO_LEADER else (),
                 partition_epoch=partition.partition_epoch + 1,
             ),
         )

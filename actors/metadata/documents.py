@@ -77,7 +77,10 @@ class PartitionDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=Tr
     leader_incarnation: str = ""
     offline: tuple[Offline, ...] = ()
     elr: tuple[int, ...] = ()  # within replicas, none of the isr: hold all that is committed (R6); see elections.py
-    caught_up: tuple[Life, ...] = ()  # of the isr: in sync in a life that began after a reboot, so nothing is missing
+    caught_up: tuple[Life, ...] = ()  # of isr and elr: in sync in a life that began after a reboot
+    unsure: tuple[
+        int, ...
+    ] = ()  # of the isr, while there is no leader: may miss what a reboot took; see eligibility.py
     last_leader: int = NO_LEADER  # while there is no leader: who was the last one
 
 

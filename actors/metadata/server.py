@@ -39,8 +39,6 @@ from ...storage.metadata_store import (
     Outcome,
     ProducerIds,
     StoredDocument,
-    Transaction,
-    Write,
 )
 from ...transport import messages as m
 from ...transport.loop import Timer
@@ -68,7 +66,7 @@ from .documents import (
 from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
-from .translation import own_writes, problem_with_commit, refusal_of_commit, registration, session_document
+from .translation import commit_of, own_writes, problem_with_commit, refusal_of_commit, registration, session_document
 
 logger = logging.getLogger(__name__)
 
@@ -313,6 +311,10 @@ class MetadataServer(LoopActor):
         except msgspec.ValidationError as error:
             self._refuse(inbound, ErrorCode.INVALID_REQUEST, f"session {name}: {error}")
             return
+        if other := self._other_with_broker_id(name, document.broker_id):
+            detail = f"{other} is alive and has broker id {document.broker_id}"
+            self._reply(inbound, m.SessionReply(error=ErrorCode.DUPLICATE_BROKER_REGISTRATION, detail=detail))
+            return
         now_ms = self.context.clock.monotonic_ms()
         opened = self._sessions.open(
             name, incarnation, request.timeout_ms, document.machine, now_ms, if_vacant=request.if_vacant
@@ -332,6 +334,14 @@ class MetadataServer(LoopActor):
             changes += self._lease_after_end_of(opened.replaced)
         self._set_timer()
         self._write(own_writes(*changes), lambda outcome: self._session_written(inbound, outcome))
+
+    def _other_with_broker_id(self, name: str, broker_id: int) -> str:
+        """Return the live session of another name that has this broker id; "": none."""
+        stored = self._documents.get(registration_key(broker_id))
+        if broker_id < 0 or stored is None:
+            return ""
+        known = read(RegistrationDocument, stored.value or {})
+        return known.name if known.name != name and self._sessions.is_open(known.name, known.incarnation) else ""
 
     def _end_session(self, inbound: Inbound, request: m.EndSessionRequest) -> None:
         ended = self._sessions.end(request.name, request.incarnation)
@@ -432,7 +442,6 @@ class MetadataServer(LoopActor):
         if problem := problem_with_commit(request):
             self._refuse(inbound, ErrorCode.INVALID_REQUEST, problem)
             return
-        writes = [Write(put.key, put.value, put.if_version) for put in request.puts]
 
         def then(outcome: Outcome) -> None:
             if isinstance(outcome, Committed):
@@ -440,7 +449,7 @@ class MetadataServer(LoopActor):
             else:
                 self._reply(inbound, refusal_of_commit(outcome))
 
-        self._write(Transaction(writes, request.controller_epoch), then)
+        self._write(commit_of(request), then)
 
     def _allocate_producer_ids(self, inbound: Inbound, request: m.AllocateProducerIdsRequest) -> None:
         if self._is_overloaded(inbound):

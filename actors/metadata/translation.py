@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import orjson
 
-from ...errors import ErrorCode, InvariantViolated
+from ...config import TopicConfig, configure
+from ...errors import ConfigurationError, ErrorCode, InvariantViolated
+from ...model import is_topic_name
 from ...storage.metadata_store import ANY_VERSION, Conflict, Outcome, StaleEpoch, Transaction, Unstorable, Write
 from ...transport import messages as m
-from .documents import CONTROLLED_KINDS, RegistrationDocument, SessionDocument, kind_of, read
+from .documents import (
+    CONTROLLED_KINDS,
+    NO_LEADER,
+    DeletedTopicDocument,
+    PartitionDocument,
+    RegistrationDocument,
+    SessionDocument,
+    TopicDocument,
+    kind_of,
+    read,
+    rest_of,
+)
 
 PUTS_MAX = 200_000  # of one commit
 SESSION_BYTES_MAX = 64 * 1024  # of what a session says of itself
+INT32_MAX = (1 << 31) - 1  # of ids and epochs: batches on disk hold no greater ones
+
+_is_topic_id = re.compile(r"[0-9A-Za-z_-]{1,64}").fullmatch  # it names directories
+_is_number = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch
 
 
 def own_writes(*changes: tuple[str, dict[str, Any] | None]) -> Transaction:
@@ -31,7 +49,10 @@ def session_document(request: m.OpenSessionRequest) -> tuple[SessionDocument, di
         raise msgspec.ValidationError(str(error)) from error
     if size > SESSION_BYTES_MAX:
         raise msgspec.ValidationError(f"{size} bytes; {SESSION_BYTES_MAX} at most")
-    return read(SessionDocument, value), value
+    document = read(SessionDocument, value)
+    if document.kind not in ("broker", "host") or not -1 <= document.broker_id <= INT32_MAX:
+        raise msgspec.ValidationError(f"kind {document.kind[:80]!r} with broker id {document.broker_id}")
+    return document, value
 
 
 def registration(name: str, document: SessionDocument) -> RegistrationDocument:
@@ -52,7 +73,70 @@ def problem_with_commit(request: m.StoreCommitRequest) -> str:
             return f"{put.key!r} is not the controller's to write"
         if put.if_version < 0:
             return f"{put.key!r}: a controller says which version it has seen"
+        try:
+            problem = _problem_with_document(put)
+        except msgspec.ValidationError as error:
+            problem = str(error)
+        if problem:
+            return f"{put.key!r}: {problem}"
     return ""
+
+
+def commit_of(request: m.StoreCommitRequest) -> Transaction:
+    """Return the transaction of a sound commit: no partition without its topic, before it or after."""
+    puts = request.puts
+    needs = {f"topic/{_topic_id_of(put.key)}" for put in puts if kind_of(put.key) == "partition" and put.value}
+    frees = [f"partition/{rest_of(put.key)}/" for put in puts if kind_of(put.key) == "topic" and put.value is None]
+    writes = [Write(put.key, put.value, put.if_version) for put in puts]
+    return Transaction(writes, request.controller_epoch, sorted(needs), frees)
+
+
+def _topic_id_of(key: str) -> str:
+    return key.split("/")[1]
+
+
+def _problem_with_document(put: m.Put) -> str:
+    """Say what every broker that watches would fail of, again after each restart; "": nothing.
+
+    Raises:
+        msgspec.ValidationError: the document has not the shape of its kind.
+    """
+    kind, *steps = put.key.split("/")
+    if not steps or not _is_topic_id(steps[0]):
+        return "names no topic id"
+    if len(steps) != (2 if kind == "partition" else 1) or (steps[1:] and not _is_number(steps[1])):
+        return "names no document"
+    if put.value is None:
+        return ""
+    if kind == "topic":
+        return _problem_with_topic(read(TopicDocument, put.value))
+    if kind == "partition":
+        return _problem_with_partition(read(PartitionDocument, put.value))
+    read(DeletedTopicDocument, put.value)
+    return ""
+
+
+def _problem_with_topic(topic: TopicDocument) -> str:
+    if not is_topic_name(topic.name) and not topic.is_internal:
+        return f"{topic.name[:80]!r} is not a topic name"
+    if not (1 <= topic.partitions <= PUTS_MAX and topic.replication_factor >= 1 and topic.min_insync_replicas >= 1):
+        return "counts from 1 on"
+    known = {name: value for name, value in topic.configs.items() if name in TopicConfig.__struct_fields__}
+    try:  # those that are not known are of a newer Callboard
+        configure(TopicConfig, known, "configs")
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def _problem_with_partition(partition: PartitionDocument) -> str:
+    brokers = (*partition.replicas, *partition.isr)
+    if not partition.replicas or len(set(partition.replicas)) != len(partition.replicas):
+        return "its replicas are none, or the same"
+    if not set(partition.isr) <= set(partition.replicas) or partition.leader not in (NO_LEADER, *partition.replicas):
+        return "its leader and its in-sync replicas are not among its replicas"
+    numbers = (*brokers, partition.leader_epoch, partition.partition_epoch)
+    return "" if all(0 <= number <= INT32_MAX for number in numbers) else "an id or epoch is out of range"
 
 
 def refusal_of_commit(outcome: Outcome) -> m.StoreCommitReply:

@@ -226,3 +226,24 @@ def test_addresses_are_found_at_any_depth():
 )
 def test_back_means_a_new_life_that_serves(after, back):
     assert is_back(actor("a", pid=7), after) == back
+
+
+@pytest.mark.parametrize("how", ["kill", "term"])
+@pytest.mark.parametrize("address", ["host/broker-1/partitions/orders-0", "broker-1/router"])
+def test_a_signal_for_an_actor_is_refused_in_one_line_that_names_its_process(shown, address, how):
+    admin = FakeAdmin(host(broker()))
+
+    ended = shown(admin, "kill", address, "--how", how)
+
+    assert (ended.status, admin.killed) == (2, [])
+    assert (
+        f"is an actor, not a process: --how {how} sends a signal to a process; it lives in host/broker-1." in ended.err
+    )
+    assert "--how raise, or --how exit" in ended.err
+
+
+def test_a_signal_for_an_actor_of_the_host_names_no_other_process(shown):
+    ended = shown(FakeAdmin(host(actor("host/desk"))), "kill", "host/desk", "--how", "kill")
+
+    assert ended.status == 2
+    assert "lives in" not in ended.err

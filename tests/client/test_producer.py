@@ -521,6 +521,31 @@ def test_a_callback_may_send_but_not_wait(cluster, producer):
     assert cluster.log("t").values() == [b"first", b"second"]
 
 
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_a_callback_that_would_wait_for_a_future_is_refused_at_once(cluster, producer, timeout):
+    cluster.create("t")
+    p, other, done, seen = producer(), producer(), threading.Event(), []
+
+    def on_sent(metadata) -> None:
+        for future in (p.send("t", b"x"), p.send_batch("t", [b"y"]), other.send("t", b"z")):
+            try:
+                future.get(timeout)
+            except IllegalStateError as error:
+                seen.append(str(error))
+        with pytest.raises(CallboardTimeoutError):  # looking without waiting is allowed
+            p.send("t", b"w").get(0)
+        done.set()
+
+    p.send("t", b"first").add_callback(on_sent)
+
+    assert done.wait(10)
+    assert len(seen) == 3
+    assert all("must not wait for an acknowledgement; use add_callback" in says for says in seen)
+    p.flush(10)
+    other.flush(10)
+    assert sorted(cluster.log("t").values()) == [b"first", b"w", b"x", b"y", b"z"]
+
+
 def test_partitions_for_tells_partitions_or_that_there_is_no_topic(cluster, producer):
     cluster.create("t", 4)
     p = producer(unknown_topic_timeout_ms=20)
@@ -562,6 +587,26 @@ def test_a_partitioner_that_fails_is_named_whether_the_topic_is_known_or_not(clu
     with pytest.raises(IllegalArgumentError, match=says):
         p.send("t", b"after")
     assert p.send("t", b"another", partition=1).get(10).offset == 0
+
+
+def test_a_kafka_python_partitioner_sees_what_was_sent_before_and_after_serializing(cluster, producer):
+    cluster.create("t", 4)
+    seen = []
+
+    class ById:
+        def partition(self, topic, key, serialized_key, value, serialized_value, cluster):
+            seen.append((key, serialized_key, value, serialized_value, cluster.partitions_for_topic(topic)))
+            return key["id"] % len(cluster.partitions_for_topic(topic))
+
+    p = producer(partitioner=ById(), key_serializer=JsonSerializer(), value_serializer=StringSerializer())
+
+    before_metadata = p.send("t", "a", key={"id": 6})
+    assert before_metadata.get(10).partition == 2
+    assert p.send("t", "b", key={"id": 3}).get(10).partition == 3
+    assert p.send("t", "c", key={"id": 3}, partition=0).get(10).partition == 0
+
+    every = {0, 1, 2, 3}
+    assert seen == [({"id": 6}, b'{"id":6}', "a", b"a", every), ({"id": 3}, b'{"id":3}', "b", b"b", every)]
 
 
 def test_every_error_of_a_broker_is_one_class_with_its_number():

@@ -16,7 +16,7 @@ from callboard import (
     StringSerializer,
 )
 from callboard.client.config import AdminConfig, ConsumerConfig, ProducerConfig, from_keywords
-from callboard.client.partitioners import make_partitioner, murmur2
+from callboard.client.partitioners import ClusterView, make_partitioner, murmur2
 from callboard.client.serializers import decoder, encoder
 
 
@@ -89,6 +89,40 @@ def test_partitioners_are_named_or_given():
     for bad, says in (("murmur", "did you mean 'murmur2'"), (5, "partitioner"), (Murmur2Partitioner, "call it")):
         with pytest.raises(ConfigurationError, match=says):
             make_partitioner(bad)
+
+
+class KafkaPythons:
+    """As kafka-python 3's documents say to write one."""
+
+    def __init__(self):
+        self.asked = []
+
+    def partition(self, topic, key, serialized_key, value, serialized_value, cluster):
+        if topic not in cluster.topics():
+            raise ValueError(topic)
+        self.asked.append((key, serialized_key, value, serialized_value))
+        return max(cluster.available_partitions_for_topic(topic) or cluster.partitions_for_topic(topic))
+
+
+def test_a_partitioner_that_was_written_for_kafka_python_is_asked_as_there():
+    theirs = KafkaPythons()
+
+    made = make_partitioner(theirs)
+
+    assert made.partition("t", b"k", b"v", 9, [2, 4]) == 4
+    assert made.partition("t", b"k", None, 9, []) == 8
+    assert theirs.asked == [(b"k", b"k", b"v", b"v"), (b"k", b"k", None, None)]
+    assert ClusterView("t", 3, range(3)).partitions_for_topic("another") is None
+
+
+def test_a_partitioner_with_other_arguments_is_refused_when_the_producer_is_made():
+    class Other:
+        def partition(self, key): ...
+
+    with pytest.raises(
+        ConfigurationError, match=r"Other.partition must take \(topic, key, value, partitions, available"
+    ):
+        make_partitioner(Other())
 
 
 def test_serializers_are_functions_or_objects():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import socket
 import statistics
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -16,7 +18,7 @@ import zmq
 from callboard import AdminClient, Consumer, Producer, TopicPartition
 from callboard.errors import CallboardError
 from callboard.storage.batch import encode_batch
-from callboard.testing.cluster import RunningCluster
+from callboard.testing.cluster import RunningCluster, cluster
 from callboard.transport import codec, messages
 from callboard.transport.dealer import DealerWire
 from callboard.transport.messages import API_VERSION
@@ -32,6 +34,99 @@ partitions_per_topic = 8
 reply_bytes_waiting_per_peer = 4_194_304
 """
 HEALTHY, VICTIM = "healthy", "victim"
+GROWTH_MAX = 64 << 20
+SLOWER_MAX = 20  # times the p99 before; and never counted below the floor: the machine is shared
+FLOOR_MS = 5_000  # a stall; below it the machine, which others share, may be slow by itself
+NOT_ZMTP = {
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50,
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # a hello
+    "zmtp 1": b"\x01\x00",
+    "zmtp 2": b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x01\x05" + bytes(20),  # a greeting
+    "false ready": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\x04\xff" + b"\xff" * 60,  # in 3.0
+}
+
+
+@contextmanager
+def fuzzed_cluster(directory: Path) -> Iterator[RunningCluster]:
+    """Run one broker with bounds on what mutations may create, and a topic that nobody but the healthy client knows."""
+    settings = directory / "cluster.toml"
+    settings.write_text(SETTINGS)
+    with cluster(brokers=1, directory=directory, options=("--config", str(settings))) as running:
+        with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
+            admin.create_topics({HEALTHY: {"num_partitions": 1}})
+        yield running
+
+
+@contextmanager
+def healthy_beside(running: RunningCluster) -> Iterator[HealthyClient]:
+    """A healthy client; afterwards every record that it sent has been acknowledged, and nothing was restarted."""
+    restarts, pids = restarts_of(running), sorted(running.pids())
+    client = HealthyClient(running.bootstrap_servers)
+    try:
+        yield client
+    finally:
+        client.stop()
+    assert client.failures == []
+    now = restarts_of(running)
+    assert {address: now.get(address) for address in restarts if now.get(address, 0) != restarts[address]} == {}
+    assert max(now.values()) == max(restarts.values())
+    assert sorted(running.pids()) == pids
+
+
+def fire(endpoint: str, pid: int, corpus: list[list[bytes]], count: int, seed: int) -> int:
+    """Send mutated messages; return by how many bytes the process has grown."""
+    chance = random.Random(seed)
+    attacker = Attacker(endpoint)
+    try:
+        for number in range(200):  # what is made once: topics up to their limit, caches, arenas
+            attacker.send(mutated_message(random.Random(number), corpus))
+        attacker.settle()
+        before = rss(pid)
+        for number in range(count):
+            attacker.send(mutated_message(chance, corpus))
+            if number % 100 == 99:
+                attacker.settle()
+            if number % 5_000 == 4_999:
+                attacker.reconnect()
+        attacker.settle()
+        return rss(pid) - before
+    finally:
+        attacker.close()
+
+
+def stream_to(endpoint: str) -> socket.socket:
+    """Return a bare connection to ``tcp://host:port`` or ``ipc://path``."""
+    scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc":
+        stream = socket.socket(socket.AF_UNIX)
+        stream.settimeout(10)
+        stream.connect(rest)
+        return stream
+    host, _, port = rest.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def shown_out(endpoint: str, data: bytes, count: int = 20) -> None:
+    """Say ``data`` on some connections and wait until each is ended by the other side."""
+    streams = [stream_to(endpoint) for _ in range(count)]
+    try:
+        for stream in streams:
+            stream.sendall(data)
+        until = time.monotonic() + 30
+        for stream in streams:
+            stream.settimeout(max(0.1, until - time.monotonic()))
+            try:
+                while stream.recv(4_096):
+                    pass
+            except ConnectionError:
+                pass
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def undisturbed(before: list[float], during: list[float]) -> bool:
+    return p99(during) <= max(FLOOR_MS, SLOWER_MAX * p99(before))
 
 
 # -- traffic ---------------------------------------------------------------------------------------------

@@ -3,113 +3,61 @@
 import os
 import random
 import resource
-import socket
 import time
 
 import pytest
 
 from callboard import AdminClient
-from callboard.testing.cluster import cluster
 from callboard.transport import codec, messages
 
 from .live import (
+    GROWTH_MAX,
     HEALTHY,
-    SETTINGS,
+    NOT_ZMTP,
     VICTIM,
     Attacker,
-    HealthyClient,
+    fire,
+    fuzzed_cluster,
     handmade,
-    mutated_message,
-    p99,
+    healthy_beside,
     real_traffic,
-    restarts_of,
     rss,
+    shown_out,
+    stream_to,
+    undisturbed,
 )
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
-GROWTH_MAX = 64 << 20
 MESSAGES_LONG = int(os.environ.get("MESSAGES", "50000"))
-SLOWER_MAX = 20  # times the p99 before; and never counted below the floor: the machine is shared
-FLOOR_MS = 5_000  # a stall; below it the machine, which others share, may be slow by itself
-NOT_ZMTP = [
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 50,
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # a TLS hello
-    b"\x01\x00",  # ZMTP 1.0
-    b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x01\x05" + bytes(20),  # the greeting of ZMTP 2.0
-    b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\x04\xff" + b"\xff" * 60,  # 3.0, then a false READY
-]
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
-    """One broker with bounds on what mutations may create, and a topic that nobody but the healthy client knows."""
-    directory = tmp_path_factory.mktemp("fuzz")
-    settings = directory / "cluster.toml"
-    settings.write_text(SETTINGS)
-    with cluster(brokers=1, directory=directory, options=("--config", str(settings))) as running:
-        with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
-            admin.create_topics({HEALTHY: {"num_partitions": 1}})
+    with fuzzed_cluster(tmp_path_factory.mktemp("fuzz")) as running:
         yield running
 
 
 @pytest.fixture
 def healthy(broker):
-    """A healthy client; afterwards every record that it sent has been acknowledged, and nothing was restarted."""
-    restarts, pids = restarts_of(broker), sorted(broker.pids())
-    client = HealthyClient(broker.bootstrap_servers)
-    try:
+    with healthy_beside(broker) as client:
         yield client
-    finally:
-        client.stop()
-    assert client.failures == []
-    now = restarts_of(broker)
-    assert {address: now.get(address) for address in restarts if now.get(address, 0) != restarts[address]} == {}
-    assert max(now.values()) == max(restarts.values())
-    assert sorted(broker.pids()) == pids
 
 
 def endpoint_of(broker):
     return f"tcp://{broker.bootstrap_servers[0]}"
 
 
-def stream_to(broker):
-    host, _, port = broker.bootstrap_servers[0].rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=10)
-
-
-def undisturbed(before, during):
-    return p99(during) <= max(FLOOR_MS, SLOWER_MAX * p99(before))
-
-
-def fire(broker, healthy, count, seed):
-    """Send mutated messages; return how much the broker has grown."""
+def fire_at(broker, count, seed):
     corpus = real_traffic(broker.bootstrap_servers) + handmade()
-    chance = random.Random(seed)
-    attacker = Attacker(endpoint_of(broker))
-    pid = broker.broker_pid(1)
-    try:
-        for number in range(200):  # what is made once: topics up to their limit, caches, arenas
-            attacker.send(mutated_message(random.Random(number), corpus))
-        attacker.settle()
-        before = rss(pid)
-        for number in range(count):
-            attacker.send(mutated_message(chance, corpus))
-            if number % 100 == 99:
-                attacker.settle()
-            if number % 5_000 == 4_999:
-                attacker.reconnect()
-        attacker.settle()
-        return rss(pid) - before
-    finally:
-        attacker.close()
+    return fire(endpoint_of(broker), broker.broker_pid(1), corpus, count, seed)
 
 
 def test_mutated_messages_disturb_nobody(broker, healthy):
     before = healthy.wait_for(100)
     first = len(healthy.times_ms)
 
-    assert fire(broker, healthy, 2_000, seed=1) < GROWTH_MAX
+    assert fire_at(broker, 2_000, seed=1) < GROWTH_MAX
 
     assert undisturbed(before, healthy.times_ms[first:] + healthy.wait_for(20))
 
@@ -119,35 +67,24 @@ def test_fifty_thousand_mutated_messages_disturb_nobody(broker, healthy):
     before = healthy.wait_for(200)
     first = len(healthy.times_ms)
 
-    assert fire(broker, healthy, MESSAGES_LONG, seed=int(os.environ.get("SEED", "7"))) < GROWTH_MAX
+    assert fire_at(broker, MESSAGES_LONG, seed=int(os.environ.get("SEED", "7"))) < GROWTH_MAX
 
     assert undisturbed(before, healthy.times_ms[first:])
 
 
-@pytest.mark.parametrize("data", NOT_ZMTP, ids=["http", "tls", "zmtp 1", "zmtp 2", "false ready"])
-def test_another_protocol_is_shown_out(broker, healthy, data):
-    streams = [stream_to(broker) for _ in range(20)]
-    try:
-        for stream in streams:
-            stream.sendall(data)
-        healthy.wait_for(20)
-        until = time.monotonic() + 30
-        for stream in streams:
-            stream.settimeout(max(0.1, until - time.monotonic()))
-            try:
-                while stream.recv(4_096):
-                    pass
-            except ConnectionError:
-                pass
-    finally:
-        for stream in streams:
-            stream.close()
+@pytest.mark.parametrize("name", NOT_ZMTP)
+def test_another_protocol_is_shown_out(broker, healthy, name):
+    healthy.wait_for(1)
+
+    shown_out(endpoint_of(broker), NOT_ZMTP[name])
+
+    healthy.wait_for(20)
 
 
 def test_random_bytes_are_shown_out(broker, healthy):
     chance = random.Random(3)
     for _ in range(200):
-        with stream_to(broker) as stream:
+        with stream_to(endpoint_of(broker)) as stream:
             stream.sendall(chance.randbytes(chance.randrange(1, 300)))
     assert len(healthy.wait_for(20)) >= 20
 
@@ -196,7 +133,7 @@ def half_open(broker, healthy, count):
     try:
         before, first = healthy.wait_for(50), len(healthy.times_ms)
         for _ in range(count):
-            streams.append(stream_to(broker))
+            streams.append(stream_to(endpoint_of(broker)))
         assert undisturbed(before, healthy.times_ms[first:] + healthy.wait_for(50))
         begin = time.monotonic()
         with AdminClient(bootstrap_servers=broker.bootstrap_servers) as admin:

@@ -473,3 +473,85 @@ def test_it_works_on_the_real_file_in_virtual_time(tmp_path):
         assert commit(cluster, put(if_version=seen), epoch=life + 1).error == 0
         ref.kill(RuntimeError("killed"))
         cluster.settle()
+
+
+# -- what a controller may write ---------------------------------------------------------------------------
+
+
+def partition_put(key="partition/a/0", if_version=0, **fields):
+    return m.Put(key=key, value={"replicas": [1], "isr": [1], "leader": 1, **fields}, if_version=if_version)
+
+
+@pytest.mark.parametrize(
+    ("puts", "says"),
+    [
+        ([put("topic/a", {"name": "a"})], "Object missing required field `partitions`"),
+        ([put("topic/a", {"name": "a/b", "partitions": 1})], "'a/b' is not a topic name"),
+        ([put("topic/a", {"name": "a", "partitions": 0})], "counts from 1 on"),
+        ([put("topic/a", {"name": "a", "partitions": 1, "configs": {"segment_bytes": "x"}})], "segment_bytes"),
+        ([put("topic/../../x")], "names no topic id"),
+        ([put("topic/a/0")], "names no document"),
+        ([put(), partition_put("partition/a")], "names no document"),
+        ([put(), partition_put("partition/a/-1")], "names no document"),
+        ([put(), partition_put("partition/a/00")], "names no document"),
+        ([put(), partition_put(replicas=[])], "its replicas are none, or the same"),
+        ([put(), partition_put(replicas=[1, 1])], "its replicas are none, or the same"),
+        ([put(), partition_put(isr=[2])], "its leader and its in-sync replicas are not among its replicas"),
+        ([put(), partition_put(leader=2)], "its leader and its in-sync replicas are not among its replicas"),
+        ([put(), partition_put(leader_epoch=1 << 31)], "an id or epoch is out of range"),
+        ([put("deleted/a", {})], "Object missing required field `name`"),
+        ([partition_put()], "topic/a: would not be there"),
+        ([put(), partition_put("partition/b/0")], "topic/b: would not be there"),
+    ],
+)
+def test_a_commit_that_every_broker_would_fail_of_is_refused(cluster, puts, says):
+    with_controller(cluster)
+
+    refused = commit(cluster, *puts)
+
+    assert refused.error == ErrorCode.INVALID_REQUEST
+    assert says in refused.detail
+    assert not [key for key in cluster.disk.rows if key.startswith(("topic/", "partition/", "deleted/"))]
+
+
+def test_a_topic_does_not_go_before_its_partitions(cluster):
+    with_controller(cluster)
+    version = commit(cluster, put(), put("topic/ab"), partition_put(), partition_put("partition/ab/0")).version
+    gone = [m.Put(key=key, value=None, if_version=version) for key in ("topic/a", "partition/a/0")]
+
+    assert commit(cluster, gone[0]).detail == "partition/a/0: would be left alone"
+    assert commit(cluster, gone[0], partition_put(if_version=version)).detail == "topic/a: would not be there"
+    assert commit(cluster, *gone).error == 0
+    assert [key for key in cluster.disk.rows if key.startswith("partition/")] == ["partition/ab/0"]
+
+
+def test_an_overtaken_commit_is_a_conflict_and_no_fault(cluster):
+    with_controller(cluster)
+    version = commit(cluster, put(), partition_put()).version
+    commit(cluster, *(m.Put(key=key, value=None, if_version=version) for key in ("topic/a", "partition/a/0")))
+
+    assert commit(cluster, partition_put(if_version=version)).error == ErrorCode.STORE_CONFLICT
+
+
+def test_a_setting_of_a_newer_version_is_taken(cluster):
+    with_controller(cluster)
+
+    value = {"name": "a", "partitions": 1, "configs": {"flush": "os", "not_yet_known": [1]}, "new_field": 1}
+
+    assert commit(cluster, put(value=value)).error == 0
+
+
+@pytest.mark.parametrize("fields", [{"broker_id": 1 << 31}, {"broker_id": -2}, {"kind": "visitor"}])
+def test_a_session_of_an_impossible_broker_is_refused(cluster, fields):
+    refused = open_session(cluster, **fields)
+
+    assert refused.error == ErrorCode.INVALID_REQUEST
+    assert cluster.ask_store(m.HeartbeatRequest(name="broker-1", incarnation="a")).error
+
+
+def test_a_broker_id_is_of_one_name_while_that_is_alive(cluster):
+    open_session(cluster)
+
+    assert open_session(cluster, "other-9", "x", broker_id=1).error == ErrorCode.DUPLICATE_BROKER_REGISTRATION
+    cluster.ask_store(m.EndSessionRequest(name="broker-1", incarnation="a"))
+    assert open_session(cluster, "other-9", "x", broker_id=1).error == 0
