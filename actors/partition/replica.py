@@ -586,8 +586,7 @@ class Replica(LoopActor):
         for door in DOORS:
             self.tell_sibling(door, message)
 
-    def tell_sibling(self, name: str, message: Any) -> None:
-        """Tell one of the broker's actors; nothing happens when it is being restarted: it asks for what it missed."""
+    def tell_sibling(self, name: str, message: Any) -> bool:
+        """Tell one of the broker's actors; False when it is being restarted: it asks for what it missed."""
         sibling = self.context.directory.find(f"{self._broker_address}/{name}")
-        if sibling is not None:
-            sibling.post(message)
+        return sibling is not None and sibling.post(message)
