@@ -300,6 +300,9 @@ class Router(LoopActor):
         if timer := self._fetch_timers.pop(number, None):
             timer.cancel()
         self._unpark(number, session)
+        if session.is_waiting and self._server is not None:  # ended by a late request of an earlier life, perhaps
+            error, detail = ErrorCode.FETCH_SESSION_ID_NOT_FOUND, "another session of this follower has begun"
+            self._server.reply(session.peer, m.ErrorReply(id=session.request_id, error=error, detail=detail))
 
     def _progress(self, inbound: Inbound, request: m.ReplicaProgressRequest) -> None:
         for entry in request.entries:

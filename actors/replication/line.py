@@ -85,6 +85,11 @@ class Line:
         return self._armed.pop(key, None) is not None
 
     @property
+    def session(self) -> int:
+        """The one that is open; 0: none. What belongs to another one is void."""
+        return self._session
+
+    @property
     def is_idle(self) -> bool:
         """Nobody follows that broker any more."""
         return not (self._armed or self._changed or self._owed or self._forgotten)
