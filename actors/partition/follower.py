@@ -87,7 +87,7 @@ class Follower:
             if not self._begins_within(headers[0], log_start_offset, log_end_offset):
                 self.problem = f"the leader sent offset {headers[0].base_offset}, this log ends at {log_end_offset}"
                 return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
-            log_start_offset = headers[0].base_offset
+            log_start_offset = Offset(headers[0].base_offset)
             effects.append(BeginAnew(log_start_offset))
         end_offset = log_end_offset
         if headers:
