@@ -34,7 +34,7 @@ test: $(DEV_STAMP) ## Run the test suite (what takes minutes is left to test-lon
 test-long: $(DEV_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(PYTEST_ARGS)
 
-fuzz: $(DEV_STAMP) ## Feed decoders and a live broker with bad input: INPUTS=1000000 and MESSAGES=50000, SEED=7
+fuzz: $(DEV_STAMP) ## Feed decoders and a live cluster's ports with bad input: INPUTS=1000000 and MESSAGES=50000, SEED=7
 	@INPUTS=$(INPUTS) MESSAGES=$(MESSAGES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 bench: $(BENCH_STAMP) ## Measure everything as ratios, some minutes; BENCH_ARGS="b --quick" for less (benchmarks/README.md)

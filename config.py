@@ -76,13 +76,14 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     producer_expiry_ms: Milliseconds = 24 * 3_600_000
     retention_check_ms: Milliseconds = 60_000
     storage_check_ms: Milliseconds = 1_000
+    storage_slow_ms: Milliseconds = 1_000  # a sync that takes longer: leadership moves to others that are in sync
     storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records
     replica_lag_ms: Milliseconds = 3_000  # a follower that has not caught up for so long leaves the in-sync set
     replica_fetch_wait_ms: Milliseconds = 1_000  # how long a leader parks a follower's fetch
     replica_fetch_bytes: Positive = 8 * MIB  # of one reply to a follower
     leader_rebalance_ms: Annotated[int, Meta(ge=0)] = 10_000  # between looks for preferred leaders; 0: by hand only
     default_partitions: Positive = 1
-    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # this version keeps one replica, refuses more
+    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3  # or as many as there are brokers
     auto_create_topics: bool = False
 
     def __post_init__(self) -> None:
@@ -101,6 +102,16 @@ class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     host: str = "127.0.0.1"
     port: Port = 9_192  # broker i listens on port + i - 1; 0: any free ports
     insecure: bool = False  # allow a bind that is not loopback, without encryption
+    peer_port: Port = 0  # broker i listens for other brokers on peer_port + i - 1; 0: any free ports
+    desk_port: Port = 0  # of the host's own door, for `callboard tree` and the like; 0: any free port
+    advertise: str = ""  # HOST or HOST:PORT that others reach this host at; "": as it is bound
+    advertise_peers: str = ""  # likewise, for brokers; "": the host of ``advertise``
+    advertise_desk: str = ""  # likewise, for the host's own door
+    metadata_listen: str = ""  # tcp://HOST:PORT where other hosts may join; "": nobody can
+    join: str = ""  # tcp://HOST:PORT of another host's metadata process; "": this host has its own
+    host_name: str = ""  # "": "host" for the first one, the machine's name for one that joins
+    first_broker_id: Annotated[int, Meta(ge=0, le=INT32_MAX)] = 0  # of a host that joins; 0: the cluster's next
+    experiments: bool = False  # allow pauses, hangs, cut links and the like, on request of whoever reaches a port
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     topic: TopicConfig = msgspec.field(default_factory=TopicConfig)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
@@ -122,6 +133,8 @@ class ProcessOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str = ""
     broker_id: int = -1
     port: int = 0
+    peer_port: int = 0
+    number: int = 0  # of the broker among those of its host, from 0
     host_name: str = "host"
     metadata_endpoint: str = ""  # of the metadata process; for itself: where to bind
     restarts: int = 0

@@ -7,6 +7,9 @@
     ├── broker-1    process          past its limit it is offline, host and siblings live on
     └── broker-2 …  process          brokers start, and stop, together
 
+A host that joins another one's cluster (``joining``) has no metadata process: its session and its brokers' are with
+the first host's. ``host`` stands for whatever name the host has.
+
 ``run_host`` makes what only a real process has, runs the tree until a signal, and leaves nothing behind: no
 process, no socket file, no lock.
 """
@@ -18,21 +21,24 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..config import BrokerSettings, ClusterConfig, ProcessOptions
+from ..config import ClusterConfig, ProcessOptions
 from ..errors import ConfigurationError
 from ..storage.files import OsFiles
+from ..transport.addresses import parse_address
 from ..transport.endpoint import ZmqTransport
 from ..transport.loop import SystemClock
+from . import advertising
 from .context import Context, ThreadPool
 from .datadir import DataDir, HostError, open_data_dir
 from .desk import Desk, Roster
-from .entry import BRANCH, first_cause, log_to, new_loop, real_context, run_process
+from .entry import BRANCH, first_cause, keep_timeline, log_to, new_loop, real_context, run_process
+from .joining import host_name, join
 from .launcher import Entry, ProcessLauncher
 from .log import event
 from .logdirs import more_data_dirs
@@ -48,7 +54,7 @@ __all__ = ["HostError", "run_host"]
 
 logger = logging.getLogger(__name__)
 
-HOST_NAME = "host"
+HOST_NAME = "host"  # of its log file; what it is called in the cluster is ``config.host_name``
 INTENSITY, PERIOD_MS = 10, 30_000
 BACKOFF = Backoff(min_ms=50, max_ms=5_000, jitter=0.2, reset_after_ms=2_000)
 BROKER_SHUTDOWN_MS = 60_000  # it writes what is not on disk yet
@@ -72,21 +78,39 @@ def run_host(
 
     Raises:
         ConfigurationError, HostError: it cannot run, or could not go on; one line that says why.
+        BrokerResponseError, ConnectionFailedError: the cluster that it should join refused it, or does not answer.
     """
+    advertising.check(config)
     _check_ports(config)
     files, clock = OsFiles(), SystemClock()
     ready_file = os.path.abspath(ready_file) if ready_file is not None else None
     if ready_file is not None and not os.path.isdir(os.path.dirname(ready_file)):
         raise ConfigurationError(f"ready file {ready_file!r}: there is no such directory")
+    new_id = os.urandom(16).hex()
     data = open_data_dir(
-        files, config.data_dir, brokers=config.brokers, new_id=os.urandom(16).hex(), now_ms=clock.wall_ms()
+        files,
+        config.data_dir,
+        brokers=config.brokers,
+        new_id=new_id,
+        now_ms=clock.wall_ms(),
+        joins=bool(config.join),
     )
     try:
         if ready_file is not None:
             Path(ready_file).unlink(missing_ok=True)  # of a host that was killed: it must not be believed
-        more = more_data_dirs(files, data.path, config.data_dirs, brokers=config.brokers)
+        config = msgspec.structs.replace(config, host_name=host_name(config, data))
+        broker_ids: Sequence[int] = range(1, config.brokers + 1)
+        if config.join:
+            joined = join(config, data, new_id=new_id, announce=announce, stops=STOP_SIGNALS)
+            if joined is None:
+                return 0
+            broker_ids = joined.broker_ids
+            config = msgspec.structs.replace(config, join=joined.join)
+            data.make_broker_dirs(broker_ids)
+        more = more_data_dirs(files, data.path, config.data_dirs, broker_ids=broker_ids)
         config = msgspec.structs.replace(config, data_dir=data.path, data_dirs=more)
-        return _Host(config, data, ready_file, announce, functools.partial(run_process, branch=branch)).run()
+        entry = functools.partial(run_process, branch=branch)
+        return _Host(config, data, broker_ids, ready_file, announce, entry).run()
     finally:
         data.close()
 
@@ -98,6 +122,7 @@ class _Host:
         self,
         config: ClusterConfig,
         data: DataDir,
+        broker_ids: Sequence[int],
         ready_file: str | None,
         announce: Callable[[str], None],
         entry: Entry,
@@ -111,10 +136,11 @@ class _Host:
         self._pool = ThreadPool(self._loop, 1, HOST_NAME)
         self._transport = ZmqTransport(self._loop, SystemClock())
         self._context = real_context(HOST_NAME, self._loop, self._transport, self._pool)
+        keep_timeline(self._context)
         self._launcher = ProcessLauncher(entry, data.run_dir)
-        plans = process_plans(config, data.run_dir, data.identity.cluster_id)
+        plans = process_plans(config, data.run_dir, data.identity.cluster_id, broker_ids)
         self._roster = Roster(
-            name=HOST_NAME,
+            name=config.host_name,
             pid=os.getpid(),
             incarnation=self._context.new_id(),
             cluster_id=data.identity.cluster_id,
@@ -123,8 +149,10 @@ class _Host:
             plans={plan.name: plan for plan in plans},
             announce=functools.partial(_to_whom_it_may_concern, announce),
             ready_file=ready_file,
+            config=config,
             data_dirs=config.data_dirs,
             is_data_there=data.is_there,
+            has_experiments=config.experiments,
         )
 
     def run(self) -> int:
@@ -152,7 +180,7 @@ class _Host:
         """Start the tree, on the running loop: uvloop forgets a signal that comes before it runs."""
         root = Root.start(
             self._context,
-            host_branch(self._roster, self._config.broker, self._launcher),
+            host_branch(self._roster, self._launcher),
             on_ready=lambda: event(logger, "host.ready"),
             on_end=self._on_end,
             on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
@@ -197,7 +225,7 @@ def _to_whom_it_may_concern(announce: Callable[[str], None], line: str) -> None:
         announce(line)
 
 
-def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) -> ChildSpec:
+def host_branch(roster: Roster, launcher: Launcher) -> ChildSpec:
     """Return the tree of the host."""
     desk = f"{roster.name}/desk"
 
@@ -206,14 +234,16 @@ def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) ->
             context,
             address,
             parent,
-            endpoint=metadata_endpoint(roster.run_dir),
+            endpoint=metadata_endpoint(roster.config, roster.run_dir),
             session_name=roster.name,
             incarnation=roster.incarnation,
             document=roster.document or None,
-            settings=settings,
+            settings=roster.config.broker,
+            cluster_id=roster.cluster_id,
         )
 
-    metadata, *brokers = (_process_spec(plan, launcher, desk) for plan in roster.plans.values())
+    metadata = [_process_spec(plan, launcher, desk) for plan in roster.plans.values() if plan.broker_id < 0]
+    brokers = [_process_spec(plan, launcher, desk) for plan in roster.brokers]
     spec = SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=INTENSITY,
@@ -222,7 +252,7 @@ def host_branch(roster: Roster, settings: BrokerSettings, launcher: Launcher) ->
         watcher=desk,
         children=(
             ChildSpec(name="desk", start=Desk.starter(roster=roster)),
-            metadata,
+            *metadata,
             ChildSpec(name="session", start=session),
             *brokers,
         ),
@@ -242,8 +272,8 @@ def _process_spec(plan: ProcessPlan, launcher: Launcher, desk: str) -> ChildSpec
     )
 
 
-def process_plans(config: ClusterConfig, run_dir: str, cluster_id: str) -> list[ProcessPlan]:
-    """Return the plans of the host's processes in start order: the metadata process, then the brokers."""
+def process_plans(config: ClusterConfig, run_dir: str, cluster_id: str, broker_ids: Sequence[int]) -> list[ProcessPlan]:
+    """Return the plans of the host's processes in start order: the metadata process if it has one, then the brokers."""
 
     def options(plan: ProcessPlan, incarnation: str) -> ProcessOptions:
         return ProcessOptions(
@@ -254,17 +284,33 @@ def process_plans(config: ClusterConfig, run_dir: str, cluster_id: str) -> list[
             cluster_id=cluster_id,
             broker_id=plan.broker_id,
             port=_port_of(plan, config),
-            host_name=HOST_NAME,
-            metadata_endpoint=metadata_endpoint(run_dir),
+            peer_port=config.peer_port + plan.number if config.peer_port else 0,
+            number=plan.number,
+            host_name=config.host_name,
+            metadata_endpoint=metadata_endpoint(config, run_dir) + _also_listens(plan, config),
             restarts=plan.starts,
         )
 
-    metadata = ProcessPlan("metadata", options)
-    return [metadata, *(ProcessPlan(f"broker-{n}", options, broker_id=n) for n in range(1, config.brokers + 1))]
+    metadata = [] if config.join else [ProcessPlan("metadata", options)]
+    brokers = [
+        ProcessPlan(f"broker-{broker_id}", options, broker_id=broker_id, number=number)
+        for number, broker_id in enumerate(broker_ids)
+    ]
+    return metadata + brokers
 
 
-def metadata_endpoint(run_dir: str) -> str:
-    return f"ipc://{run_dir}/metadata.sock"
+def metadata_endpoint(config: ClusterConfig, run_dir: str) -> str:
+    """Return where the metadata process answers the processes of this host."""
+    return config.join or f"ipc://{run_dir}/metadata.sock"
+
+
+def _also_listens(plan: ProcessPlan, config: ClusterConfig) -> str:
+    """Return what the metadata process binds for other hosts; a free port is kept when it is started again."""
+    if plan.broker_id >= 0 or not config.metadata_listen:
+        return ""
+    wanted = parse_address(config.metadata_listen, default_port=0, what="metadata_listen")
+    bound = (parse_address(one).port for one in plan.endpoints if one.startswith("tcp://"))
+    return "," + wanted._replace(port=wanted.port or next(bound, 0)).endpoint
 
 
 def as_host_error(error: BaseException, roster: Roster) -> BaseException:
@@ -282,7 +328,7 @@ def _port_of(plan: ProcessPlan, config: ClusterConfig) -> int:
     if plan.broker_id < 0:
         return 0
     if config.port:
-        return config.port + plan.broker_id - 1
+        return config.port + plan.number
     for endpoint in plan.endpoints:
         if endpoint.startswith("tcp://"):
             return int(endpoint.rpartition(":")[2])
@@ -290,9 +336,10 @@ def _port_of(plan: ProcessPlan, config: ClusterConfig) -> int:
 
 
 def _check_ports(config: ClusterConfig) -> None:
-    last = config.port + config.brokers - 1
-    if config.port and last > 65_535:
-        raise ConfigurationError(
-            f"port {config.port} with {config.brokers} brokers would need port {last}: choose one up to "
-            f"{65_535 - config.brokers + 1}"
-        )
+    for name, port in (("port", config.port), ("peer_port", config.peer_port)):
+        last = port + config.brokers - 1
+        if port and last > 65_535:
+            raise ConfigurationError(
+                f"{name} {port} with {config.brokers} brokers would need port {last}: choose one up to "
+                f"{65_535 - config.brokers + 1}"
+            )

@@ -153,7 +153,7 @@ def is_disk_failure(error: BaseException | None, *, of_sync: bool = False) -> bo
     return False
 
 
-def more_data_dirs(files: Files, first: str, data_dirs: Sequence[str], *, brokers: int) -> tuple[str, ...]:
+def more_data_dirs(files: Files, first: str, data_dirs: Sequence[str], *, broker_ids: Sequence[int]) -> tuple[str, ...]:
     """Return the further data directories by their whole paths, made where they are not there.
 
     They hold logs only; the lock of the first one is theirs too, and the brokers refuse what is another cluster's.
@@ -169,7 +169,7 @@ def more_data_dirs(files: Files, first: str, data_dirs: Sequence[str], *, broker
         if path in (os.path.abspath(first), *paths[:place]):
             raise ConfigurationError(f"data_dir {data_dirs[place]!r} is given twice")
         try:
-            for number in range(1, brokers + 1):
+            for number in broker_ids:
                 files.make_dir(f"{path}/broker-{number}")
         except OSError as error:
             if error.errno not in DISK_ERRORS:

@@ -31,6 +31,7 @@ from ..transport.seam import Inbound, PeerInfo, Server
 from .admission import patience, problem_with_fetch, problem_with_follower_fetch, problem_with_produce
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
+from .inspect import REQUESTS as INSPECTIONS
 from .inspect import Inspection
 from .log import event
 from .logdirs import LogDirectories
@@ -152,8 +153,7 @@ class Router(LoopActor):
             m.AlterPartitionRequest: self._administer,
             m.DescribeReplicasRequest: self._describe_replicas,
             m.DescribeClusterRequest: self._describe_cluster,
-            m.DescribeTreeRequest: self._describe_tree,
-            m.KillRequest: self._kill,
+            **dict.fromkeys(INSPECTIONS, self._inspect),
         }
 
     # -- life ----------------------------------------------------------------------------------------
@@ -296,13 +296,14 @@ class Router(LoopActor):
             self.set_timer(LOOK_MS, LookAtSessions())
 
     def _end_following(self, place: tuple[bytes, int], number: int, session: FollowerSession) -> None:
+        if session.is_waiting and self._server is not None:
+            detail = f"session {place[1]} is over: another one has begun, or nothing came for long"
+            reply = m.ErrorReply(id=session.request_id, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND, detail=detail)
+            self._server.reply(session.peer, reply)
         del self._followers[place], self._sessions[number]
         if timer := self._fetch_timers.pop(number, None):
             timer.cancel()
         self._unpark(number, session)
-        if session.is_waiting and self._server is not None:  # ended by a late request of an earlier life, perhaps
-            error, detail = ErrorCode.FETCH_SESSION_ID_NOT_FOUND, "another session of this follower has begun"
-            self._server.reply(session.peer, m.ErrorReply(id=session.request_id, error=error, detail=detail))
 
     def _progress(self, inbound: Inbound, request: m.ReplicaProgressRequest) -> None:
         for entry in request.entries:
@@ -414,11 +415,8 @@ class Router(LoopActor):
         reply = self._image.cluster_reply()
         self._reply(inbound, msgspec.structs.replace(reply, clients=clients, counters=counters))
 
-    def _describe_tree(self, inbound: Inbound, request: m.DescribeTreeRequest) -> None:
-        self._reply(inbound, self._inspection.describe())
-
-    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
-        self._reply(inbound, self._inspection.kill(request))
+    def _inspect(self, inbound: Inbound, request: m.Request) -> None:
+        self._inspection.answer(request, lambda reply: self._reply(inbound, reply))
 
     # -- answers -------------------------------------------------------------------------------------
 

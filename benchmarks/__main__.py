@@ -23,13 +23,14 @@ FIGURES = {
     "d": ("ends", "d, g: end to end, against confluent-kafka and its mock cluster"),
     "e": ("latency", "e: latency at 1,000 records/s"),
     "f": ("idle", "f: start-up, memory, idle CPU with 1,000 partitions"),
+    "h": ("replicas", "h: three replicas, against three bare processes that write and sync"),
 }
 SAME = {"a": "b", "g": "d"}  # measured together: one is the other's reference
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("figures", nargs="?", default="bcdef", help="letters of a to g; default: all")
+    parser.add_argument("figures", nargs="?", default="bcdefh", help="letters of a to h; default: all")
     parser.add_argument("--only", default="", help="of these figures only lines whose name contains this")
     parser.add_argument("--quick", action="store_true", help="3 pairs, a quarter of the records: to see that it runs")
     parser.add_argument("--pairs", type=int, help="measured pairs a line (7; with --quick 3)")

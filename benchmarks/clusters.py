@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from callboard import AdminClient
-from callboard.testing.cluster import RunningCluster, cluster
+from callboard.testing.clusters import RunningCluster, cluster
 from callboard.transport import codec
 from callboard.transport import messages as m
 
@@ -27,22 +27,24 @@ class Bench:
         self.servers = running.bootstrap_servers
 
     @contextmanager
-    def topic(self, partitions: int = 1, **configs: Any) -> Iterator[m.TopicMetadata]:
+    def topic(self, partitions: int = 1, *, replication_factor: int = 1, **configs: Any) -> Iterator[m.TopicMetadata]:
         """A topic of its own, with fresh files; deleted afterwards."""
         name = f"bench-{next(_numbers)}"
-        self.admin.create_topics({name: {"num_partitions": partitions, "configs": configs}})
+        new = {"num_partitions": partitions, "replication_factor": replication_factor, "configs": configs}
+        self.admin.create_topics({name: new})
         try:
             yield self.admin.describe_topics([name])[0]
         finally:
             self.admin.delete_topics([name])
 
-    def endpoint(self) -> str:
-        """Where the first broker is reached by ipc (tcp when it has no socket file)."""
+    def endpoint(self, broker_id: int = 1) -> str:
+        """Where a broker is reached by ipc (tcp when it has no socket file)."""
         feeder = Feeder(f"tcp://{self.servers[0]}")
         feeder.hello()
         reply = codec.decode_reply(feeder.ask([codec.encode(m.MetadataRequest(id=2, topics=[]))])[0])
         feeder.close()
-        endpoints = reply.brokers[0].endpoints if isinstance(reply, m.MetadataReply) else []
+        brokers = reply.brokers if isinstance(reply, m.MetadataReply) else []
+        endpoints = next(broker.endpoints for broker in brokers if broker.id == broker_id)
         return next((each for each in endpoints if each.startswith("ipc:")), endpoints[0])
 
 

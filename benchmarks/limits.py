@@ -55,7 +55,7 @@ def _writes_and_reads(
 
     def broker_write() -> float:
         with running.topic(flush="os") as topic:
-            return total / _produce(feeder, topic, made, m.ACKS_LEADER) / MIB
+            return total / produce(feeder, topic, made, m.ACKS_LEADER) / MIB
 
     yield compare(
         "b",
@@ -71,7 +71,7 @@ def _writes_and_reads(
     )
 
     with running.topic(flush="os") as topic:
-        _produce(feeder, topic, made, m.ACKS_LEADER)
+        produce(feeder, topic, made, m.ACKS_LEADER)
         limit.ask([b"new"])
         limit.run([[b"write", *batch] for batch in made])
         batch_bytes = total // len(made)
@@ -145,7 +145,7 @@ def _durable(running: Bench, feeder: Feeder, path: str, options: Options) -> Res
 
     def broker() -> float:
         with running.topic(flush="ack") as topic:
-            return total / _produce(feeder, topic, made, m.ACKS_ALL) / MIB
+            return total / produce(feeder, topic, made, m.ACKS_ALL) / MIB
 
     return compare(
         "b",
@@ -161,7 +161,7 @@ def _durable(running: Bench, feeder: Feeder, path: str, options: Options) -> Res
     )
 
 
-def _produce(feeder: Feeder, topic: m.TopicMetadata, made: Sequence[Sequence[bytes]], acks: int) -> float:
+def produce(feeder: Feeder, topic: m.TopicMetadata, made: Sequence[Sequence[bytes]], acks: int) -> float:
     """Feed the batches to the topic's first partition; return seconds."""
     epoch = topic.partitions[0].leader_epoch
     requests = []

@@ -37,8 +37,15 @@ MEANINGS: Mapping[ExitStatus, tuple[str, str]] = {  # in a word, for --help; in 
         "a time limit passed, input was unusable, records were not delivered; or a bug in Callboard",
     ),
     ExitStatus.USAGE: ("wrong use", "unknown command, option, setting or value; nothing was done"),
-    ExitStatus.UNREACHABLE: ("cluster unreachable", "no broker could be reached, or the connection was lost"),
-    ExitStatus.REFUSED: ("refused", "a broker refused: unknown topic, invalid name, record too large, …"),
+    ExitStatus.UNREACHABLE: (
+        "cluster unreachable",
+        "no broker could be reached, or the connection was lost; `callboard up --join`: nobody answers there",
+    ),
+    ExitStatus.REFUSED: (
+        "refused",
+        "a broker refused: unknown topic, invalid name, record too large, …; "
+        "`callboard up --join`: the cluster refused this host",
+    ),
     ExitStatus.ENVIRONMENT: (
         "data directory or port",
         "`callboard up`: the data directory or a port cannot be used, or a process does not start",

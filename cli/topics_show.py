@@ -13,6 +13,11 @@ from .connect import Clients
 from .options import bootstrap_option, json_option, timeout_option
 from .output import print_json, print_table
 
+COLUMNS = (
+    *("partition", "leader", "epoch", "replicas", "in sync", "first", "next", "high watermark", "durable"),
+    *("size", "segments", "lag", "eligible"),
+)
+
 Replicas = dict[tuple[str, int, int], ReplicaDescription]  # by topic id, partition, broker
 
 
@@ -63,7 +68,12 @@ def list_(clients: Clients, internal: bool, bootstrap_servers: str, timeout_ms: 
 @json_option
 @click.pass_obj
 def describe(clients: Clients, names: tuple[str, ...], bootstrap_servers: str, timeout_ms: int, as_json: bool) -> None:
-    """Show each TOPIC, or all: its settings, and of each partition leader, replicas, offsets and size."""
+    """Show each TOPIC, or all: its settings, and of each partition leader, replicas, offsets and size.
+
+    "next" is the log end offset of the leader, "durable" what of it survives power loss there. "lag" tells of each
+    follower how many records it is behind; "?" of one that has not fetched from this leader yet. "eligible" are
+    replicas that are not in sync, but hold all that is committed.
+    """
     with clients.admin(bootstrap_servers, timeout_ms) as admin:
         found = admin.describe_topics(list(names) or None)
         settings = admin.describe_configs([topic.name for topic in found]) if found else {}
@@ -92,6 +102,7 @@ def _document(topic: TopicMetadata, settings: dict[str, Any], replicas: Replicas
                 "leader_epoch": each.leader_epoch,
                 "replicas": each.replicas,
                 "isr": each.isr,
+                "elr": each.elr,
                 "offline_replicas": each.offline_replicas,
                 "hosted": {
                     str(broker): _replica(replica)
@@ -105,8 +116,16 @@ def _document(topic: TopicMetadata, settings: dict[str, Any], replicas: Replicas
 
 
 def _replica(replica: ReplicaDescription) -> dict[str, Any]:
-    fields = ("role", "leader_epoch", "log_start_offset", "log_end_offset", "high_watermark", "durable_offset")
-    return {name: getattr(replica, name) for name in (*fields, "size_bytes", "segments", "producers", "directory")}
+    fields: tuple[str, ...] = (
+        "role",
+        "leader_epoch",
+        "log_start_offset",
+        "log_end_offset",
+        "high_watermark",
+        "durable_offset",
+    )
+    fields += ("size_bytes", "segments", "producers", "directory", "isr", "followers")
+    return {name: getattr(replica, name) for name in fields}
 
 
 def _print(topic: TopicMetadata, replicas: Replicas) -> None:
@@ -114,7 +133,7 @@ def _print(topic: TopicMetadata, replicas: Replicas) -> None:
     if topic.configs:
         click.echo(f"settings: {_settings(topic.configs)}")
     print_table(
-        ("partition", "leader", "epoch", "replicas", "in sync", "first", "next", "high watermark", "size", "segments"),
+        COLUMNS,
         [
             (
                 each.partition,
@@ -123,18 +142,20 @@ def _print(topic: TopicMetadata, replicas: Replicas) -> None:
                 _ids(each.replicas),
                 _ids(each.isr),
                 *_figures(replicas.get((topic.topic_id, each.partition, each.leader))),
+                _ids(each.elr),
             )
             for each in topic.partitions
         ],
-        right=("partition", "epoch", "first", "next", "high watermark", "size", "segments"),
+        right=("partition", "epoch", "first", "next", "high watermark", "durable", "size", "segments"),
     )
 
 
 def _figures(leader: ReplicaDescription | None) -> tuple[object, ...]:
     if leader is None:
-        return ("?",) * 5
-    size = human.size(leader.size_bytes)
-    return (leader.log_start_offset, leader.log_end_offset, leader.high_watermark, size, leader.segments)
+        return ("?",) * 7
+    offsets = (leader.log_start_offset, leader.log_end_offset, leader.high_watermark, leader.durable_offset)
+    lags = (f"{one.broker_id}:{one.lag if one.lag >= 0 else '?'}" for one in leader.followers)
+    return (*offsets, human.size(leader.size_bytes), leader.segments, " ".join(lags) or "none")
 
 
 def _ids(brokers: list[int]) -> str:

@@ -16,10 +16,11 @@ from ..model import TopicPartition
 from ..transport import messages as m
 from . import admin_requests
 from .admin_io import AdminIo, Replies
-from .admin_requests import Changes, Partitions, Topics
+from .admin_requests import Changes, Elections, Partitions, Topics
 from .asking import topic_error, wait_until
 from .cluster import timed_out
 from .config import AdminConfig, from_keywords
+from .experiments import Experiments, Happened, events
 from .io import Done, IoThread, MakeTransport
 
 _numbers = itertools.count(1)
@@ -124,7 +125,8 @@ class AdminClient:
     def describe_topics(
         self, topics: Iterable[str] | None = None, timeout_ms: int | None = None
     ) -> list[m.TopicMetadata]:
-        """Return partitions, leaders, replicas and changed settings of topics (None: of all), by name.
+        """Return the partitions of topics (None: of all), by name: leader, leader epoch, replicas, ``isr``, ``elr``.
+        And the settings that were changed.
 
         Raises:
             UnknownTopicOrPartitionError: there is no such topic.
@@ -188,6 +190,37 @@ class AdminClient:
 
         return self._io.ask(start, bound_ms / 1000 + 1, "the leaders")
 
+    def elect_leaders(
+        self,
+        election_type: str | int,
+        partitions: Elections | None = None,
+        timeout_ms: int | None = None,
+        raise_errors: bool = True,
+    ) -> dict[TopicPartition, m.ElectLeadersEntryReply]:
+        """Have leaders elected; return each partition's leader and leader epoch as they are then.
+
+        Args:
+            election_type: "preferred" gives leadership back to the first of the replicas, if it is in sync. "unclean"
+                makes any live replica the leader of a partition that nobody may lead otherwise: what only the others
+                had is lost, acknowledged or not.
+            partitions: None: wherever it applies; only those where it was needed are returned then.
+            raise_errors: raise the first refusal; else look at ``.error`` of the results. That an election was not
+                needed (ELECTION_NOT_NEEDED) is never raised.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is no such partition.
+            EligibleLeadersNotAvailableError: nobody could be elected. Other partitions may have new leaders.
+        """
+        entries = admin_requests.elections_to_hold(partitions)
+        request = m.ElectLeadersRequest(election=admin_requests.election_named(election_type), partitions=entries)
+        reply, _ = self._ask_controller(request, timeout_ms)
+        results: dict[TopicPartition, m.ElectLeadersEntryReply] = {}
+        for entry in cast("m.ElectLeadersReply", reply).entries:
+            results.setdefault(TopicPartition(entry.topic, entry.partition), entry)
+            if raise_errors and entry.error not in (0, ErrorCode.ELECTION_NOT_NEEDED):
+                raise error_for_code(entry.error, f"{entry.topic}-{entry.partition}: {entry.detail}")
+        return results
+
     # -- the cluster -------------------------------------------------------------------------------
 
     def describe_cluster(self, timeout_ms: int | None = None) -> m.DescribeClusterReply:
@@ -213,19 +246,34 @@ class AdminClient:
             )
         return trees[0] if len(trees) == 1 else m.ActorDescription(address="", kind="cluster", children=trees)
 
-    def kill(self, address: str, how: str = "", timeout_ms: int | None = None) -> m.KillReply:
+    @property
+    def experiments(self) -> Experiments:
+        """Pauses, hangs, slow actors, cut links: what a cluster should survive, for a while."""
+        return Experiments(self)
+
+    def events(self, after: Mapping[str, int] | None = None, max_wait_ms: int = 0) -> Happened:
+        """Return what happened in the cluster: failures, elections, changes of in-sync replicas, experiments.
+
+        Args:
+            after: ``Happened.after`` of an earlier call, to get what came since; None: all that is remembered.
+            max_wait_ms: how long to wait for something when there is nothing.
+        """
+        return events(self, after, max_wait_ms)
+
+    def kill(self, address: str, how: str = "", timeout_ms: int | None = None, *, for_ms: int = 0) -> m.KillReply:
         """Fail one actor or process on purpose, to watch it come back.
 
         Args:
             address: as ``describe_tree`` tells it.
             how: of an actor "raise" (the default) or "exit"; of a process "kill" (the default) or "term".
+            for_ms: a process is not started again before so long (where experiments are allowed).
 
         Raises:
             UnknownAddressError: nothing has this address.
         """
         if not isinstance(address, str):
             raise TypeError(f"address: expected str, got {type(address).__name__}")
-        request = m.KillRequest(address=address, how=how)
+        request = m.KillRequest(address=address, how=how, for_ms=for_ms)
         hosts = self._hosts(timeout_ms)
         replies = self._ask_hosts(hosts, request, timeout_ms) if hosts else self._ask_brokers(request, timeout_ms)
         for reply in replies.replies.values():
@@ -318,12 +366,7 @@ class AdminClient:
         """Ask the controller for a change of topics. ``happened_before``: this refusal means success when an earlier
         attempt of the same call was lost on its way back.
         """
-        bound_ms = self._timeout(timeout_ms)
-
-        def start(done: Done[tuple[m.Reply, bool]]) -> None:
-            self._shell.ask_controller(request, bound_ms, done)
-
-        reply, may_have_happened = self._io.ask(start, bound_ms / 1000 + 1, "the controller")
+        reply, may_have_happened = self._ask_controller(request, timeout_ms)
         answer = cast("m.TopicsReply", reply)
         results: dict[str, m.TopicResult] = {}
         for result in answer.topics:
@@ -333,6 +376,15 @@ class AdminClient:
             if result.error and raise_errors:
                 raise error_for_code(result.error, result.detail or f"topic {result.name!r}")
         return answer.version, results
+
+    def _ask_controller(self, request: m.Request, timeout_ms: int | None) -> tuple[m.Reply, bool]:
+        """Return the controller's reply, and whether an earlier attempt may have taken effect already."""
+        bound_ms = self._timeout(timeout_ms)
+
+        def start(done: Done[tuple[m.Reply, bool]]) -> None:
+            self._shell.ask_controller(request, bound_ms, done)
+
+        return self._io.ask(start, bound_ms / 1000 + 1, "the controller")
 
     def _topics(self, names: list[str] | None, internal: bool, timeout_ms: int | None) -> list[m.TopicMetadata]:
         request = m.MetadataRequest(topics=names, include_internal=internal)

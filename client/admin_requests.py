@@ -26,6 +26,7 @@ class NewTopic(msgspec.Struct, frozen=True):
 Topics = Sequence["NewTopic | str"] | Mapping[str, Mapping[str, Any] | int]
 Partitions = Mapping[str, "int | Mapping[str, Any]"]
 Changes = Mapping[str, Mapping[str, Any]]
+Elections = Iterable[TopicPartition] | Mapping[str, Iterable[int]]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -105,6 +106,30 @@ def _convert(name: str, fields: Mapping[str, Any], kind: type[S]) -> S:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise TypeError(f"topic {name}: {str(error).replace('`', '').replace('$.', '')}") from None
+
+
+def election_named(election: str | int) -> str:
+    """Return the kind of election: by its name, or by its number in Kafka (0 preferred, 1 unclean)."""
+    kinds = {"preferred": "preferred", "unclean": "unclean", 0: "preferred", 1: "unclean"}
+    if isinstance(election, bool) or not isinstance(election, str | int):
+        raise TypeError(f"election_type: expected str, got {type(election).__name__}")
+    key = election.lower() if isinstance(election, str) else int(election)
+    if key not in kinds:
+        raise IllegalArgumentError(f"election_type: {election!r}; there are 'preferred' and 'unclean'")
+    return kinds[key]
+
+
+def elections_to_hold(partitions: Elections | None) -> list[m.ElectLeadersEntry] | None:
+    """Return the entries for ``elect_leaders``: of partitions, or of ``{topic: [numbers]}``; None: of all."""
+    if partitions is None:
+        return None
+    if isinstance(partitions, Mapping):
+        partitions = [TopicPartition(topic, number) for topic, numbers in partitions.items() for number in numbers]
+    found = []
+    for given in partitions:
+        key = TopicPartition(*given)
+        found.append(_convert(key.topic, {"topic": key.topic, "partition": key.partition}, m.ElectLeadersEntry))
+    return found
 
 
 def deletions_to_make(records: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:

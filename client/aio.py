@@ -15,8 +15,9 @@ from ..errors import DeliveryError
 from ..model import ConsumerRecord, Header, OffsetAndTimestamp, RecordMetadata, TopicPartition
 from ..transport import messages as m
 from .admin import AdminClient
-from .admin_requests import Changes, Partitions, Topics
+from .admin_requests import Changes, Elections, Partitions, Topics
 from .consumer import Consumer, Records
+from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .health import ConsumerHealth
 from .producer import Producer
@@ -333,14 +334,26 @@ class AsyncAdminClient:
     async def wait_for_topics(self, names: Iterable[str], timeout_ms: int = 10_000) -> None:
         await _in_thread(self._admin.wait_for_topics, names, timeout_ms)
 
+    async def elect_leaders(
+        self,
+        election_type: str | int,
+        partitions: Elections | None = None,
+        timeout_ms: int | None = None,
+        raise_errors: bool = True,
+    ) -> dict[TopicPartition, m.ElectLeadersEntryReply]:
+        return await _in_thread(self._admin.elect_leaders, election_type, partitions, timeout_ms, raise_errors)
+
     async def describe_cluster(self, timeout_ms: int | None = None) -> m.DescribeClusterReply:
         return await _in_thread(self._admin.describe_cluster, timeout_ms)
 
     async def describe_tree(self, timeout_ms: int | None = None) -> m.ActorDescription:
         return await _in_thread(self._admin.describe_tree, timeout_ms)
 
-    async def kill(self, address: str, how: str = "", timeout_ms: int | None = None) -> m.KillReply:
-        return await _in_thread(self._admin.kill, address, how, timeout_ms)
+    async def kill(self, address: str, how: str = "", timeout_ms: int | None = None, *, for_ms: int = 0) -> m.KillReply:
+        return await _in_thread(lambda: self._admin.kill(address, how, timeout_ms, for_ms=for_ms))
+
+    async def events(self, after: Mapping[str, int] | None = None, max_wait_ms: int = 0) -> Happened:
+        return await _in_thread(self._admin.events, after, max_wait_ms)
 
     async def describe_processes(self, timeout_ms: int | None = None) -> list[m.ProcessDescription]:
         return await _in_thread(self._admin.describe_processes, timeout_ms)

@@ -29,6 +29,7 @@ def sim_context(seed: int = 0, name: str = "test", *, loop: SimLoop | None = Non
         transport=Absent("transport"),
         files=Absent("files"),
         pool=SimPool(loop, chance=chance),
+        boot="the first",
     )
     return replace(context, **overrides)
 

@@ -23,7 +23,7 @@ ROOT = Path(callboard.__file__).parent
 PACKAGES = ("actors", "cli", "client", "examples", "storage", "testing", "transport")
 LINES_MAX = 600
 LONG_FOR_A_REASON = {
-    "transport/messages.py": 900,  # one table: every message there is
+    "transport/messages.py": 1_000,  # one table: every message there is
     "storage/log.py": 650,  # what must change together: one log, in memory and on disk
 }
 DOCUMENTS = sorted(
@@ -277,7 +277,7 @@ def test_operations_names_every_setting_with_its_default(kind: type):
         if isinstance(default, config.Settings):
             continue
         shown = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
-        spelled = f"{shown:_}" if isinstance(shown, int) and not isinstance(shown, bool) else f"{shown}"
+        spelled = f"{shown:_}" if isinstance(shown, int) and not isinstance(shown, bool) else f"{shown}" or '""'
         if not any(line.startswith(f"| `{name}` | `{spelled}` |") for line in lines):
             missing.append(f"| `{name}` | `{spelled}` |")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from ..errors import ConfigurationError
 
 DEFAULT_PORT = 9_192
 IPC_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path is 108 with its zero (104 on macOS, see ``ipc_path_bytes_max``)
+
+MACHINE_VARIABLE = "CALLBOARD_MACHINE"  # tells machines apart that look like one: see ``machine_identity``
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Address(NamedTuple):
@@ -98,8 +102,27 @@ def choose_endpoint(endpoints: Sequence[str], machine: str, *, here: str | None 
     raise ConfigurationError(f"none of the endpoints {list(endpoints)} can be reached from this machine")
 
 
+def boot_identity() -> str:
+    """Return a string that is another after each boot of this machine; empty: this system does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:  # not Linux
+        import subprocess
+
+    try:  # macOS
+        asked = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def machine_identity() -> str:
-    """Return a string that is the same for all processes under one running kernel, another after a reboot."""
+    """Return a string that is the same for all processes under one running kernel, another after a reboot.
+
+    Containers that share kernel and name, but shall not use each other's sockets, are told apart by what the
+    environment variable ``CALLBOARD_MACHINE`` says in each.
+    """
     import hashlib  # 2 ms that most processes never need
 
     try:
@@ -109,7 +132,13 @@ def machine_identity() -> str:
         import uuid
 
         boot = f"{uuid.getnode():012x}"
-    return hashlib.sha256(f"callboard/{boot}/{os.uname().nodename}".encode()).hexdigest()[:16]
+    told = f"/{machine}" if (machine := os.environ.get(MACHINE_VARIABLE)) else ""
+    return hashlib.sha256(f"callboard/{boot}/{os.uname().nodename}{told}".encode()).hexdigest()[:16]
+
+
+def is_host_name(text: str) -> bool:
+    """Say whether a host may be called so: it begins addresses of actors, and must not look like a process's name."""
+    return bool(_HOST_NAME.fullmatch(text)) and not text.startswith("broker-") and text != "metadata"
 
 
 def is_socket(path: str) -> bool:

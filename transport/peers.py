@@ -223,7 +223,7 @@ class PeerConnection:
         elif self._phase is _Phase.GREETING:
             self._on_hello(reply)
 
-    def on_down(self, stage: Stage, detail: str, advice: str) -> None:
+    def on_down(self, stage: Stage, detail: str, advice: str, error: int = 0) -> None:
         """The attempt failed, or the connection is lost: say so, and try again after a pause. (WireListener)"""
         if self._phase in (_Phase.CLOSED, _Phase.WAITING):
             return
@@ -236,7 +236,12 @@ class PeerConnection:
         self._drop_wire(is_graceful=False)
         self._set_phase_timer(self._backoff_ms(), self._open)
         state = ConnectionState(
-            endpoint=self.endpoint, stage=stage, detail=detail, advice=advice, attempt=max(1, self._attempt)
+            endpoint=self.endpoint,
+            stage=stage,
+            detail=detail,
+            advice=advice,
+            attempt=max(1, self._attempt),
+            error=error,
         )
         self._last_failure = str(state)
         self._on_state(state)
@@ -248,12 +253,14 @@ class PeerConnection:
         if not isinstance(reply, HelloReply) or reply.error:
             stage, detail = Stage.HELLO, reply.detail or error_for_code(reply.error).errno.name
             is_version = reply.error == ErrorCode.UNSUPPORTED_VERSION
-            self.on_down(stage, detail, error_for_code(reply.error).advice if reply.error else _NOT_CALLBOARD)
+            advice = error_for_code(reply.error).advice if reply.error else _NOT_CALLBOARD
+            self.on_down(stage, detail, advice, reply.error)
             self.counters["garbage"] += not is_version and not isinstance(reply, HelloReply | ErrorReply)
             return
         if reply.version_min > API_VERSION or reply.version_max < API_VERSION_MIN:
             spoken = f"it speaks versions {reply.version_min} to {reply.version_max}, this one {API_VERSION}"
-            self.on_down(Stage.HELLO, spoken, error_for_code(ErrorCode.UNSUPPORTED_VERSION).advice)
+            version = ErrorCode.UNSUPPORTED_VERSION
+            self.on_down(Stage.HELLO, spoken, error_for_code(version).advice, version)
             return
         now_ms = self._clock.monotonic_ms()
         self._clock_offset_ms = reply.clock_ms - (self._hello_sent_ms + now_ms) // 2

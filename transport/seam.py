@@ -86,6 +86,7 @@ class ConnectionState(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""  # why it failed
     advice: str = ""  # what to try
     attempt: int = 1  # 1, 2, … since the last success
+    error: int = 0  # code, when the other side or this one refused for good: UNSUPPORTED_VERSION
 
     @property
     def is_ready(self) -> bool:

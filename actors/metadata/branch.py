@@ -11,6 +11,7 @@ from ..inspect import Inspection
 from ..restarts import Strategy
 from ..specs import ChildSpec, SupervisorSpec
 from ..supervisor import supervisor
+from .joining import Wish
 from .server import MetadataServer
 
 FILE_NAME = "metadata.db"
@@ -41,7 +42,8 @@ def metadata_branch(
             settings=config.broker,
             limits=config.limits,
             insecure=config.insecure,
-            inspection=Inspection(context.directory, options.name),
+            own_host=Wish(options.host_name, options.cluster_id, config.brokers, 1) if options.cluster_id else None,
+            inspection=Inspection(context, options.name),
         ),
     )
     tree = SupervisorSpec(strategy=Strategy.ONE_FOR_ALL, intensity=3, period_ms=5_000, children=(server,))

@@ -33,6 +33,7 @@ from ...transport.seam import Connection, ConnectionState, ConnectOptions
 from ..controller.image import ClusterImage
 from ..log import event
 from ..runtime import Context, LoopActor, LoopRef
+from .sessions import later_life
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ ASK_TIMEOUT_MS = 5_000  # commits, sessions, lease: after that the outcome is un
 FAREWELL_MS = 1_000  # how long a stop waits for the end of the session to be stored
 RETRY_MS = 100  # of a watch that was refused
 OPEN_RETRY_MS = 500  # of a session that was refused for now (its name is alive on another machine, …)
+ANOTHERS_RETRY_MS = 1_000  # where another cluster answered
 PRODUCER_IDS_BLOCK = 1_000
 PRODUCER_IDS_LOW = 100  # ask for the next block while so many are left
 PRODUCER_IDS_WAITING_MAX = 10_000
@@ -210,6 +212,11 @@ class _WatchDue:
 
 
 @dataclass(frozen=True, slots=True)
+class _ConnectDue:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class _FarewellOver:
     pass
 
@@ -230,6 +237,7 @@ class MetadataClient(LoopActor):
         _HeartbeatDue: "on_heartbeat_due",
         _OpenDue: "on_open_due",
         _WatchDue: "on_watch_due",
+        _ConnectDue: "on_connect_due",
         _FarewellOver: "on_farewell_over",
     }
 
@@ -244,6 +252,7 @@ class MetadataClient(LoopActor):
         incarnation: str,
         document: Mapping[str, Any] | None,
         settings: BrokerSettings,
+        cluster_id: str = "",
         subscribers: Sequence[Subscriber] = (),
     ) -> None:
         """Keep a session called ``session_name``.
@@ -251,13 +260,14 @@ class MetadataClient(LoopActor):
         Args:
             document: what others see of it: kind, broker_id, endpoints, peer_endpoints, machine, host. None:
                 only the picture is kept; the session is opened when ``Reopen`` brings it.
+            cluster_id: whoever answers for another one is not listened to ("": whichever).
             subscribers: told everything; others come and go by ``Subscribe``.
         """
         super().__init__(context, address, parent)
         self.image = ClusterImage.empty()  # version only grows within a store
         self._endpoint = endpoint
         self._name, self._incarnation, self._document = session_name, incarnation, document
-        self._settings = settings
+        self._settings, self._cluster_id = settings, cluster_id
         self._subscriptions = [Subscribe(one, with_sessions=True) for one in subscribers]
         self._connection: Connection | None = None
         self._attempt = 0  # grows with each loss of the connection and each Reopen
@@ -273,6 +283,9 @@ class MetadataClient(LoopActor):
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
+        self._connect()
+
+    def _connect(self) -> None:
         self._connection = self.context.transport.connect(
             self._endpoint,
             client_id=self._name,
@@ -310,13 +323,32 @@ class MetadataClient(LoopActor):
         state = changed.state
         if state.is_ready:
             event(logger, "metadata.connected", endpoint=state.endpoint)
-            self._begin_again()
+            if self._is_another_clusters():
+                self._turn_away()
+            else:
+                self._begin_again()
             return
         if self._is_open:
             event(logger, "metadata.away", logging.WARNING, endpoint=state.endpoint, detail=state.detail)
         self._attempt += 1
         self._is_open = self._is_watching = self._is_asking_for_block = False
         self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "the metadata process is away")
+
+    def _is_another_clusters(self) -> bool:
+        hello = self._connection.hello if self._connection is not None else None
+        return bool(hello and self._cluster_id and hello.cluster_id != self._cluster_id)
+
+    def _turn_away(self) -> None:
+        """Whoever answers there now is another cluster's: look again later, and do nothing that it says."""
+        if self._connection is not None and self._connection.hello is not None:
+            found = self._connection.hello.cluster_id
+            event(logger, "metadata.other_cluster", logging.ERROR, endpoint=self._endpoint, found=found)
+            self._connection.close()
+            self._connection = None
+        self.set_timer(ANOTHERS_RETRY_MS, _ConnectDue())
+
+    def on_connect_due(self, _: _ConnectDue) -> None:
+        self._connect()
 
     def on_reopen(self, reopen: Reopen) -> None:
         if not self._lost:
@@ -380,7 +412,7 @@ class MetadataClient(LoopActor):
         )
         self._lost.append(self._incarnation)
         self._publish(SessionLost(self._name, self._incarnation, answer.error, answer.detail))
-        self._incarnation = self.context.new_id()
+        self._incarnation = later_life(self._lost[0], len(self._lost))
         self._begin_again()
 
     # -- the picture -----------------------------------------------------------------------------------

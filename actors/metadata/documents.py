@@ -6,6 +6,7 @@
     deleted/<topic_id>         DeletedTopicDocument  by the controller: so that brokers know whose logs may go
     session/<name>             SessionDocument       by the metadata process: there while the session is
     broker/<id>                RegistrationDocument  by the metadata process: every broker that was ever here
+    host/<name>                HostDocument          by the metadata process: which broker ids a host has
     lease                      LeaseDocument         by the metadata process: who may decide
 
 Unknown fields are ignored and new ones have defaults, so that two versions can share a store for a while.
@@ -13,6 +14,7 @@ Unknown fields are ignored and new ones have defaults, so that two versions can 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -114,6 +116,13 @@ class RegistrationDocument(StoredShape, frozen=True, kw_only=True, omit_defaults
     endpoints: tuple[str, ...] = ()
 
 
+class HostDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
+    """A host that has joined, alive or not. ``broker_ids`` are its for ever (``joining``)."""
+
+    home: str  # of its data directory
+    broker_ids: tuple[int, ...] = ()  # in order; only grows
+
+
 class LeaseDocument(StoredShape, frozen=True, kw_only=True, omit_defaults=True):
     """The controller lease. ``holder`` empty: vacant; ``controller_epoch`` is then the last one there was."""
 
@@ -142,6 +151,10 @@ def registration_key(broker_id: int) -> str:
     return f"broker/{broker_id}"
 
 
+def host_key(name: str) -> str:
+    return f"host/{name}"
+
+
 def kind_of(key: str) -> str:
     """Return the first part of a key: ``"partition"`` of ``"partition/3f…/0"``."""
     return key.partition("/")[0]
@@ -155,6 +168,11 @@ def partition_of(key: str) -> PartitionKey:
     """Return which partition a ``partition/…`` key is of."""
     _, topic_id, number = key.split("/")
     return PartitionKey(TopicId(topic_id), int(number))
+
+
+def brokers_of(keys: Iterable[str]) -> list[BrokerId]:
+    """Return the brokers that the ``broker/…`` keys among these are of."""
+    return [broker_of(key) for key in keys if kind_of(key) == "broker"]
 
 
 def broker_of(key: str) -> BrokerId:

@@ -25,7 +25,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -43,6 +43,8 @@ from ...storage.metadata_store import (
 from ...transport import messages as m
 from ...transport.loop import Timer
 from ...transport.seam import Inbound, Server, ServerIdentity
+from ..inspect import REQUESTS as INSPECTIONS
+from ..inspect import Inspection
 from ..log import event
 from ..runtime import Context, LoopActor, LoopRef
 from .changes import ChangeLog, Watch, Watches
@@ -50,9 +52,12 @@ from .documents import (
     CLUSTER_KEY,
     LEASE_KEY,
     ClusterDocument,
+    HostDocument,
     LeaseDocument,
     RegistrationDocument,
     SessionDocument,
+    brokers_of,
+    host_key,
     kind_of,
     read,
     registration_key,
@@ -60,9 +65,19 @@ from .documents import (
     session_key,
     written,
 )
+from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
-from .translation import commit_of, own_writes, problem_with_commit, refusal_of_commit, registration, session_document
+from .translation import (
+    commit_of,
+    lease_value,
+    own_writes,
+    problem_with_commit,
+    refusal_of_commit,
+    registration,
+    sent,
+    session_document,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +87,6 @@ WATCH_WAIT_MS_MAX = 120_000
 PRODUCER_IDS_MAX = 1_000_000  # of one block
 TICK_MS_MAX = 250  # between two looks at the deadlines
 SLEPT_MS_MIN = 100  # a look that late means that this process was not running
-
-
-class Inspection(Protocol):
-    """Looks inside this process (``actors.inspect`` has the real one)."""
-
-    def describe(self) -> m.DescribeTreeReply: ...
-
-    def kill(self, request: m.KillRequest) -> m.KillReply: ...
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False):
@@ -135,6 +142,7 @@ class MetadataServer(LoopActor):
         limits: Limits | None = None,
         insecure: bool = False,
         inspection: Inspection | None = None,
+        own_host: Wish | None = None,
         on_serving: Callable[[Server], Any] | None = None,
     ) -> None:
         """Serve the store at ``binds``.
@@ -143,6 +151,7 @@ class MetadataServer(LoopActor):
             open_store: called in the pool, e.g. ``lambda: SqliteStore(path)``.
             incarnation: of this process, for the hello.
             cluster_id: what a new store is made for, and an old one must have; empty: chosen, whichever.
+            own_host: the host that this process lives on, and its brokers: claimed before anybody is served.
         """
         super().__init__(context, address, parent)
         self._open_store, self._binds, self._incarnation = open_store, tuple(binds), incarnation
@@ -156,6 +165,8 @@ class MetadataServer(LoopActor):
         self._changes = ChangeLog(0)
         self._watches = Watches()
         self._sessions = Sessions()
+        self._own_host = own_host
+        self._hosts: dict[str, HostDocument] = {}  # by name; decided, on disk soon
         self._lease = Lease()
         self._waiting: deque[_Waiting] = deque()
         self._writing: list[_Waiting] = []  # the group at the store now, until its outcomes are handled
@@ -173,8 +184,8 @@ class MetadataServer(LoopActor):
             m.CampaignRequest: self._campaign,
             m.ResignRequest: self._resign,
             m.AllocateProducerIdsRequest: self._allocate_producer_ids,
-            m.DescribeTreeRequest: self._describe_tree,
-            m.KillRequest: self._kill,
+            m.JoinRequest: self._join,
+            **dict.fromkeys(INSPECTIONS, self._inspect),
         }
 
     # -- life ----------------------------------------------------------------------------------------
@@ -219,6 +230,8 @@ class MetadataServer(LoopActor):
             if kind_of(key) == "session":
                 session = read(SessionDocument, value)
                 self._sessions.restore(rest_of(key), session.incarnation, session.timeout_ms, session.machine, now_ms)
+            elif kind_of(key) == "host":
+                self._hosts[rest_of(key)] = read(HostDocument, value)
         for key, document in self._documents.items():
             if kind_of(key) == "broker":
                 registration = read(RegistrationDocument, document.value or {})
@@ -236,6 +249,8 @@ class MetadataServer(LoopActor):
                 f"the metadata store is of cluster {cluster_id}, not {self._cluster_id}: is this the right --data-dir?"
             )
         self._cluster_id = cluster_id
+        if self._own_host and (refused := self._claim(self._own_host, lambda _: None)):
+            raise ConfigurationError(f"host {self._own_host.host_name}: {refused.detail}")
         self._server = self.context.transport.serve(
             self._binds,
             m.StoreRequest,
@@ -354,8 +369,28 @@ class MetadataServer(LoopActor):
     def _lease_after_end_of(self, session: Session | None) -> list[tuple[str, dict[str, Any] | None]]:
         if session and self._lease.session_ended(session.name, session.incarnation):
             event(logger, "lease.vacant", reason="session ended", holder=session.name)
-            return [(LEASE_KEY, self._lease_value())]
+            return [(LEASE_KEY, lease_value(self._lease))]
         return []
+
+    # -- hosts that join -------------------------------------------------------------------------------
+
+    def _join(self, inbound: Inbound, request: m.JoinRequest) -> None:
+        def then(claimed: HostDocument) -> None:
+            ids = list(claimed.broker_ids[: request.brokers])
+            self._reply(inbound, m.JoinReply(cluster_id=self._cluster_id, broker_ids=ids))
+
+        if refused := self._claim(wish_of(request), then):
+            self._reply(inbound, m.JoinReply(error=refused.error, detail=refused.detail))
+
+    def _claim(self, wish: Wish, then: Callable[[HostDocument], None]) -> JoinRefused | None:
+        others = () if wish is self._own_host else brokers_of(self._documents)
+        claimed = claim(wish, self._cluster_id, self._hosts, others)
+        if isinstance(claimed, JoinRefused):
+            return claimed
+        event(logger, "host.joins", name=wish.host_name, brokers=claimed.broker_ids)
+        self._hosts[wish.host_name] = claimed
+        self._write(own_writes((host_key(wish.host_name), written(claimed))), lambda _: then(claimed))
+        return None
 
     # -- the lease -------------------------------------------------------------------------------------
 
@@ -369,7 +404,7 @@ class MetadataServer(LoopActor):
             event(logger, "lease.granted", holder=name, controller_epoch=lease.controller_epoch)
             self._set_timer()
             reply = m.LeaseReply(holder=name, controller_epoch=lease.controller_epoch)
-            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: self._reply(inbound, reply))
+            self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: self._reply(inbound, reply))
         else:
             self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, f"{lease.holder} holds the lease")
 
@@ -382,15 +417,9 @@ class MetadataServer(LoopActor):
     def _resign(self, inbound: Inbound, request: m.ResignRequest) -> None:
         if self._lease.resign(request.name, request.controller_epoch):
             event(logger, "lease.vacant", reason="resigned", holder=request.name)
-            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: self._lease_reply(inbound))
+            self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: self._lease_reply(inbound))
         else:
             self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, "the lease is not yours")
-
-    def _lease_value(self) -> dict[str, Any]:
-        lease = self._lease
-        return written(
-            LeaseDocument(holder=lease.holder, incarnation=lease.incarnation, controller_epoch=lease.controller_epoch)
-        )
 
     def _lease_reply(self, inbound: Inbound, error: int = 0, detail: str = "") -> None:
         lease = self._lease
@@ -430,16 +459,13 @@ class MetadataServer(LoopActor):
         self._write(AllocateProducerIds(request.count), then)
 
     def _load(self, inbound: Inbound, _: m.StoreLoadRequest) -> None:
-        documents = [m.Document(key=one.key, version=one.version, value=one.value) for one in self._documents.values()]
-        self._reply(
-            inbound,
-            m.StoreSnapshotReply(
-                store_incarnation=self._store_incarnation,
-                cluster_id=self._cluster_id,
-                version=self._changes.version,
-                documents=documents,
-            ),
+        snapshot = m.StoreSnapshotReply(
+            store_incarnation=self._store_incarnation,
+            cluster_id=self._cluster_id,
+            version=self._changes.version,
+            documents=sent(self._documents.values()),
         )
+        self._reply(inbound, snapshot)
 
     def _watch(self, inbound: Inbound, request: m.StoreWatchRequest) -> None:
         changed = self._changes.since(request.after_version)
@@ -462,8 +488,7 @@ class MetadataServer(LoopActor):
         self._send(watch.peer, watch.request_id, reply)
 
     def _delta(self, changed: Sequence[StoredDocument]) -> m.StoreDeltaReply:
-        documents = [m.Document(key=one.key, version=one.version, value=one.value) for one in changed]
-        return m.StoreDeltaReply(version=self._changes.version, documents=documents)
+        return m.StoreDeltaReply(version=self._changes.version, documents=sent(changed))
 
     # -- the store -------------------------------------------------------------------------------------
 
@@ -520,7 +545,7 @@ class MetadataServer(LoopActor):
         holder = self._lease.holder
         if self._lease.expire(now_ms):
             event(logger, "lease.vacant", logging.WARNING, reason="not renewed in time", holder=holder)
-            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: None)
+            self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: None)
         for watch in self._watches.expired(now_ms):
             self._answer_watch(watch)
         self._timer = None
@@ -541,14 +566,11 @@ class MetadataServer(LoopActor):
 
     # -- looking inside --------------------------------------------------------------------------------
 
-    def _describe_tree(self, inbound: Inbound, _: m.DescribeTreeRequest) -> None:
-        self._reply(inbound, self._inspection.describe() if self._inspection else m.DescribeTreeReply())
-
-    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
+    def _inspect(self, inbound: Inbound, request: m.Request) -> None:
         if self._inspection is None:
-            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, f"there is no {request.address!r} here")
+            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, "nobody looks inside here")
         else:
-            self._reply(inbound, self._inspection.kill(request))
+            self._inspection.answer(request, lambda reply: self._reply(inbound, reply))
 
     # -- replies ---------------------------------------------------------------------------------------
 

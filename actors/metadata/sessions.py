@@ -4,7 +4,8 @@ A session is a promise to be heard of again within ``timeout_ms``. It is of one 
 process; the next life opens another session. Rules:
 
 1. Only a heartbeat (or the opening) of the session's own incarnation keeps it.
-2. An incarnation whose session has ended never has one again: whatever was decided about its end stands.
+2. An incarnation whose session has ended never has one again: whatever was decided about its end stands. A
+   process that lives on opens one of a *later life* of itself (``later_life``); its death ends that one, too.
 3. A newer incarnation of the same machine replaces the older at once (it must have died: it is the same
    process's name); from another machine it is refused until the older has ended, or two brokers that were
    given one id would take turns. A life that lost its session asks only for a vacant one (``if_vacant``).
@@ -24,6 +25,7 @@ from ...errors import ErrorCode
 
 TIMEOUT_MS_MIN, TIMEOUT_MS_MAX = 100, 600_000
 SESSIONS_MAX = 1_000
+LIFE_MARK = "+"
 ENDED_MAX = 10_000  # incarnations remembered for rule 2; brokers' last ones are remembered by their registration
 
 
@@ -58,6 +60,16 @@ class Kept:
 class Refused:
     error: ErrorCode
     detail: str
+
+
+def later_life(first: str, number: int) -> str:
+    """Return the incarnation of a process whose session has ended ``number`` times. ``first``: as it was started."""
+    return f"{first}{LIFE_MARK}{number}"
+
+
+def first_life(incarnation: str) -> str:
+    """Return the incarnation that the process of this one was started as."""
+    return incarnation.partition(LIFE_MARK)[0]
 
 
 class Sessions:
@@ -113,9 +125,12 @@ class Sessions:
         return True
 
     def end(self, name: str, incarnation: str = "") -> Session | None:
-        """End a session (``incarnation`` empty: whichever it is) and return it; None: there was none."""
+        """End a session (``incarnation`` empty: whichever it is) and return it; None: there was none.
+
+        ``incarnation`` may be the first one of a process: whoever saw the process end need not know the later ones.
+        """
         session = self._open.get(name)
-        if incarnation and (not session or session.incarnation != incarnation):
+        if incarnation and (not session or incarnation not in (session.incarnation, first_life(session.incarnation))):
             self._remember_ended(name, incarnation)  # it may still try to open one
             return None
         if session:

@@ -9,11 +9,13 @@ controller, compared there with the partition's epochs (R5), and true when it is
 2. The *maximal* ISR decides what is committed: the committed set and the additions that are proposed. A member that is
    proposed for removal counts until the removal is committed (R3, B9).
 3. One proposal at a time. Until its outcome is known it stays proposed, and the same one is sent again; a partition
-   epoch above the one it was compared with settles it.
+   epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
+   waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
-   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Whoever the controller does
-   not take (it may be dead, and holds all that it held) does not keep the others out: the next proposal is made
-   without it, and it is proposed again later, and later each time, alone.
+   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Who left must be heard anew,
+   and nobody joins who would be out again by rule 5. Whoever the controller does not take (it may be dead, and holds
+   all that it held) does not keep the others out: the next proposal is made without it, and it is proposed again
+   later, and later each time, alone.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
 """
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 
 from ...errors import ErrorCode
 from ...model import BrokerId, LeaderEpoch, Offset
-from ...transport.messages import AlterPartitionEntryReply, FollowerDescription, IsrMember
+from ...transport.messages import FollowerDescription, IsrMember
 from .events import IsrAnswered, ProposeIsr
 from .progress import Position, high_watermark
 
@@ -35,7 +37,6 @@ UNHEARD = Offset(-1)
 # one of them: it may have been committed before the next epoch began, and whoever was added may lead in that one.
 _SETTLED = frozenset(
     {
-        ErrorCode.INVALID_UPDATE_VERSION,
         ErrorCode.INELIGIBLE_REPLICA,
         ErrorCode.INVALID_REQUEST,
         ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
@@ -174,7 +175,7 @@ class InSync:
         """
         if self._proposal is not None or self._is_refused:
             return None
-        joining = self._joining(needed_offset)
+        joining = self._joining(leader_end_offset, needed_offset, now_ms)
         leaving = {
             one.broker_id
             for one in self.followers.values()
@@ -190,7 +191,7 @@ class InSync:
         self._proposal = _Proposal(self.partition_epoch, isr, members)
         return self._proposed()
 
-    def _joining(self, needed_offset: Offset) -> set[BrokerId]:
+    def _joining(self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int) -> set[BrokerId]:
         """Return who is to be added: all that were never refused; if there are none, one of the others (rule 4)."""
         ready = [
             one
@@ -199,6 +200,7 @@ class InSync:
             and one.is_heard
             and not one.looks_to_wait
             and self.held_by(one) >= needed_offset
+            and not self._is_lagging(one, leader_end_offset, now_ms)
         ]
         clean = {one.broker_id for one in ready if not one.refusals}
         return clean or {one.broker_id for one in sorted(ready, key=lambda one: one.refusals)[:1]}
@@ -215,11 +217,10 @@ class InSync:
         proposal, reply = self._proposal, answered.reply
         if proposal is None or answered.partition_epoch != proposal.partition_epoch or reply is None:
             return False  # of an earlier one; or unknown: it stays proposed
-        if reply.error and reply.error not in _SETTLED:
+        if not reply.error:
+            return reply.leader_epoch == self.epoch and self.on_committed(reply.isr, reply.partition_epoch)
+        if reply.error not in _SETTLED:
             return False
-        has_moved = self._adopt_reply(reply)
-        if self._proposal is None or reply.error in (ErrorCode.NONE, ErrorCode.INVALID_UPDATE_VERSION):
-            return has_moved
         self._proposal = None
         added = [self.followers[one] for one in proposal.members - self.isr]
         if added and reply.error == ErrorCode.INELIGIBLE_REPLICA:
@@ -230,18 +231,17 @@ class InSync:
             self._is_refused = True
         return True
 
-    def _adopt_reply(self, reply: AlterPartitionEntryReply) -> bool:
-        return reply.leader_epoch == self.epoch and self.on_committed(reply.isr, reply.partition_epoch)
-
     def on_committed(self, isr: Iterable[int], partition_epoch: int) -> bool:
         """The set as the metadata have it, at a partition epoch; False: that is known, or old."""
         if partition_epoch <= self.partition_epoch:
             return False
         self.partition_epoch = partition_epoch
-        self.isr = frozenset(BrokerId(one) for one in isr)
+        before, self.isr = self.isr, frozenset(BrokerId(one) for one in isr)
         for follower in self.followers.values():
             if follower.broker_id in self.isr:
                 follower.refusals = follower.looks_to_wait = 0
+            elif follower.broker_id in before:  # where it was then is no reason to take it back
+                follower.log_end_offset = follower.durable_offset = follower.mark_offset = UNHEARD
         if self._proposal is not None and self._proposal.partition_epoch < partition_epoch:
             self._proposal = None
         return True

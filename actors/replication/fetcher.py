@@ -7,8 +7,9 @@ Replicas say what they want (``Follow``), the rules say what goes out (``line``)
    partitions still at work on their answers waits ``OWED_MS`` at most.
 2. A line that fails in any way begins anew after ``RETRY_MS``, more slowly each time it fails again. Nobody is told:
    what is wanted stays wanted, and who leads is the controller's business.
-3. This broker's own life is said with everything. In another life all is asked anew: what is parked would never count.
-4. A leader's broker is reached where its session says, in its present life; another life, another line.
+3. A leader's broker is reached where its session says, in its present life; another life, another line. When this
+   broker's own session was lost and opened again, everything is asked anew in the new life: leaders take nobody back
+   into the in-sync set for what he said in a life that is over.
 """
 
 from __future__ import annotations
@@ -164,11 +165,11 @@ class Fetcher(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         before, self._image = self._own_incarnation(), changed.image
-        is_reborn = self._own_incarnation() != before
-        for leader_id, leader in self._leaders.items():
-            if is_reborn:  # or what is parked there would go on in the name of the life that has ended
+        if self._own_incarnation() != before:
+            for leader_id, leader in self._leaders.items():  # what was said in an earlier life counts for nothing
                 leader.line.end_session()
                 self._due.add(leader_id)
+        for leader_id, leader in self._leaders.items():
             if self._whereabouts(leader_id) != (leader.endpoint, leader.incarnation):
                 self._connect(leader_id, leader)
 
@@ -272,8 +273,8 @@ class Fetcher(LoopActor):
 
     def on_replied(self, replied: _Replied) -> None:
         leader = self._leaders.get(replied.leader)
-        if leader is None or leader.life != replied.life or leader.line.session != replied.session:
-            return
+        if leader is None or leader.life != replied.life or not leader.line.is_current(replied.session):
+            return  # above all the time-out of a request whose session is over must not end the next one
         reply = replied.reply
         if not isinstance(reply, m.FetchReply) or reply.error:
             self._rest(replied.leader, leader, reply)

@@ -85,11 +85,6 @@ class Line:
         return self._armed.pop(key, None) is not None
 
     @property
-    def session(self) -> int:
-        """The one that is open; 0: none. What belongs to another one is void."""
-        return self._session
-
-    @property
     def is_idle(self) -> bool:
         """Nobody follows that broker any more."""
         return not (self._armed or self._changed or self._owed or self._forgotten)
@@ -150,6 +145,10 @@ class Line:
         )
 
     # -- what comes back -----------------------------------------------------------------------------------
+
+    def is_current(self, session: int) -> bool:
+        """Say whether an answer to a request of that session still means anything, be it an error."""
+        return session == self._session
 
     def on_reply(self, session: int, sequence: int, reply: FetchReply) -> list[FetchEntryReply] | None:
         """Return the answers to hand to their partitions; None: of a session that is over, void."""

@@ -110,7 +110,7 @@ def test_a_mark_of_one_log_is_one_of_its_directory():
 def test_further_directories_are_made_and_given_by_their_whole_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert more_data_dirs(OsFiles(), "one", ["two"], brokers=2) == (str(tmp_path / "two"),)
+    assert more_data_dirs(OsFiles(), "one", ["two"], broker_ids=[1, 2]) == (str(tmp_path / "two"),)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["broker-1", "broker-2"]
 
 
@@ -122,4 +122,4 @@ def test_a_further_directory_that_cannot_be_used_is_refused(tmp_path, monkeypatc
     (tmp_path / "f").write_text("a file")
 
     with pytest.raises(ConfigurationError, match=said):
-        more_data_dirs(OsFiles(), "one", given, brokers=1)
+        more_data_dirs(OsFiles(), "one", given, broker_ids=[1])

@@ -306,6 +306,7 @@ class FakeCluster:
             m.CreateTopicsRequest: self._create_topics,
             m.DeleteTopicsRequest: self._delete_topics,
             m.DescribeClusterRequest: self._describe_cluster,
+            m.ElectLeadersRequest: self._elect_leaders,
         }[type(request)]
         handler(broker, inbound, reply)
 
@@ -469,6 +470,22 @@ class FakeCluster:
             self.version += 1
             results.append(m.TopicResult(name=name, error=0 if known else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
         reply(m.TopicsReply(id=inbound.message.id, version=self.version, topics=results))
+
+    def _elect_leaders(self, broker: int, inbound: Inbound, reply: Any) -> None:
+        """Every preferred leader leads already, and there is nobody else to be elected unclean."""
+        request = inbound.message
+        every = [m.ElectLeadersEntry(topic=name, partition=0) for name in sorted(self.topics)]
+        entries = []
+        for entry in every if request.partitions is None else request.partitions:
+            error = ErrorCode.ELECTION_NOT_NEEDED
+            if request.election == "unclean":
+                error = ErrorCode.ELIGIBLE_LEADERS_NOT_AVAILABLE
+            if entry.topic not in self.topics:
+                error = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            entries.append(
+                m.ElectLeadersEntryReply(topic=entry.topic, partition=entry.partition, error=error, leader=1)
+            )
+        reply(m.ElectLeadersReply(id=request.id, version=self.version, entries=entries))
 
     def _describe_cluster(self, broker: int, inbound: Inbound, reply: Any) -> None:
         reply(

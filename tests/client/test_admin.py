@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from callboard import AdminClient, ConfigurationError, ConnectionFailedError, ErrorCode, IllegalStateError, NewTopic
-from callboard.errors import CallboardTimeoutError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from callboard.errors import (
+    CallboardTimeoutError,
+    EligibleLeadersNotAvailableError,
+    IllegalArgumentError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+from callboard.model import TopicPartition
 from callboard.transport.messages import CreateTopicsRequest, DeleteTopicsRequest
 
 
@@ -74,6 +81,43 @@ def test_a_deletion_whose_answer_was_lost_counts_as_done(cluster, admin):
     cluster.add_fault(DeleteTopicsRequest, "lost connection")
 
     assert admin.delete_topics(["t"])["t"].error == 0
+
+
+@pytest.mark.parametrize("partitions", [None, [("t", 0)], {"t": [0]}, [TopicPartition("t", 0)]])
+@pytest.mark.parametrize("election", ["preferred", 0, "PREFERRED"])
+def test_an_election_that_is_not_needed_is_told_and_is_no_error(cluster, admin, election, partitions):
+    cluster.create("t")
+
+    results = admin.elect_leaders(election, partitions)
+
+    assert [(key, entry.error, entry.leader) for key, entry in results.items()] == [
+        (TopicPartition("t", 0), ErrorCode.ELECTION_NOT_NEEDED, 1)
+    ]
+
+
+def test_an_election_that_elects_nobody_is_raised_or_returned(cluster, admin):
+    cluster.create("t")
+
+    with pytest.raises(EligibleLeadersNotAvailableError, match="t-0"):
+        admin.elect_leaders("unclean", {"t": [0]})
+    assert admin.elect_leaders("unclean", {"t": [0]}, raise_errors=False)["t", 0].error == 83
+
+
+@pytest.mark.parametrize(
+    ("election", "partitions", "kind"),
+    [
+        ("dirty", None, IllegalArgumentError),
+        (2, None, IllegalArgumentError),
+        (True, None, TypeError),
+        (None, None, TypeError),
+        ("preferred", [("t", "0")], TypeError),
+        ("preferred", [(7, 0)], TypeError),
+        ("preferred", [("t",)], TypeError),
+    ],
+)
+def test_elections_that_make_no_sense_are_refused_before_anybody_is_asked(admin, election, partitions, kind):
+    with pytest.raises(kind):
+        admin.elect_leaders(election, partitions)
 
 
 def test_no_controller_is_told_in_time(cluster, admin):

@@ -6,6 +6,7 @@ from callboard.actors.controller.controller import ACTIVE, STANDBY
 from callboard.actors.metadata.client import SessionLost, SessionOpened
 from callboard.actors.metadata.documents import NO_LEADER
 from callboard.actors.runtime import Fail
+from callboard.config import BrokerSettings
 from callboard.errors import ErrorCode
 from callboard.model import PartitionKey
 from callboard.testing.metadata_cluster import ENDPOINT, MetadataCluster
@@ -407,3 +408,134 @@ def test_in_any_order_of_events_one_epoch_has_one_controller_and_all_ends_well(s
     cluster.create_topic("afterwards", 3)
     cluster.settle()
     assert {one.image.version for one in cluster.brokers.values()} == {cluster.disk.version}
+
+
+# -- in-sync sets and elections by word ---------------------------------------------------------------------
+
+
+def only(cluster):
+    ((key, partition),) = cluster.image.partitions()
+    return key, partition
+
+
+def alter_isr(cluster, isr):
+    """What the leader of the only partition asks for."""
+    key, partition = only(cluster)
+    leader = cluster.brokers[partition.leader]
+    members = [m.IsrMember(broker_id=one, incarnation=cluster.image.incarnation_of(one)) for one in isr]
+    entry = m.AlterPartitionEntry(
+        topic_id=key.topic_id,
+        partition=key.partition,
+        leader_epoch=partition.leader_epoch,
+        partition_epoch=partition.partition_epoch,
+        isr=members,
+    )
+    request = m.AlterPartitionRequest(broker_id=leader.broker_id, incarnation=leader.incarnation, entries=[entry])
+    return cluster.ask_controller(request)
+
+
+def test_another_in_sync_set_is_durable_when_it_is_answered(cluster):
+    cluster.create_topic("orders", 1, 3)
+    _, partition = only(cluster)
+    isr = [one for one in partition.replicas if one != partition.replicas[-1]]
+
+    reply = alter_isr(cluster, isr)
+
+    assert reply.version == cluster.disk.version
+    assert (reply.entries[0].error, reply.entries[0].isr, reply.entries[0].partition_epoch) == (0, isr, 1)
+    assert only(cluster)[1].isr == tuple(isr)
+
+
+def test_a_deposed_controller_commits_no_in_sync_set(cluster):  # B26, B28
+    cluster.create_topic("orders", 1, 3)
+    old, (_, partition) = cluster.active, only(cluster)
+    other = next(one for one in cluster.brokers.values() if one is not old)
+    cluster.network.drop_next(lambda message: isinstance(message, m.StoreDeltaReply), 10)
+    cluster.ask_store(m.ResignRequest(controller_epoch=1, name=old.name))
+    cluster.ask_store(m.CampaignRequest(name=other.name, incarnation=other.incarnation))
+
+    reply = alter_isr(cluster, [partition.leader])
+
+    assert reply.error == ErrorCode.NOT_CONTROLLER
+    assert only(cluster)[1].isr == partition.isr
+
+
+def moved_away(cluster):
+    """The partition's preferred leader has restarted its replica: another one leads."""
+    key, partition = only(cluster)
+    broker = cluster.brokers[partition.leader]
+    cluster.ask_controller(
+        m.ReelectRequest(
+            broker_id=broker.broker_id,
+            incarnation=broker.incarnation,
+            topic_id=key.topic_id,
+            partition=key.partition,
+            leader_epoch=partition.leader_epoch,
+        )
+    )
+    assert only(cluster)[1].leader != partition.leader
+    return partition.leader
+
+
+def test_leadership_goes_back_to_the_preferred_leader_after_a_while(cluster):
+    cluster.create_topic("orders", 1, 3)
+    preferred = moved_away(cluster)
+
+    cluster.advance(cluster.config.broker.leader_rebalance_ms + 100)
+
+    assert only(cluster)[1].leader == preferred
+    epoch = only(cluster)[1].leader_epoch
+    cluster.advance(3 * cluster.config.broker.leader_rebalance_ms)
+    assert only(cluster)[1].leader_epoch == epoch, "and stays there"
+
+
+def test_it_does_so_however_busy_the_controller_is(cluster):
+    cluster.create_topic("orders", 1, 3)
+    preferred = moved_away(cluster)
+    until_ms = cluster.clock.monotonic_ms() + cluster.config.broker.leader_rebalance_ms + 100
+    number = 0
+    while cluster.clock.monotonic_ms() < until_ms:
+        number += 1
+        value = 1_000 + number
+        change = m.TopicConfigChange(name="orders", set={"segment_ms": value})
+        cluster.command(cluster.active.broker_id, m.AlterTopicsRequest(topics=[change]))
+        cluster.advance(20)
+
+    assert only(cluster)[1].leader == preferred
+
+
+def test_by_hand_only_when_told_so():
+    cluster = MetadataCluster(settings=BrokerSettings(leader_rebalance_ms=0)).start(brokers=3)
+    cluster.create_topic("orders", 1, 3)
+    preferred = moved_away(cluster)
+    cluster.advance(60_000)
+    assert only(cluster)[1].leader != preferred
+
+    reply = cluster.ask_controller(m.ElectLeadersRequest())
+
+    assert [(entry.topic, entry.error, entry.leader) for entry in reply.entries] == [("orders", 0, preferred)]
+    assert only(cluster)[1].leader == preferred
+
+
+def test_an_unclean_election_is_logged_as_an_error(cluster, caplog):
+    cluster.create_topic("orders", 1, 3)
+    _, partition = only(cluster)
+    survivor = next(one for one in cluster.brokers if one != partition.leader)
+    members = [one for one in partition.replicas if one != survivor]
+    alter_isr(cluster, members)
+    for broker_id in members:
+        cluster.brokers[broker_id].die()
+        end_session(cluster, broker_id)
+    cluster.run_until(lambda: cluster.active is not None and cluster.active.broker_id == survivor)
+    cluster.settle()
+    assert only(cluster)[1].leader == NO_LEADER
+
+    with caplog.at_level("INFO", logger="callboard"):
+        reply = cluster.ask_controller(m.ElectLeadersRequest(election="unclean"))
+        cluster.settle()
+
+    assert (reply.entries[0].error, reply.entries[0].leader) == (0, survivor)
+    assert only(cluster)[1].isr == (survivor,)
+    (told,) = [record for record in caplog.records if "leader.elected_unclean" in record.getMessage()]
+    assert told.levelname == "ERROR"
+    assert "orders-0" in told.getMessage()

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from callboard.actors.controller import topics
 from callboard.actors.controller.commands import plan
@@ -513,3 +514,51 @@ def test_whatever_is_asked_the_picture_stays_whole(data):
                 assert set(partition.isr) <= set(partition.replicas)
                 assert partition.isr
                 assert partition.leader in (*partition.isr, -1)
+
+
+# -- replicas --------------------------------------------------------------------------------------------
+
+
+def test_each_of_three_replicas_begins_in_sync_and_two_of_them_are_the_minimum():
+    result, draft = created(wish(partitions=3, factor=3))
+
+    assert result.error == 0
+    topic = draft.image.topic(NEW)
+    assert topic.document.min_insync_replicas == 2
+    assert all(sorted(one.isr) == [1, 2, 3] and one.elr == () for one in topic.partitions.values())
+
+
+def test_a_factor_above_the_live_brokers_is_refused_in_a_line_that_says_why():
+    result, _ = created(wish(factor=4))
+
+    assert error(result) == ErrorCode.INVALID_REPLICATION_FACTOR
+    assert "replication factor 4 with 3 live brokers of 3" in result.detail
+
+
+def below_the_minimum():
+    """A partition whose ISR is below its minimum of 2, with one eligible replica outside."""
+    image = image_with(topics={"a": [[1, 2, 3]]})
+    now = replace(image.partition(PartitionKey(T0, 0)), isr=(1,), elr=(2,))
+    return with_documents(image, [(f"partition/{T0}/0", now)])
+
+
+def with_minimum(image, minimum):
+    draft = Draft(image)
+    TopicRules().alter(draft, m.TopicConfigChange(name="a", set={"min_insync_replicas": minimum}))
+    return stored(draft).partition(PartitionKey(T0, 0))
+
+
+def test_a_lower_minimum_ends_the_eligibility_of_those_that_records_are_committed_without():  # R6
+    now = with_minimum(below_the_minimum(), 1)
+
+    assert (now.isr, now.elr, now.partition_epoch) == ((1,), (), 1)
+
+
+def test_another_minimum_fences_leaders_that_still_count_by_the_old_one():  # R3, R5
+    now = with_minimum(below_the_minimum(), 3)
+
+    assert (now.elr, now.partition_epoch, now.leader_epoch) == ((2,), 1, 0)
+
+
+def test_the_same_minimum_again_changes_no_partition():
+    assert with_minimum(below_the_minimum(), 2).partition_epoch == 0

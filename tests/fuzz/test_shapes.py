@@ -5,7 +5,7 @@ import struct
 
 import google_crc32c
 import msgspec
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from callboard.errors import CallboardError
@@ -54,6 +54,7 @@ def test_any_bytes(data):
         refused_or_done(compression.expand, number, data, 500)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # it measures the machine, which others share
 @given(tag=st.sampled_from(TAGS), fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
 def test_any_values_in_the_fields_of_a_message(tag, fields):
     header = msgspec.json.encode({"t": tag, **fields})
@@ -62,7 +63,7 @@ def test_any_values_in_the_fields_of_a_message(tag, fields):
         refused_or_done(codec.decode_request, decoder, header)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     front=st.tuples(
         st.integers(0, 7), INT32, INT64, INT64, INT64, st.integers(-(1 << 15), (1 << 15) - 1), INT32, INT32

@@ -124,6 +124,28 @@ def test_without_a_document_the_session_waits_for_one(cluster):
     assert not heard.all_of(SessionLost)
 
 
+@pytest.mark.parametrize("wanted", ["", "ours", "another"])
+def test_whoever_answers_for_another_cluster_is_not_listened_to(cluster, wanted):
+    cluster_id = cluster.image.cluster_id if wanted == "ours" else wanted
+    context = cluster.context("broker-9")
+    heard = probe(context)
+    MetadataClient.start(
+        context,
+        "broker-9/metadata",
+        endpoint=ENDPOINT,
+        session_name="broker-9",
+        incarnation="i9",
+        document={"kind": "broker", "broker_id": 9, "endpoints": ["tcp://x:9"]},
+        settings=BrokerSettings(),
+        cluster_id=cluster_id,
+        subscribers=[heard.actor_ref],
+    )
+    cluster.advance(5_000)
+
+    assert bool(heard.all_of(MetadataChanged)) == (wanted != "another")
+    assert ("broker-9" in cluster.image.sessions) == (wanted != "another")
+
+
 def test_a_lost_session_is_said_once_and_another_life_begins(cluster, broker):
     cluster.ask_store(m.EndSessionRequest(name=broker.name))
     cluster.advance(2_000)

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from callboard.actors.metadata.sessions import SESSIONS_MAX, Kept, Opened, Refused, Sessions
+from callboard.actors.metadata.sessions import SESSIONS_MAX, Kept, Opened, Refused, Sessions, first_life, later_life
 from callboard.errors import ErrorCode
 
 T = 1_500
@@ -89,6 +89,21 @@ def test_ending_another_incarnation_ends_nothing():
 
     assert sessions.end("broker-1", "older") is None
     assert sessions.is_open("broker-1", "a")
+
+
+def test_the_death_of_a_process_ends_the_session_of_whichever_life_it_was_in():
+    sessions = Sessions()
+    opened(sessions)
+    sessions.end("broker-1")
+    opened(sessions, incarnation=later_life("a", 1))
+    assert first_life(later_life("a", 1)) == first_life("a") == "a"
+
+    assert sessions.end("broker-1", "b") is None
+    ended = sessions.end("broker-1", "a")
+
+    assert ended is not None
+    assert ended.incarnation == later_life("a", 1)
+    assert isinstance(opened(sessions, incarnation=later_life("a", 1)), Refused)
 
 
 def test_ending_whichever_incarnation_it_is():

@@ -69,12 +69,12 @@ def all_served(log):
     return sorted(records.items())
 
 
-def flips(step, mask, *, is_index_there):
+def flips(step, mask, *, is_index_there, of_each=1 << 30):
     pristine = SimDisk()
     written = a_closed_log(pristine)
     found = 0
     for path, begin, end, base, next_offset in batches_of(pristine):
-        for position in range(begin, end, step):
+        for position in range(begin, min(end, begin + of_each), step):
             disk = pristine.kill()
             disk.corrupt(path, position, mask)
             if not is_index_there:
@@ -105,6 +105,11 @@ def test_flips_in_every_part_of_a_batch_are_found_and_never_served():
 
 def test_flips_are_found_without_an_index_too():
     assert flips(23, 0x01, is_index_there=False) > 80
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80])
+def test_base_offset_and_leader_epoch_lie_outside_of_the_checksum_and_are_judged_by_what_is_around(mask):
+    assert flips(1, mask, is_index_there=True, of_each=16) == 16 * BATCHES
 
 
 @pytest.mark.long

@@ -337,6 +337,18 @@ def test_a_forked_child_is_told_so_and_leaves_the_parent_alone():
         assert it.ask(connection, messages.MetadataRequest())[0].detail == "MetadataRequest"
 
 
+def test_a_large_frame_of_a_reply_is_a_view_that_reads_as_bytes_and_outlives_the_connection():
+    with rig() as it:
+        server, _ = it.serve_echo()
+        connection, _ = it.ready(server.endpoints[0])
+        large = bytes(range(256)) * 4_096
+
+        _, (small, view) = it.ask(connection, produce(), [b"small", large])
+
+    assert (type(small), type(view)) == (bytes, memoryview)
+    assert (len(view), view, bytes(view[300:600])) == (len(large), large, large[300:600])
+
+
 def test_an_expired_request_does_not_reach_the_handler():
     with rig() as it:
         server, seen = it.serve_echo()

@@ -1,0 +1,267 @@
+"""Several hosts in one cluster, with a proxy between them whose links are cut and healed."""
+
+import os
+import signal
+import time
+
+import orjson
+import pytest
+
+from callboard import AdminClient, Consumer, Producer
+from callboard.testing.hosts import joined_hosts
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def hosts():
+    with joined_hosts({"a": 2, "b": 2}) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def admin(hosts):
+    with AdminClient(bootstrap_servers=hosts["a"].running.bootstrap_servers) as admin:
+        yield admin
+
+
+def wait_for(condition, what):
+    until = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < until, what
+        time.sleep(0.02)
+    return value
+
+
+def live(admin):
+    return {broker.id for broker in admin.describe_cluster().brokers}
+
+
+def leader(admin, topic, partition=0):
+    (described,) = admin.describe_topics([topic])
+    return described.partitions[partition].leader
+
+
+def placed(admin, topic, *replicas):
+    admin.create_topics({topic: {"assignments": {number: list(each) for number, each in enumerate(replicas)}}})
+    return topic
+
+
+def read_all(servers, topic, count):
+    with Consumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest") as consumer:
+        found, until = [], time.monotonic() + DEADLINE_S
+        while len(found) < count and time.monotonic() < until:
+            for records in consumer.poll(timeout_ms=500).values():
+                found += [(record.offset, record.value) for record in records]
+        for records in consumer.poll(timeout_ms=100).values():
+            found += [(record.offset, record.value) for record in records]
+    return found
+
+
+def test_brokers_of_all_hosts_are_one_cluster(hosts, admin, run):
+    assert (hosts["a"].broker_ids, hosts["b"].broker_ids) == ([1, 2], [3, 4])
+    assert live(admin) == {1, 2, 3, 4}
+    assert {host.name for host in admin.describe_cluster().hosts} == {"a", "b"}
+    assert {line.address for line in admin.describe_tree().children} == {"a", "b"}
+    names = [process.name for process in admin.describe_processes()]
+    assert sorted(names) == ["a", "b", "broker-1", "broker-2", "broker-3", "broker-4", "metadata"]
+
+    described = run(["cluster", "describe", "--json", "-b", hosts["b"].running.bootstrap_servers[0]])
+    processes = {process["name"]: process for process in orjson.loads(described.stdout)["processes"]}
+    assert f"tcp://127.0.0.1:{hosts['b'].links['metadata'].port}" not in processes["metadata"]["endpoints"]
+    assert hosts["a"].running.ready()["join"] in processes["metadata"]["endpoints"]
+
+
+def test_records_go_to_brokers_of_either_host_and_through_the_advertised_addresses(hosts, admin):
+    topic = placed(admin, "t", [1], [3])
+    before = [hosts[name].links["clients-0"].passed[0] for name in "ab"]
+
+    with Producer(bootstrap_servers=hosts["b"].running.bootstrap_servers) as producer:
+        for partition in (0, 1):
+            producer.send(topic, b"x" * 1_000, partition=partition).get(timeout=DEADLINE_S)
+
+    assert len(read_all(hosts["a"].running.bootstrap_servers, topic, 2)) == 2
+    for name, passed in zip("ab", before, strict=True):
+        assert hosts[name].links["clients-0"].passed[0] > passed + 1_000
+
+
+def test_the_leaders_of_a_new_topic_are_spread_over_hosts(hosts, admin):
+    admin.create_topics({"spread": {"num_partitions": 8}})
+
+    (topic,) = admin.describe_topics(["spread"])
+
+    assert sorted(partition.leader for partition in topic.partitions) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_the_death_of_a_joined_broker_is_reported_by_its_host_at_once(hosts, admin):
+    pid = hosts["b"].running.broker_pid(3)
+    log = hosts["a"].running.data_dir / "log" / "metadata.log"
+
+    hosts["b"].running.kill_broker(3)
+    hosts["b"].running.wait_for_new_pid(3, pid)
+
+    assert "session.ended name=broker-3" in log.read_text()
+    assert 'reason="its process was ended by SIGKILL"' in log.read_text()
+    wait_for(lambda: live(admin) == {1, 2, 3, 4}, "broker 3 to be back")
+
+
+def test_a_host_that_was_cut_off_comes_back_by_itself_and_loses_nothing(hosts, admin):
+    topic = placed(admin, "t", [3], [1])
+    servers = hosts["a"].running.bootstrap_servers + hosts["b"].running.bootstrap_servers
+    with Producer(bootstrap_servers=servers, linger_ms=0) as producer:
+        producer.send(topic, b"before", partition=0).get(timeout=DEADLINE_S)
+        epoch = admin.describe_topics([topic])[0].partitions[0].leader_epoch
+
+        hosts["b"].cut()
+        begin = time.monotonic()
+        wait_for(lambda: live(admin) == {1, 2}, "the sessions of host b to end")
+        assert time.monotonic() - begin > 1.0  # by silence, not by a report
+        wait_for(lambda: leader(admin, topic) == -1, "partition 0 to be without leader")
+
+        waiting = producer.send(topic, b"during", partition=0)
+        producer.send(topic, b"elsewhere", partition=1).get(timeout=DEADLINE_S)
+        assert not waiting.is_done
+
+        hosts["b"].heal()
+        waiting.get(timeout=DEADLINE_S)
+
+    wait_for(lambda: live(admin) == {1, 2, 3, 4}, "host b to be back")
+    wait_for(lambda: {host.name for host in admin.describe_cluster().hosts} == {"a", "b"}, "its host session too")
+    assert admin.describe_topics([topic])[0].partitions[0].leader_epoch > epoch
+    assert sorted(read_all(servers, topic, 3)) == [(0, b"before"), (0, b"elsewhere"), (1, b"during")]
+
+
+def test_a_death_after_a_cut_is_reported_at_once_too(hosts, admin):
+    """The brokers have other incarnations then than those that their host started."""
+    hosts["b"].links["metadata"].cut()
+    wait_for(lambda: live(admin) == {1, 2}, "the sessions of host b to end")
+    hosts["b"].links["metadata"].heal()
+    wait_for(lambda: live(admin) == {1, 2, 3, 4}, "host b to be back")
+    log = hosts["a"].running.data_dir / "log" / "metadata.log"
+    ended = log.read_text().count("session.ended name=broker-4")
+    pid = hosts["b"].running.broker_pid(4)
+
+    os.kill(pid, signal.SIGKILL)
+    hosts["b"].running.wait_for_new_pid(4, pid)
+    wait_for(lambda: log.read_text().count("session.ended name=broker-4") > ended, "the end of its session")
+
+    last = [line for line in log.read_text().splitlines() if "session.ended name=broker-4" in line][-1]
+    assert "SIGKILL" in last
+
+
+def test_a_flapping_line_to_the_metadata_process_ends_well(hosts, admin):
+    topic = placed(admin, "t", [3])
+    servers = hosts["b"].running.bootstrap_servers
+    with Producer(bootstrap_servers=servers, linger_ms=0) as producer:
+        flapping = hosts["b"].links["metadata"].flap(4, down_ms=700, up_ms=300)
+        sent = 0
+        while not flapping.done():
+            producer.send(topic, b"%d" % sent, partition=0).get(timeout=DEADLINE_S)
+            sent += 1
+        producer.send(topic, b"%d" % sent, partition=0).get(timeout=DEADLINE_S)
+
+    assert read_all(servers, topic, sent + 1) == [(number, b"%d" % number) for number in range(sent + 1)]
+
+
+def test_while_the_first_host_is_down_stable_partitions_of_the_others_are_served(hosts, admin):
+    topic = placed(admin, "t", [3])
+    servers = hosts["b"].running.bootstrap_servers
+    with Producer(bootstrap_servers=servers, linger_ms=0) as producer:
+        producer.send(topic, b"before", partition=0).get(timeout=DEADLINE_S)
+
+        hosts["a"].running.stop()
+        producer.send(topic, b"meanwhile", partition=0).get(timeout=DEADLINE_S)
+        assert read_all(servers, topic, 2) == [(0, b"before"), (1, b"meanwhile")]
+
+        hosts["a"].running.start()
+        wait_for(lambda: live(admin) == {1, 2, 3, 4}, "all brokers to be back")
+        producer.send(topic, b"after", partition=0).get(timeout=DEADLINE_S)
+
+    assert read_all(servers, topic, 3) == [(0, b"before"), (1, b"meanwhile"), (2, b"after")]
+
+
+def test_a_host_that_was_stopped_comes_back_with_its_ids_and_its_records(hosts, admin):
+    topic = placed(admin, "t", [4])
+    with Producer(bootstrap_servers=hosts["a"].running.bootstrap_servers) as producer:
+        producer.send(topic, b"kept", partition=0).get(timeout=DEADLINE_S)
+
+    assert hosts["b"].running.stop() == 0
+    hosts["b"].running.start()
+
+    assert hosts["b"].broker_ids == [3, 4]
+    assert read_all(hosts["a"].running.bootstrap_servers, topic, 1) == [(0, b"kept")]
+
+
+def test_replicas_go_to_different_hosts_and_leaders_everywhere():
+    with joined_hosts({"a": 1, "b": 2, "c": 1}) as hosts:
+        host_of = {number: name for name, host in hosts.items() for number in host.broker_ids}
+        with AdminClient(bootstrap_servers=hosts["c"].running.bootstrap_servers) as admin:
+            admin.create_topics({"spread": {"num_partitions": 8, "replication_factor": 3}})
+            (topic,) = admin.describe_topics(["spread"])
+
+    for partition in topic.partitions:
+        assert {host_of[number] for number in partition.replicas} == {"a", "b", "c"}
+    assert sorted(partition.replicas[0] for partition in topic.partitions) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_after(hosts, admin):
+    topic = placed(admin, "t", [3, 1], [1, 3])  # nothing is ever written to the second one
+    servers = hosts["a"].running.bootstrap_servers + hosts["b"].running.bootstrap_servers
+
+    def partition(number=0):
+        return admin.describe_topics([topic])[0].partitions[number]
+
+    with Producer(bootstrap_servers=servers, linger_ms=0, acks="all") as producer:
+        for number in range(10):
+            producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
+        wait_for(lambda: sorted(partition().isr) == [1, 3], "both in sync")
+
+        for host in hosts.values():  # what b's brokers fetch from a's passes a's links
+            for name, link in host.links.items():
+                if host.name == "b" or name.startswith("peers-"):
+                    link.cut()
+        wait_for(lambda: partition().leader == 1, "broker 1 to lead")
+        for number in range(10, 20):
+            producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
+        assert partition(0).isr == partition(1).isr == [1]
+
+        for host in hosts.values():
+            host.heal()
+        wait_for(lambda: sorted(partition().isr) == [1, 3], "broker 3 to be in sync again")
+        wait_for(lambda: sorted(partition(1).isr) == [1, 3], "broker 3 to be in sync again where nothing is written")
+        for number in range(20, 30):
+            producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
+
+    assert read_all(servers, topic, 30) == [(number, b"%d" % number) for number in range(30)]
+
+
+def test_a_leader_that_is_cut_off_acknowledges_nothing_that_needs_the_others(hosts, admin):
+    topic = placed(admin, "t", [3, 1])
+
+    def partition():
+        return admin.describe_topics([topic])[0].partitions[0]
+
+    here, there = hosts["a"].running.bootstrap_servers, hosts["b"].running.bootstrap_servers
+    with Producer(bootstrap_servers=there, linger_ms=0, acks="all") as producer:
+        producer.send(topic, b"before", partition=0).get(timeout=DEADLINE_S)
+        wait_for(lambda: sorted(partition().isr) == [1, 3], "both in sync")
+
+        for host in hosts.values():  # whoever is on b's side still reaches b's brokers
+            for name, link in host.links.items():
+                if name.startswith("peers-") or (host.name == "b" and name == "metadata"):
+                    link.cut()
+        deposed = producer.send(topic, b"to the deposed leader", partition=0)
+        wait_for(lambda: partition().leader == 1, "broker 1 to lead")
+        with Producer(bootstrap_servers=here[:1], linger_ms=0, acks="all") as other:
+            other.send(topic, b"to the new leader", partition=0).get(timeout=DEADLINE_S)
+        assert not deposed.is_done
+
+        for host in hosts.values():
+            host.heal()
+        assert deposed.get(timeout=DEADLINE_S).offset == 2
+    wait_for(lambda: sorted(partition().isr) == [1, 3], "broker 3 to be in sync again")
+
+    expected = [(0, b"before"), (1, b"to the new leader"), (2, b"to the deposed leader")]
+    assert read_all(here, topic, 3) == expected
