@@ -140,8 +140,9 @@ class PartitionSequence:
         batch.last_error = error
         if isinstance(error, OutOfOrderSequenceNumberError):
             return self._on_out_of_order(batch)
-        if isinstance(error, UnknownProducerIdError) and not batch.is_unknown:
-            self.must_bump = True  # the leader has forgotten us, after a long silence: nothing of this batch is there
+        if isinstance(error, UnknownProducerIdError):
+            batch.is_unknown = False  # the leader has forgotten us, after a long silence: nothing of this batch is there
+            self.must_bump = True
             return Verdict.RETRY
         if error.outcome_unknown:
             batch.is_unknown = True
