@@ -85,6 +85,7 @@ class Cluster:
         self._connections: dict[int, Connection] = {}
         self._states: dict[str, ConnectionState] = {}  # the last of each endpoint that was tried
         self._doubted_until_ms: dict[Connection, int] = {}
+        self._lost: set[int] = set()  # brokers whose connection ended, or could not be made, and is not ready since
         self._waiting: list[_Ask] = []
         self._is_closed = False
         self._alarm: Timer | None = None
@@ -255,8 +256,8 @@ class Cluster:
             self._policy.on_answer(now, is_news=is_taken and reply.version > before)
             if is_taken:
                 self._follow_brokers()
-            else:
-                self._policy.want(now)  # that broker lags: ask another
+            if not is_taken or any(self.metadata.leads(broker_id) for broker_id in self._lost):
+                self._policy.want(now)  # that broker lags: ask another; or the election is not over yet
         self._listener.on_metadata()
         self._schedule_refresh()
 
@@ -266,6 +267,7 @@ class Cluster:
             broker = self.metadata.brokers.get(broker_id)
             if broker is None or (not connection.is_ready and connection.endpoint not in broker.endpoints):
                 del self._connections[broker_id]
+                self._lost.discard(broker_id)
                 connection.close()
                 self._listener.on_disconnected(broker_id)
         if self.metadata.brokers and self._seed_connections:
@@ -285,11 +287,13 @@ class Cluster:
     def _on_broker_state(self, broker_id: int, state: ConnectionState) -> None:
         self._note(state)
         if state.is_ready:
+            self._lost.discard(broker_id)
             self._on_contact()
             self._listener.on_connected(broker_id)
             return
         if self._is_closed:
             return
+        self._lost.add(broker_id)
         self._listener.on_disconnected(broker_id)
         if self._policy.answered_ms >= 0:  # leadership may have moved, or the broker to another endpoint
             if state.stage is Stage.LOST:

@@ -107,6 +107,10 @@ class Metadata:
         """Return who leads; ``broker_id`` -1: nobody just now. None: no such partition is known."""
         return self._leaders.get((topic, partition))
 
+    def leads(self, broker_id: int) -> bool:
+        """Say whether a broker leads any of the partitions that are known."""
+        return any(leader.broker_id == broker_id for leader in self._leaders.values())
+
     def is_gone(self, topic: str, now_ms: int) -> bool:
         """Say whether the topic does not exist, as far as anybody should believe it."""
         since = self.unknown_since_ms.get(topic)
