@@ -36,7 +36,7 @@ from .workload import Load, Reader, Watch, read_everything, verdict
 
 How = Literal["kill", "pause", "all"]
 
-TOPIC = "failover"
+TOPIC, FILLING = "failover", "filling"
 WHOLE_S = 60.0  # for the cluster to be whole again
 WRITABLE_S = 60.0  # for all partitions to take records again
 FILL_BYTES = 64 << 10  # of one record when the logs are filled
@@ -112,13 +112,17 @@ class _Measurement:
         with AdminClient(bootstrap_servers=self._servers) as admin:
             replicas = min(3, plan.brokers)
             topic = {"num_partitions": plan.partitions, "replication_factor": replicas}
-            admin.create_topics({TOPIC: topic, "filling": topic})
-            self._fill(plan.fill_bytes)
+            admin.create_topics({TOPIC: topic})
+            if plan.fill_bytes:
+                admin.create_topics({FILLING: topic})
+                self._fill(plan.fill_bytes)
             load = Load(self._servers, TOPIC, partitions=plan.partitions, rate=plan.rate)
             reader = Reader(self._servers, TOPIC, partitions=plan.partitions)
             try:
                 for number in range(plan.kills):
                     partitions = self._make_whole(admin)
+                    if not load.watch(range(plan.partitions)).is_complete.wait(WHOLE_S):
+                        raise CallboardError(f"not every partition took records within {WHOLE_S:.0f} s")
                     time.sleep(self._rng.uniform(*SETTLE_S))
                     measured.failovers.append(self._strike(admin, load, partitions, number))
                 self._make_whole(admin)
@@ -132,11 +136,9 @@ class _Measurement:
 
     def _fill(self, total: int) -> None:
         """Put so many bytes into the cluster's logs, beside the topic that is measured."""
-        if not total:
-            return
         load = Load(
             self._servers,
-            "filling",
+            FILLING,
             partitions=self._plan.partitions,
             rate=4_000,
             record_bytes=FILL_BYTES,
