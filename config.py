@@ -76,13 +76,14 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     producer_expiry_ms: Milliseconds = 24 * 3_600_000
     retention_check_ms: Milliseconds = 60_000
     storage_check_ms: Milliseconds = 1_000
+    storage_slow_ms: Milliseconds = 1_000  # a sync that takes longer: leadership moves to others that are in sync
     storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records
     replica_lag_ms: Milliseconds = 3_000  # a follower that has not caught up for so long leaves the in-sync set
     replica_fetch_wait_ms: Milliseconds = 1_000  # how long a leader parks a follower's fetch
     replica_fetch_bytes: Positive = 8 * MIB  # of one reply to a follower
     leader_rebalance_ms: Annotated[int, Meta(ge=0)] = 10_000  # between looks for preferred leaders; 0: by hand only
     default_partitions: Positive = 1
-    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 1  # this version keeps one replica, refuses more
+    default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3  # or as many as there are brokers
     auto_create_topics: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +111,7 @@ class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     join: str = ""  # tcp://HOST:PORT of another host's metadata process; "": this host has its own
     host_name: str = ""  # "": "host" for the first one, the machine's name for one that joins
     first_broker_id: Annotated[int, Meta(ge=0, le=INT32_MAX)] = 0  # of a host that joins; 0: the cluster's next
+    experiments: bool = False  # allow pauses, hangs, cut links and the like, on request of whoever reaches a port
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     topic: TopicConfig = msgspec.field(default_factory=TopicConfig)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)

@@ -327,7 +327,7 @@ class Broker(LoopActor):
     # -- epochs that are missing -----------------------------------------------------------------------
 
     def on_new_epoch_needed(self, needed: NewEpochNeeded) -> None:
-        self._ask_for_election(needed.key, needed.leader_epoch, is_offline=False, reason="its actor was restarted")
+        self._ask_for_election(needed.key, needed.leader_epoch, is_offline=False, reason=needed.why)
 
     def on_gave_up(self, gave_up: GaveUp) -> None:
         """A replica is past its restart limit: it is offline on this broker, its leadership moves."""

@@ -19,8 +19,10 @@ from ..transport.loop import Clock, Loop
 
 if TYPE_CHECKING:
     from ..storage.files import Files
+    from ..transport.faults import Faults
     from ..transport.seam import Transport
     from .runtime import LoopRef
+    from .timeline import Timeline
     from .turns import Turns
 
 T = TypeVar("T")
@@ -88,6 +90,8 @@ class Context:
     pool: Pool
     directory: Directory = field(default_factory=Directory)
     boot: str = ""  # of the machine: another after each boot; empty: the system does not tell
+    timeline: Timeline | None = None  # what happened here; None: nobody keeps it
+    faults: Faults | None = None  # of the transport's connections; None: experiments are refused here
     turns: Turns | None = None  # None: each drain is a callback of the loop, which the simulation orders by its seed
 
     def run_turns(self) -> None:

@@ -7,7 +7,9 @@ Rules of this file:
 2. The host answers for its processes: their trees are asked for and grafted below it, kills are passed on. A
    process that does not answer in time is shown without what is below it.
 3. The ready file says what is so now: written when the cluster first serves, rewritten when a process comes back.
-4. Before the cluster has served for the first time, what no restart can help (configuration) ends the host.
+4. What its processes tell of what happens to them is kept here, too, as it comes: so the timeline knows of a
+   process that was killed since. Experiments on a whole process are the host's: it can stop it, and let it go on.
+5. Before the cluster has served for the first time, what no restart can help (configuration) ends the host.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from ..transport.seam import Connection, Inbound, Server, ServerIdentity
 from .advertising import advertised, for_desk
 from .context import Context
 from .datadir import HostError
+from .experiments import NOT_ALLOWED, problem_with
+from .experiments import refusal as experiment_refused
 from .inspect import ACTOR_WAYS, PROCESS_WAYS, describe, kill, refusal
-from .lifecycle import PROCESS_ADDRESS, KillProcess
+from .lifecycle import PROCESS_ADDRESS, KillProcess, PauseProcess
 from .log import event
 from .metadata.client import Reopen
 from .processes import ProcessLost, ProcessPlan, ProcessReady, exit_text
@@ -43,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_MS = 1_000  # between two looks whether the data directory is there
 ASK_MS = 1_000  # a process's answer about itself; one that is stuck must not hide the others
+FOLLOW_MS = 20_000  # how long a process may wait for something to tell
+FOLLOW_RETRY_MS = 250
+DOWN_MS_MAX = 3_600_000  # a process is kept down by a kill no longer than that
 
 
 @dataclass
@@ -61,6 +68,8 @@ class Roster:
     config: ClusterConfig = field(default_factory=ClusterConfig)
     data_dirs: tuple[str, ...] = ()  # further ones, for logs
     is_data_there: Callable[[], bool] = lambda: True  # whether data_dir still is the directory that was opened
+    has_experiments: bool = False  # are allowed
+    heard: dict[str, dict[str, int]] = field(default_factory=dict)  # by process: ring -> last event; by the desk
     document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
     has_served: bool = False  # written by the desk
     told_pids: dict[str, int] = field(default_factory=dict)  # by process: what the desk has last announced
@@ -89,6 +98,19 @@ class _TreeAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class _EventsTold:
+    process: str
+    connection: Connection
+    reply: m.Reply | CallboardError
+
+
+@dataclass(frozen=True, slots=True)
+class _FollowAgain:
+    process: str
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
 class _Measured:
     inbound: Inbound
     disks: Mapping[str, tuple[int, int]]  # process -> (used, free)
@@ -111,6 +133,8 @@ class Desk(LoopActor):
         _TreeAnswered: "on_tree_answered",
         _Measured: "on_measured",
         _Look: "on_look",
+        _EventsTold: "on_events_told",
+        _FollowAgain: "on_follow_again",
         ProcessReady: "on_process_ready",
         ProcessLost: "on_process_lost",
         GaveUp: "on_gave_up",
@@ -268,6 +292,10 @@ class Desk(LoopActor):
                     self._describe_tree(inbound)
                 case m.KillRequest():
                     self._kill(inbound, inbound.message)
+                case m.ExperimentRequest():
+                    self._experiment(inbound, inbound.message)
+                case m.EventsRequest():
+                    self._tell_events(inbound, inbound.message)
                 case m.DescribeProcessesRequest():
                     self._describe_processes(inbound)
                 case other:
@@ -311,12 +339,17 @@ class Desk(LoopActor):
         children = [_prefixed(child, self._roster.name) for child in below.children]
         return msgspec.structs.replace(line, strategy=below.strategy, children=children)
 
+    def _plan_at(self, address: str) -> tuple[ProcessPlan | None, list[str]]:
+        """Return the process that an address names, and the address's steps without the host's name before it."""
+        steps = address.strip("/").split("/")
+        if steps[0] == self._roster.name:
+            steps = steps[1:]
+        return (self._roster.plans.get(steps[0]) if steps else None), steps
+
     def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
         """Kill an actor of this host, a process, or pass the request on to the process that the address names."""
-        roster, steps = self._roster, request.address.strip("/").split("/")
-        if steps[0] == roster.name:
-            steps = steps[1:]
-        plan = roster.plans.get(steps[0]) if steps else None
+        roster = self._roster
+        plan, steps = self._plan_at(request.address)
         if plan is None:
             address = "/".join((roster.name, *steps))
             reply = kill(self.context.directory, address, request.how)
@@ -324,25 +357,54 @@ class Desk(LoopActor):
                 reply = msgspec.structs.replace(reply, detail=f"nothing lives at {shown(request.address)}{near}")
             self._reply(inbound, reply)
         elif len(steps) == 1 and request.how not in ACTOR_WAYS:
-            self._reply(inbound, self._kill_process(plan, request.how or PROCESS_WAYS[0]))
+            self._reply(inbound, self._kill_process(plan, request.how or PROCESS_WAYS[0], request.for_ms))
         else:
-            self._pass_on(inbound, plan, "/".join(steps), request.how)
+            self._pass_on(inbound, plan, msgspec.structs.replace(request, address="/".join(steps)))
 
-    def _kill_process(self, plan: ProcessPlan, how: str) -> m.KillReply:
+    def _kill_process(self, plan: ProcessPlan, how: str, for_ms: int) -> m.KillReply:
         address = f"{self._roster.name}/{plan.name}"
         if how not in PROCESS_WAYS:
             return refusal(
                 address, f"a process is killed by {', '.join(PROCESS_WAYS + ACTOR_WAYS)}, not by {shown(how)}"
             )
+        if not 0 <= for_ms <= DOWN_MS_MAX:
+            return refusal(address, f"it can be kept down for up to an hour, not for {for_ms:,} ms")
+        if for_ms and not self._roster.has_experiments:
+            return refusal(address, NOT_ALLOWED)
         actor = self.context.directory.find(address)
-        if actor is None or not plan.pid or not actor.post(KillProcess(how)):
+        if actor is None or not plan.pid or not actor.post(KillProcess(how, for_ms)):
             return refusal(address, "it does not run just now")
         return m.KillReply(address=address, what=f"process {plan.pid}: {how}")
 
-    def _pass_on(self, inbound: Inbound, plan: ProcessPlan, address: str, how: str) -> None:
+    def _experiment(self, inbound: Inbound, request: m.ExperimentRequest) -> None:
+        """Pause a process, or let it go on; everything else is done by the process itself."""
+        plan, steps = self._plan_at(request.address)
+        problem = problem_with(request) if self._roster.has_experiments else NOT_ALLOWED
+        if not problem and plan is None:
+            near = nearest("/".join(steps), list(self._roster.plans))
+            detail = f"no process for experiments at {shown(request.address)}{near}"
+            self._reply(inbound, m.ExperimentReply(error=ErrorCode.UNKNOWN_ADDRESS, detail=detail))
+        elif problem or plan is None:
+            self._reply(inbound, experiment_refused(request, problem))
+        elif len(steps) == 1 and request.what in ("pause", "end"):
+            self._pause_process(inbound, plan, request)
+        else:
+            self._pass_on(inbound, plan, msgspec.structs.replace(request, address="/".join(steps)))
+
+    def _pause_process(self, inbound: Inbound, plan: ProcessPlan, request: m.ExperimentRequest) -> None:
+        address = f"{self._roster.name}/{plan.name}"
+        actor, is_pause = self.context.directory.find(address), request.what == "pause"
+        if actor is None or not plan.pid or not actor.post(PauseProcess(request.for_ms if is_pause else 0)):
+            self._reply(inbound, experiment_refused(request, f"{address} does not run just now"))
+        elif is_pause:
+            self._reply(inbound, m.ExperimentReply(address=address, what=request.what, count=1))
+        else:
+            self._pass_on(inbound, plan, msgspec.structs.replace(request, address=plan.name))
+
+    def _pass_on(self, inbound: Inbound, plan: ProcessPlan, request: m.Request) -> None:
         connection = self._connections.get(plan.name)
         if connection is None:
-            self._reply(inbound, refusal(address, "its process does not serve just now"))
+            self._reply(inbound, refusal(plan.name, "its process does not serve just now"))
             return
 
         def on_reply(reply: m.Reply | CallboardError, _payload: list[bytes]) -> None:
@@ -351,7 +413,46 @@ class Desk(LoopActor):
             else:
                 self._reply(inbound, m.ErrorReply(error=ErrorCode.REQUEST_TIMED_OUT, detail=f"{plan.name}: {reply}"))
 
-        connection.request(m.KillRequest(address=address, how=how), on_reply, timeout_ms=ASK_MS)
+        connection.request(request, on_reply, timeout_ms=ASK_MS)
+
+    # -- events ---------------------------------------------------------------------------------------
+
+    def _tell_events(self, inbound: Inbound, request: m.EventsRequest) -> None:
+        timeline = self.context.timeline
+        if timeline is None:
+            self._reply(inbound, m.EventsReply())
+        else:
+            timeline.answer(request, lambda reply: self._reply(inbound, reply))
+
+    def _follow(self, process: str) -> None:
+        """Ask a process for what it has not told yet; it answers when there is something."""
+        connection = self._connections.get(process)
+        if connection is None or self.context.timeline is None:
+            return
+        request = m.EventsRequest(after=self._roster.heard.get(process, {}), max_wait_ms=FOLLOW_MS)
+        connection.request(
+            request,
+            lambda reply, _payload: self.tell_self(_EventsTold(process, connection, reply)),
+            timeout_ms=FOLLOW_MS + ASK_MS,
+        )
+
+    def on_events_told(self, message: _EventsTold) -> None:
+        process, reply, timeline = message.process, message.reply, self.context.timeline
+        is_current = message.connection is self._connections.get(process)
+        if timeline is not None and isinstance(reply, m.EventsReply) and reply.ring:
+            self._roster.heard[process] = {reply.ring: reply.last}
+            if reply.missed:
+                event(logger, "process.events_missed", logging.WARNING, name=process, events=reply.missed)
+            if reply.events:
+                timeline.extend(reply.events)
+            if is_current:
+                self._follow(process)
+        elif is_current and isinstance(reply, CallboardError):
+            self.set_timer(FOLLOW_RETRY_MS, _FollowAgain(process, message.connection))
+
+    def on_follow_again(self, message: _FollowAgain) -> None:
+        if message.connection is self._connections.get(message.process):
+            self._follow(message.process)
 
     def _describe_processes(self, inbound: Inbound) -> None:
         """Answer with psutil's numbers; the sizes of directories come from the pool, they may be large."""
@@ -406,6 +507,7 @@ class Desk(LoopActor):
                 client_id=self._roster.name,
                 on_state=lambda _: None,
             )
+            self._follow(plan.name)
 
     def _reply(self, inbound: Inbound, reply: m.Reply) -> None:
         if self._server is not None:

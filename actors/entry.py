@@ -35,6 +35,7 @@ from ..storage.files import OsFiles
 from ..transport import messages
 from ..transport.addresses import boot_identity
 from ..transport.endpoint import ZmqTransport
+from ..transport.faults import Faults
 from ..transport.loop import Loop, SystemClock
 from ..transport.seam import Server, Transport
 from .context import Context, ThreadPool
@@ -43,10 +44,12 @@ from .log import error_text, event
 from .memory import watch_memory
 from .root import Root, StopProcess
 from .specs import ChildSpec
+from .timeline import Timeline, TimelineHandler
 from .turns import Turns
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = __package__.partition(".")[0]
 BRANCH = f"{__package__}.tree:branch_for"
 EXIT_GAVE_UP = 70  # EX_SOFTWARE
 EXIT_MEMORY = 72
@@ -90,8 +93,10 @@ class _Process:
         self.loop = new_loop()
         turns = Turns(self.loop)
         self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name, turns)
-        self.transport = Announced(ZmqTransport(self.loop, SystemClock()))
-        self.context = real_context(options.name, self.loop, self.transport, self.pool, turns)
+        faults = Faults() if options.cluster.experiments else None
+        self.transport = Announced(ZmqTransport(self.loop, SystemClock(), faults=faults))
+        self.context = real_context(options.name, self.loop, self.transport, self.pool, turns, faults)
+        keep_timeline(self.context)
 
     def run(self) -> int:
         options, stall_s = self._options, self._options.cluster.broker.stall_ms / 1000
@@ -122,6 +127,7 @@ class _Process:
             on_end=self._on_end,
             on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
             before_kill=lambda: self._channel.tell("chaos"),
+            stall_ms=self._options.cluster.broker.stall_ms,
         )
         self.loop.add_signal_handler(signal.SIGTERM, root.post, StopProcess("SIGTERM"))
 
@@ -178,9 +184,14 @@ class Announced:
 
 
 def real_context(
-    name: str, loop: asyncio.AbstractEventLoop, transport: Transport, pool: ThreadPool, turns: Turns | None = None
+    name: str,
+    loop: asyncio.AbstractEventLoop,
+    transport: Transport,
+    pool: ThreadPool,
+    turns: Turns | None = None,
+    faults: Faults | None = None,
 ) -> Context:
-    """Return the context of a real process."""
+    """Return the context of a real process. ``faults``: the transport's, where experiments are allowed."""
     return Context(
         name=name,
         loop=loop,
@@ -192,7 +203,15 @@ def real_context(
         pool=pool,
         turns=turns,
         boot=boot_identity(),
+        timeline=Timeline(name, uuid.uuid4().hex, loop, SystemClock()),
+        faults=faults,
     )
+
+
+def keep_timeline(context: Context) -> None:
+    """Have the notable events of this process kept in its context's timeline, from now on."""
+    if context.timeline is not None:
+        logging.getLogger(PACKAGE).addHandler(TimelineHandler(context.timeline))
 
 
 def keep_freed_memory() -> None:
@@ -259,11 +278,12 @@ def log_to(data_dir: str, name: str, level: str) -> IO[str]:
     )
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
-    package = logging.getLogger(__package__.partition(".")[0])
+    handler.setLevel(level.upper())
+    package = logging.getLogger(PACKAGE)
     for old in package.handlers[:]:
         package.removeHandler(old)
     package.addHandler(handler)
-    package.setLevel(level.upper())
+    package.setLevel(min(logging.INFO, handler.level))  # the timeline wants to know, whatever the file does not
     package.propagate = False
     threading.excepthook = _log_thread_failure
     return stream

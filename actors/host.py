@@ -37,7 +37,7 @@ from . import advertising
 from .context import Context, ThreadPool
 from .datadir import DataDir, HostError, open_data_dir
 from .desk import Desk, Roster
-from .entry import BRANCH, first_cause, log_to, new_loop, real_context, run_process
+from .entry import BRANCH, first_cause, keep_timeline, log_to, new_loop, real_context, run_process
 from .joining import host_name, join
 from .launcher import Entry, ProcessLauncher
 from .log import event
@@ -136,6 +136,7 @@ class _Host:
         self._pool = ThreadPool(self._loop, 1, HOST_NAME)
         self._transport = ZmqTransport(self._loop, SystemClock())
         self._context = real_context(HOST_NAME, self._loop, self._transport, self._pool)
+        keep_timeline(self._context)
         self._launcher = ProcessLauncher(entry, data.run_dir)
         plans = process_plans(config, data.run_dir, data.identity.cluster_id, broker_ids)
         self._roster = Roster(
@@ -151,6 +152,7 @@ class _Host:
             config=config,
             data_dirs=config.data_dirs,
             is_data_there=data.is_there,
+            has_experiments=config.experiments,
         )
 
     def run(self) -> int:

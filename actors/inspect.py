@@ -10,15 +10,35 @@ a supervisor that is busy restarting something is seen as it is.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from ..config import nearest, shown
 from ..errors import ErrorCode
-from ..transport.messages import ActorDescription, DescribeTreeReply, KillReply, KillRequest
-from .context import Directory
+from ..transport.messages import (
+    ActorDescription,
+    DescribeTreeReply,
+    DescribeTreeRequest,
+    EventsReply,
+    EventsRequest,
+    ExperimentRequest,
+    KillReply,
+    KillRequest,
+    Reply,
+    Request,
+)
+from .context import Context, Directory
+from .experiments import Experiments
 from .lifecycle import PROCESS_ADDRESS, Fail, KillProcess
+from .log import event
 from .refs import LoopRef
 
+logger = logging.getLogger(__name__)
+
+REQUESTS = (DescribeTreeRequest, KillRequest, ExperimentRequest, EventsRequest)  # every process answers them
 ACTOR_WAYS = ("raise", "exit")
 PROCESS_WAYS = ("kill", "term")
+STAYS_DOWN = "only a process can be kept down for a while; an actor can be paused or hung"
 
 
 def describe(root: LoopRef) -> ActorDescription | None:
@@ -34,15 +54,32 @@ def kill(directory: Directory, address: str, how: str = "") -> KillReply:
     ref = directory.find(address)
     if ref is None or address == PROCESS_ADDRESS or not ref.post(Fail(how or ACTOR_WAYS[0])):
         return unknown(address, [one.address for one in directory.refs()])
+    event(logger, "experiment.begun", what="kill", address=address, how=how or ACTOR_WAYS[0])
     return KillReply(address=address, what=f"{ref.actor_class.__name__}: {how or ACTOR_WAYS[0]}")
 
 
 class Inspection:
-    """Answers DescribeTreeRequest and KillRequest for the process whose root actor is ``root_address``."""
+    """Answers what every process answers, for the process whose root actor is ``root_address``."""
 
-    def __init__(self, directory: Directory, root_address: str) -> None:
-        self._directory = directory
+    def __init__(self, context: Context, root_address: str) -> None:
+        self._directory = context.directory
+        self._timeline = context.timeline
+        self._experiments = Experiments(context, root_address)
         self._root_address = root_address
+
+    def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
+        """Answer one of ``REQUESTS``, now or (events) when there is something to tell."""
+        match request:
+            case KillRequest():
+                reply(self.kill(request))
+            case ExperimentRequest():
+                reply(self._experiments.begin(request, self._local(request.address)))
+            case EventsRequest() if self._timeline is not None:
+                self._timeline.answer(request, reply)
+            case EventsRequest():
+                reply(EventsReply())
+            case _:
+                reply(self.describe())
 
     def describe(self) -> DescribeTreeReply:
         root = self._directory.find(self._root_address)
@@ -55,12 +92,16 @@ class Inspection:
         """
         address = self._local(request.address)
         if address != self._root_address or request.how in ACTOR_WAYS:
+            if request.for_ms:
+                return refusal(address, STAYS_DOWN)
             return kill(self._directory, address, request.how)
         how = request.how or PROCESS_WAYS[0]
         if how not in PROCESS_WAYS:
             return refusal(
                 address, f"a process is killed by {', '.join(PROCESS_WAYS + ACTOR_WAYS)}, not by {shown(how)}"
             )
+        if request.for_ms:
+            return refusal(address, "only its host can keep a process down for a while: ask by way of the host")
         process = self._directory.find(PROCESS_ADDRESS)
         if process is None or not process.post(KillProcess(how)):
             return refusal(address, "it is not a process of its own")

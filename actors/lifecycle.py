@@ -72,3 +72,11 @@ class KillProcess:
     """Chaos for a whole process: ``"kill"`` (SIGKILL) or ``"term"`` (SIGTERM, a clean stop)."""
 
     how: str = "kill"
+    for_ms: int = 0  # it is not started again before so long
+
+
+@dataclass(frozen=True, slots=True)
+class PauseProcess:
+    """Chaos for a whole process: SIGSTOP, and SIGCONT after ``for_ms``; 0: SIGCONT now."""
+
+    for_ms: int

@@ -18,9 +18,24 @@ WHERE_FRAMES_MAX = 12  # of a traceback; the innermost are kept
 
 
 def event(logger: logging.Logger, name: str, level: int = logging.INFO, /, **values: object) -> None:
-    """Log one event. Nothing is formatted when the level is off."""
+    """Log one event. Nothing is formatted until a handler writes it.
+
+    Whoever wants the event and not its text (``timeline``) finds an ``EventLine`` in the record's arguments.
+    """
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", line_of(name, values))
+        logger.log(level, "%s", EventLine(name, values))
+
+
+class EventLine:
+    """An event on its way through ``logging``: its text is made when, and if, it is written."""
+
+    __slots__ = ("name", "values")
+
+    def __init__(self, name: str, values: Mapping[str, object]) -> None:
+        self.name, self.values = name, values
+
+    def __str__(self) -> str:
+        return line_of(self.name, self.values)
 
 
 def line_of(name: str, values: Mapping[str, object]) -> str:
@@ -42,12 +57,17 @@ def error_text(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _text(value: object) -> str:
+def plain_text(value: object) -> str:
+    """Return a value of an event as text: an error by its class and message, a collection by its members."""
     if isinstance(value, BaseException):
         value = error_text(value)
     elif isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping):
         value = ",".join(str(one) for one in value)
-    text = str(value)
+    return str(value)
+
+
+def _text(value: object) -> str:
+    text = plain_text(value)
     if text and text.isprintable() and not any(mark in text for mark in ' "='):
         return text
     return json.dumps(text, ensure_ascii=False)

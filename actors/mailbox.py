@@ -35,7 +35,7 @@ class Mailbox:
         self.is_closed = False
         self.is_scheduled = True  # until bound, nobody can drain it
         self._directory: Directory | None = None
-        self._drain: Callable[[], None] = _nothing
+        self._drain: Callable[[], Any] = _nothing
 
     def bind(self, context: Context, drain: Callable[[], None]) -> None:
         """Have ``drain`` called on the context's loop whenever there is something in the queue."""
@@ -57,6 +57,11 @@ class Mailbox:
         except RuntimeError as error:  # asyncio's way of saying that the loop is closed
             self.close()
             raise ActorDeadError(f"the loop is closed: {error}") from None
+
+    def replace_drain(self, drain: Callable[[], Any]) -> None:
+        """Have another function called instead, by the next drain that is scheduled. Void once closed."""
+        if not self.is_closed:
+            self._drain = drain
 
     def close(self) -> None:
         """Take nothing in any more, and let go of the actor."""

@@ -11,6 +11,8 @@ Rules of this file:
 2. A process serves when it says so (``ready``), not when it runs; one that does not say so in time is killed.
 3. A death that was asked for (chaos, by the host or by the process itself) does not count against its limit, nor
    does a SIGKILL while it served: nobody does that to himself, so it tells nothing about the process (ADR 8).
+4. What an experiment does to a process is undone by its actor: one that was paused goes on when its time is over,
+   whoever asked for it; one that was killed for a while is started again then.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ..config import ProcessOptions
 from ..errors import CallboardError
 from ..transport.messages import ActorDescription
 from .context import Context
-from .lifecycle import KillProcess
+from .lifecycle import KillProcess, PauseProcess
 from .log import event
 from .runtime import LoopActor, LoopRef
 
@@ -86,6 +88,7 @@ class ProcessPlan:
     is_given_up: bool = False
     ready_ms: int = 0  # monotonic
     last_failure: str = ""
+    held_until_ms: int = 0  # monotonic; an experiment wants it down until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,16 @@ class _ReadyOverdue:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class _LaunchDue:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _PauseOver:
+    number: int
+
+
 @dataclass
 class _LastWords:
     """What the process told of its own end."""
@@ -137,6 +150,9 @@ class ProcessActor(LoopActor):
 
     handlers: ClassVar[Mapping[type, str]] = {
         KillProcess: "on_kill_process",
+        PauseProcess: "on_pause_process",
+        _LaunchDue: "on_launch_due",
+        _PauseOver: "on_pause_over",
         _Said: "on_said",
         _Ended: "on_ended",
         _ReadyOverdue: "on_ready_overdue",
@@ -159,12 +175,27 @@ class ProcessActor(LoopActor):
         self._launcher, self._owner = launcher, owner
         self._process: Process | None = None
         self._words = _LastWords()
+        self._pauses = 0  # so many; the last one's end counts
+        self._is_paused = False
 
     # -- life ---------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
         plan = self.plan
         plan.is_given_up = plan.is_ready = False
+        held_ms = plan.held_until_ms - self.context.clock.monotonic_ms()
+        if held_ms > 0:
+            self.set_timer(held_ms, _LaunchDue())
+        else:
+            self._launch()
+
+    def on_launch_due(self, _: _LaunchDue) -> None:
+        if self._process is None and self.state == "starting":
+            event(logger, "experiment.ended", what="kill", address=self.address, why="over")
+            self._launch()
+
+    def _launch(self) -> None:
+        plan = self.plan
         plan.incarnation = self.context.new_id()
         options = plan.options(plan, plan.incarnation)
         plan.starts += 1
@@ -179,6 +210,7 @@ class ProcessActor(LoopActor):
         if self._process is None:
             self.finish()
         else:
+            self._go_on("the process is stopped")
             self._process.send_signal(signal.SIGTERM)
 
     def on_failure(self, *_failure: object) -> None:
@@ -221,7 +253,36 @@ class ProcessActor(LoopActor):
     def on_kill_process(self, message: KillProcess) -> None:
         if self._process is not None:
             self._words.is_chaos = True
+            now_ms = self.context.clock.monotonic_ms()
+            self.plan.held_until_ms = now_ms + message.for_ms if message.for_ms else 0
+            event(logger, "experiment.begun", what="kill", address=self.address, how=message.how, for_ms=message.for_ms)
+            if message.how == "term":
+                self._go_on("the process is killed")  # while stopped it would not hear it
             self._process.send_signal(SIGNALS[message.how])
+
+    def on_pause_process(self, message: PauseProcess) -> None:
+        process = self._process
+        if process is None:
+            return
+        if message.for_ms <= 0:
+            self._go_on("asked")
+            return
+        self._pauses += 1
+        self._is_paused = True
+        process.send_signal(signal.SIGSTOP)
+        event(logger, "experiment.begun", what="pause", address=self.address, pid=process.pid, for_ms=message.for_ms)
+        self.set_timer(message.for_ms, _PauseOver(self._pauses))
+
+    def on_pause_over(self, message: _PauseOver) -> None:
+        if message.number == self._pauses:
+            self._go_on("over")
+
+    def _go_on(self, why: str) -> None:
+        """End a pause, if there is one."""
+        if self._is_paused and self._process is not None:
+            self._is_paused = False
+            self._process.send_signal(signal.SIGCONT)
+            event(logger, "experiment.ended", what="pause", address=self.address, why=why)
 
     def on_ready_overdue(self, _: _ReadyOverdue) -> None:
         if not self.plan.is_ready and self.state == "starting":
@@ -268,7 +329,19 @@ class ProcessActor(LoopActor):
         plan.last_failure = words.reason or exit_text(exitcode)
         was_stopped = self.state == "stopping"
         level = logging.INFO if was_stopped else logging.WARNING
-        event(logger, "process.ended", level, name=plan.name, pid=process.pid, exitcode=exitcode, why=words.reason)
+        event(
+            logger,
+            "process.ended",
+            level,
+            name=plan.name,
+            pid=process.pid,
+            exitcode=exitcode,
+            why=words.reason,
+            is_asked=was_stopped,
+        )
+        if self._is_paused:
+            self._is_paused = False
+            event(logger, "experiment.ended", what="pause", address=self.address, why="the process has ended")
         self._tell_owner(
             ProcessLost(
                 plan, process.pid, plan.incarnation, exitcode, words.reason, words.is_configuration, was_stopped

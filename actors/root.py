@@ -15,6 +15,7 @@ from .lifecycle import PROCESS_ADDRESS, ChildFailed, ChildStarted, ChildStopped,
 from .log import event
 from .runtime import LoopActor, LoopRef
 from .specs import ChildSpec, GaveUp
+from .stalls import ActorStalled, Seen, StallWatch
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,11 @@ class _KillNow:
     how: str
 
 
+@dataclass(frozen=True, slots=True)
+class _LookForStalls:
+    pass
+
+
 class Root(LoopActor):
     """Owns the life of a process. ``on_end(error)`` is called once, when the tree is down; None: as asked."""
 
@@ -52,6 +58,7 @@ class Root(LoopActor):
         AbortProcess: "on_abort_process",
         KillProcess: "on_kill_process",
         _KillNow: "on_kill_now",
+        _LookForStalls: "on_look_for_stalls",
     }
 
     def __init__(
@@ -63,8 +70,11 @@ class Root(LoopActor):
         on_end: Callable[[BaseException | None], None],
         on_kill: Callable[[str], None],
         before_kill: Callable[[], None] = lambda: None,
+        stall_ms: int = 0,
     ) -> None:
+        """``stall_ms``: an actor that handles nothing for so long, although it was told something, fails; 0: never."""
         super().__init__(context, PROCESS_ADDRESS)
+        self._stalls = StallWatch(stall_ms) if stall_ms else None
         self._branch = branch
         self._on_ready, self._on_end = on_ready, on_end
         self._on_kill, self._before_kill = on_kill, before_kill
@@ -73,6 +83,8 @@ class Root(LoopActor):
 
     def on_start(self) -> None:
         self._tree = self._branch.start(self.context, self._branch.name, self.actor_ref)
+        if self._stalls is not None:
+            self.set_timer(self._stalls.period_ms, _LookForStalls())
 
     def on_failure(self, *failure: Any) -> None:
         """The root of the tree could not even be made."""
@@ -104,6 +116,21 @@ class Root(LoopActor):
 
     def on_kill_now(self, message: _KillNow) -> None:
         self._on_kill(message.how)
+
+    def on_look_for_stalls(self, look: _LookForStalls) -> None:
+        if self._stalls is None:
+            return
+        directory = self.context.directory
+        actors = [ref.actor for ref in directory if ref.address != PROCESS_ADDRESS]
+        seen = [(Seen(one.address, len(one.mailbox.queue), one.handled), id(one)) for one in actors if one is not None]
+        for address, stalled_ms in self._stalls.stalled(seen, self.context.clock.monotonic_ms()):
+            ref = directory.find(address)
+            actor = ref.actor if ref is not None else None
+            if actor is not None:
+                actor.fail(
+                    "message", ActorStalled(f"it was told something and has handled nothing for {stalled_ms} ms")
+                )
+        self.set_timer(self._stalls.period_ms, look)
 
     def _stop_tree(self) -> None:
         if self._tree is None or not self._tree.is_alive():

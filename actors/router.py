@@ -31,6 +31,7 @@ from ..transport.seam import Inbound, PeerInfo, Server
 from .admission import patience, problem_with_fetch, problem_with_follower_fetch, problem_with_produce
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
+from .inspect import REQUESTS as INSPECTIONS
 from .inspect import Inspection
 from .log import event
 from .logdirs import LogDirectories
@@ -152,8 +153,7 @@ class Router(LoopActor):
             m.AlterPartitionRequest: self._administer,
             m.DescribeReplicasRequest: self._describe_replicas,
             m.DescribeClusterRequest: self._describe_cluster,
-            m.DescribeTreeRequest: self._describe_tree,
-            m.KillRequest: self._kill,
+            **dict.fromkeys(INSPECTIONS, self._inspect),
         }
 
     # -- life ----------------------------------------------------------------------------------------
@@ -411,11 +411,8 @@ class Router(LoopActor):
         reply = self._image.cluster_reply()
         self._reply(inbound, msgspec.structs.replace(reply, clients=clients, counters=counters))
 
-    def _describe_tree(self, inbound: Inbound, request: m.DescribeTreeRequest) -> None:
-        self._reply(inbound, self._inspection.describe())
-
-    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
-        self._reply(inbound, self._inspection.kill(request))
+    def _inspect(self, inbound: Inbound, request: m.Request) -> None:
+        self._inspection.answer(request, lambda reply: self._reply(inbound, reply))
 
     # -- answers -------------------------------------------------------------------------------------
 

@@ -246,11 +246,11 @@ class LoopActor(pykka.Actor):
             return
         self._actor_drain()
 
-    def _actor_drain(self) -> None:
+    def _actor_drain(self, batch_max: int = BATCH_MAX) -> None:
         mailbox, table, handled = self.mailbox, self._actor_handlers, 0
         queue, entry, phase = mailbox.queue, None, None
         try:
-            while queue and handled < BATCH_MAX:  # ending empties the queue
+            while queue and handled < batch_max:  # ending empties the queue
                 entry = queue.popleft()
                 handled += 1
                 handler = table.get(type(entry))

@@ -62,7 +62,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
     """Return the tree of one broker."""
     name, config, broker_id = options.name, options.cluster, BrokerId(options.broker_id)
     doors = Doors(options, context)
-    inspection = Inspection(context.directory, name)
+    inspection = Inspection(context, name)
     led_epochs: dict[PartitionKey, LeaderEpoch] = {}  # outlives the actors: no replica leads twice in one epoch
     pool_jobs: Counter[PartitionKey] = Counter()  # likewise: no replica opens a log that an earlier life is still at
     # likewise: a directory that failed is not used again by this process

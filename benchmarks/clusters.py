@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from callboard import AdminClient
-from callboard.testing.cluster import RunningCluster, cluster
+from callboard.testing.clusters import RunningCluster, cluster
 from callboard.transport import codec
 from callboard.transport import messages as m
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from callboard import AdminClient, Consumer, Producer, TopicPartition
 from callboard.errors import CallboardError
-from callboard.testing.cluster import RunningCluster, cluster
+from callboard.testing.clusters import RunningCluster, cluster
 
 from .measure import machine
 

@@ -28,6 +28,13 @@ COMMANDS = {
     "elect": Entry("elect", "elect", "Have leaders elected: preferred ones, or unclean."),
     "tree": Entry("tree", "tree", "Show the supervision tree: every actor of the cluster."),
     "kill": Entry("tree", "kill", "Fail an actor or a process on purpose; watch it come back."),
+    "pause": Entry("experiments", "pause", "Stop a process or an actor for a while."),
+    "hang": Entry("experiments", "hang", "Have an event loop stand still for a while."),
+    "slow": Entry("experiments", "slow", "Slow down an actor, or each of a process."),
+    "cut": Entry("experiments", "cut", "Cut the link between two processes for a while."),
+    "delay": Entry("experiments", "delay", "Delay what travels between two processes."),
+    "heal": Entry("experiments", "heal", "End experiments before their time."),
+    "events": Entry("events", "events", "Show what happened: failures, elections, experiments."),
     "log": Entry("log", "log", "Dump, verify or repair logs on disk, without a broker."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -12,6 +13,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_BOOTSTRAP_SERVERS = "127.0.0.1:9192"
 BOOTSTRAP_VARIABLE = "CALLBOARD_BOOTSTRAP_SERVERS"
 MILLISECONDS = click.IntRange(min=1)
+UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """A time such as ``500ms``, ``5s``, ``1.5s``, ``2m``: milliseconds for the command. Bounds are the cluster's."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,3})?)\s*([a-z]+)\s*", str(value))
+        unit = UNITS_MS.get(found[2]) if found else None
+        if found is None or unit is None or (milliseconds := round(float(found[1]) * unit)) < 1:
+            self.fail(f"{value!r} is no duration: write 500ms, 5s or 2m", param, ctx)
+        return milliseconds
+
+
+DURATION = Duration()
 
 bootstrap_option: Callable[[F], F] = click.option(
     "--bootstrap-servers",

@@ -13,7 +13,7 @@ from . import human, treeview
 from .commands import Command
 from .connect import Clients
 from .exits import CommandFailed
-from .options import MILLISECONDS, bootstrap_option, json_option, timeout_option
+from .options import DURATION, MILLISECONDS, bootstrap_option, json_option, timeout_option
 from .output import print_json, print_rich
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ def tree(clients: Clients, address: str | None, bootstrap_servers: str, timeout_
     help="raise: an exception, exit: SystemExit (an actor's ways); kill: SIGKILL, term: SIGTERM (a process's)."
     "  [default: raise for an actor, kill for a process]",
 )
+@click.option(
+    "--for",
+    "for_ms",
+    type=DURATION,
+    default=0,
+    metavar="DURATION",
+    help="Do not start the process again before so long: 5s, 500ms (needs `up --experiments`).",
+)
 @bootstrap_option
 @click.option(
     "--timeout-ms",
@@ -64,7 +72,13 @@ def tree(clients: Clients, address: str | None, bootstrap_servers: str, timeout_
 @json_option
 @click.pass_obj
 def kill(
-    clients: Clients, address: str, how: str | None, bootstrap_servers: str, timeout_ms: int, as_json: bool
+    clients: Clients,
+    address: str,
+    how: str | None,
+    for_ms: int,
+    bootstrap_servers: str,
+    timeout_ms: int,
+    as_json: bool,
 ) -> None:
     """Fail what lives at ADDRESS (see `callboard tree`) and show what the supervisors do about it.
 
@@ -82,15 +96,17 @@ def kill(
                 f"{target.address} is an actor, not a process: --how {how} sends a signal to a process"
                 f"{_process_of(before, target.address)}. To fail the actor alone: --how raise, or --how exit"
             )
-        admin.kill(target.address, how=how or "")
+        admin.kill(target.address, how=how or "", for_ms=for_ms)
         begin = time.monotonic()
-        seen = _watch(admin, before, target, begin, timeout_ms, quiet=as_json)
+        seen = _watch(admin, before, target, begin, for_ms + timeout_ms, quiet=as_json)
     back = seen[-1][0] if seen and seen[-1][1].what == BACK else None
     if as_json:
         events = [{"after_ms": after_ms, "address": change.address, "what": change.what} for after_ms, change in seen]
         print_json({"address": target.address, "how": how or "", "back_after_ms": back, "events": events})
     if back is None:
-        raise CommandFailed(f"{target.address} is not back after {human.duration(timeout_ms)}; see `callboard tree`")
+        raise CommandFailed(
+            f"{target.address} is not back after {human.duration(for_ms + timeout_ms)}; see `callboard tree`"
+        )
 
 
 BACK = "is back"

@@ -42,15 +42,22 @@ from .exits import CommandFailed, ExitStatus, one_line
     "--first-broker-id", type=int, help="With --join: its brokers' ids from here on.  [default: the next free]"
 )
 @click.option("--ready-file", metavar="PATH", help="Write a JSON file, atomically, when the cluster serves.")
+@click.option("--experiments", is_flag=True, help="Allow `callboard pause`, hang, slow, cut and delay; see the docs.")
 @click.option("--insecure", is_flag=True, help="Allow a host that is not loopback: there is no encryption yet.")
 def up(
-    config_file: str | None, ready_file: str | None, insecure: bool, data_dirs: tuple[str, ...], **options: Any
+    config_file: str | None,
+    ready_file: str | None,
+    insecure: bool,
+    experiments: bool,
+    data_dirs: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Run a cluster: a metadata process and the brokers, supervised by this process.
 
     With --join, only brokers: they become part of the cluster whose first host listens there.
     """
     options["insecure"] = True if insecure else None
+    options["experiments"] = True if experiments else None
     if data_dirs:
         options["data_dir"], options["data_dirs"] = data_dirs[0], data_dirs[1:]
     config = cluster_config(config_file, options)

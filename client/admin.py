@@ -20,6 +20,7 @@ from .admin_requests import Changes, Elections, Partitions, Topics
 from .asking import topic_error, wait_until
 from .cluster import timed_out
 from .config import AdminConfig, from_keywords
+from .experiments import Experiments, Happened, events
 from .io import Done, IoThread, MakeTransport
 
 _numbers = itertools.count(1)
@@ -245,19 +246,34 @@ class AdminClient:
             )
         return trees[0] if len(trees) == 1 else m.ActorDescription(address="", kind="cluster", children=trees)
 
-    def kill(self, address: str, how: str = "", timeout_ms: int | None = None) -> m.KillReply:
+    @property
+    def experiments(self) -> Experiments:
+        """Pauses, hangs, slow actors, cut links: what a cluster should survive, for a while."""
+        return Experiments(self)
+
+    def events(self, after: Mapping[str, int] | None = None, max_wait_ms: int = 0) -> Happened:
+        """Return what happened in the cluster: failures, elections, changes of in-sync replicas, experiments.
+
+        Args:
+            after: ``Happened.after`` of an earlier call, to get what came since; None: all that is remembered.
+            max_wait_ms: how long to wait for something when there is nothing.
+        """
+        return events(self, after, max_wait_ms)
+
+    def kill(self, address: str, how: str = "", timeout_ms: int | None = None, *, for_ms: int = 0) -> m.KillReply:
         """Fail one actor or process on purpose, to watch it come back.
 
         Args:
             address: as ``describe_tree`` tells it.
             how: of an actor "raise" (the default) or "exit"; of a process "kill" (the default) or "term".
+            for_ms: a process is not started again before so long (where experiments are allowed).
 
         Raises:
             UnknownAddressError: nothing has this address.
         """
         if not isinstance(address, str):
             raise TypeError(f"address: expected str, got {type(address).__name__}")
-        request = m.KillRequest(address=address, how=how)
+        request = m.KillRequest(address=address, how=how, for_ms=for_ms)
         hosts = self._hosts(timeout_ms)
         replies = self._ask_hosts(hosts, request, timeout_ms) if hosts else self._ask_brokers(request, timeout_ms)
         for reply in replies.replies.values():

@@ -17,6 +17,7 @@ from ..transport import messages as m
 from .admin import AdminClient
 from .admin_requests import Changes, Elections, Partitions, Topics
 from .consumer import Consumer, Records
+from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .health import ConsumerHealth
 from .producer import Producer
@@ -348,8 +349,11 @@ class AsyncAdminClient:
     async def describe_tree(self, timeout_ms: int | None = None) -> m.ActorDescription:
         return await _in_thread(self._admin.describe_tree, timeout_ms)
 
-    async def kill(self, address: str, how: str = "", timeout_ms: int | None = None) -> m.KillReply:
-        return await _in_thread(self._admin.kill, address, how, timeout_ms)
+    async def kill(self, address: str, how: str = "", timeout_ms: int | None = None, *, for_ms: int = 0) -> m.KillReply:
+        return await _in_thread(lambda: self._admin.kill(address, how, timeout_ms, for_ms=for_ms))
+
+    async def events(self, after: Mapping[str, int] | None = None, max_wait_ms: int = 0) -> Happened:
+        return await _in_thread(self._admin.events, after, max_wait_ms)
 
     async def describe_processes(self, timeout_ms: int | None = None) -> list[m.ProcessDescription]:
         return await _in_thread(self._admin.describe_processes, timeout_ms)

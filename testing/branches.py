@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
-from ..actors.inspect import Inspection
+from ..actors.inspect import REQUESTS, Inspection
 from ..actors.runtime import Context, LoopActor, LoopRef
 from ..actors.supervisor import Backoff, ChildSpec, Strategy, SupervisorSpec, supervisor
 from ..config import ProcessOptions
@@ -27,7 +28,7 @@ class Talker(LoopActor):
     ) -> None:
         super().__init__(context, address, parent)
         self._options = options
-        self._inspection = Inspection(context.directory, options.name)
+        self._inspection = Inspection(context, options.name)
         self._server: Server | None = None
 
     handlers: ClassVar[Mapping[type, str]] = {str: "on_trouble"}
@@ -57,18 +58,20 @@ class Talker(LoopActor):
     def _serve(self, inbound: list[Inbound]) -> None:
         for one in inbound:
             reply: m.Reply
+            if isinstance(one.message, REQUESTS):
+                self._inspection.answer(one.message, partial(self._reply, one))
+                continue
             match one.message:
-                case m.DescribeTreeRequest():
-                    reply = self._inspection.describe()
-                case m.KillRequest():
-                    reply = self._inspection.kill(one.message)
                 case m.OpenSessionRequest() | m.HeartbeatRequest() | m.EndSessionRequest():
                     reply = m.SessionReply()
                     self._note(one.message)
                 case _:
                     reply = m.ErrorReply(detail="not here")
-            if self._server is not None:
-                self._server.reply(one.peer, _with_id(reply, one.message.id))
+            self._reply(one, reply)
+
+    def _reply(self, inbound: Inbound, reply: m.Reply) -> None:
+        if self._server is not None:
+            self._server.reply(inbound.peer, _with_id(reply, inbound.message.id))
 
     def _trouble(self) -> None:
         path = f"{self._options.run_dir}/{self._options.name}.trouble"

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..errors import CallboardError
 from ..transport.addresses import MACHINE_VARIABLE
-from .cluster import RunningCluster
+from .clusters import RunningCluster
 from .proxy import Link, Proxy
 
 PORTS = range(20_000, 32_000)  # below those that systems give out by themselves

@@ -166,9 +166,11 @@ class SimulatedCluster:
         reply: m.MetadataReply = self.ask(self.client_endpoint(broker_id), m.MetadataRequest())
         return reply
 
-    def create_topic(self, name: str, partitions: int = 1, **configs: Any) -> m.TopicMetadata:
+    def create_topic(
+        self, name: str, partitions: int = 1, *, replication_factor: int = 1, **configs: Any
+    ) -> m.TopicMetadata:
         """Create a topic and run until every partition has a leader; return its metadata."""
-        new = m.NewTopic(name=name, num_partitions=partitions, configs=configs)
+        new = m.NewTopic(name=name, num_partitions=partitions, replication_factor=replication_factor, configs=configs)
         self.run_until(lambda: self.metadata().controller_id >= 0)
         controller = self.client_endpoint(self.metadata().controller_id)
         reply = self.ask(controller, m.CreateTopicsRequest(topics=[new]))

@@ -144,7 +144,7 @@ def _sockets_left(config: pytest.Config) -> list[str]:
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[Any]:
     """A cluster of three brokers for tests that neither stop it nor kill its processes: topics are theirs alone."""
-    from callboard.testing.cluster import cluster
+    from callboard.testing.clusters import cluster
 
     with cluster(brokers=3) as running:
         yield running

@@ -23,7 +23,7 @@ ROOT = Path(callboard.__file__).parent
 PACKAGES = ("actors", "cli", "client", "examples", "storage", "testing", "transport")
 LINES_MAX = 600
 LONG_FOR_A_REASON = {
-    "transport/messages.py": 900,  # one table: every message there is
+    "transport/messages.py": 1_000,  # one table: every message there is
     "storage/log.py": 650,  # what must change together: one log, in memory and on disk
 }
 DOCUMENTS = sorted(

@@ -23,6 +23,7 @@ from .addresses import parse_address
 from .admission import Admission
 from .binding import Bound, bind_all
 from .dealer import DealerWire
+from .faults import Faults, with_faults
 from .gate import Gate
 from .loop import Clock, Loop, Timer
 from .messages import Reply
@@ -33,6 +34,7 @@ from .peers import PeerConnection
 from .pump import Pump
 from .seam import ConnectOptions, Inbound, OnRequests, OnState, PeerInfo, ServerIdentity
 from .software import SOFTWARE
+from .wire import OpenWire
 
 REQUESTS_A_ROUND = 256
 BYTES_A_ROUND = 16 << 20
@@ -262,9 +264,12 @@ class ZmqTransport:
         *,
         options: sockets.SocketOptions = sockets.DEFAULTS,
         rng: random.Random | None = None,
+        faults: Faults | None = None,
     ) -> None:
+        """``faults``: what its connections are to suffer; None: they cannot (``transport.faults``)."""
         self._loop, self._clock = loop, clock
         self._options = options
+        self._faults = faults
         self._rng = rng or random.Random()
         self._pid = os.getpid()
         self._context: _Context = zmq.Context()
@@ -314,13 +319,16 @@ class ZmqTransport:
         self, endpoint: str, *, client_id: str, on_state: OnState, options: ConnectOptions | None = None
     ) -> PeerConnection:
         self._refuse_use()
+        open_wire: OpenWire = partial(DealerWire, self._loop, self._context, self._options)
+        if self._faults is not None:
+            open_wire = with_faults(open_wire, self._faults, self._loop, self._clock)
         connection = PeerConnection(
             parse_address(endpoint).endpoint,
             client_id=client_id,
             software=SOFTWARE,
             on_state=on_state,
             options=options or ConnectOptions(),
-            open_wire=partial(DealerWire, self._loop, self._context, self._options),
+            open_wire=open_wire,
             loop=self._loop,
             clock=self._clock,
             rng=self._rng,

@@ -497,15 +497,75 @@ class DescribeTreeReply(Reply, frozen=True, kw_only=True, tag="describe_tree.rep
 
 
 class KillRequest(Request, frozen=True, kw_only=True, tag="kill", omit_defaults=True):
-    """Fail an actor or process on purpose. ``how``: an actor by "raise" or "exit", a process by "kill" or "term"."""
+    """Fail an actor or process on purpose. ``how``: an actor by "raise" or "exit", a process by "kill" or "term".
+
+    ``for_ms``: a process is not started again before so long.
+    """
 
     address: str
     how: str = ""
+    for_ms: Int64 = 0
 
 
 class KillReply(Reply, frozen=True, kw_only=True, tag="kill.reply", omit_defaults=True):
     address: str = ""
     what: str = ""
+
+
+class ExperimentRequest(Request, frozen=True, kw_only=True, tag="experiment", omit_defaults=True):
+    """Disturb an actor or process for a while; it undoes itself. Refused unless the cluster allows experiments.
+
+    ``what``: "pause" (a process: SIGSTOP; an actor: it handles nothing), "hang" (the event loop stands still),
+    "slow" (``ms`` before each message), "cut" or "delay" (what travels between this process and ``peer``, in the
+    ``direction`` "both", "to" or "from" it), "end" (whatever there is at the address).
+    """
+
+    address: str
+    what: str
+    peer: str = ""
+    direction: str = "both"
+    ms: Int64 = 0
+    for_ms: Int64 = 0
+
+
+class ExperimentReply(Reply, frozen=True, kw_only=True, tag="experiment.reply", omit_defaults=True):
+    """``count``: how many actors are disturbed, or (``what`` "end") how many experiments were ended."""
+
+    address: str = ""
+    what: str = ""
+    count: Int64 = 0
+
+
+class EventsRequest(Request, frozen=True, kw_only=True, tag="events", omit_defaults=True):
+    """Ask for what happened: parked until there is something, or for ``max_wait_ms``.
+
+    ``after``: the last sequence seen, by ring. One that is not named is told from its beginning. The host's ring
+    holds the events of its processes, too.
+    """
+
+    after: dict[str, Int64] = {}
+    max_wait_ms: Int64 = 0
+
+
+class EventDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One event. ``sequence`` counts within the ring that was asked; ``monotonic_ms`` on the machine's clock."""
+
+    sequence: Int64 = 0
+    wall_ms: Int64 = 0
+    monotonic_ms: Int64 = 0
+    process: str = ""  # where it happened: "broker-1", "metadata", "host"
+    name: str = ""  # "leader.elected"
+    level: str = "info"
+    values: dict[str, str] = {}
+
+
+class EventsReply(Reply, frozen=True, kw_only=True, tag="events.reply", omit_defaults=True):
+    """``missed``: events since ``after`` that the ring has no more, because others came."""
+
+    ring: str = ""  # new with each life of the process
+    last: Int64 = 0
+    missed: Int64 = 0
+    events: list[EventDescription] = []
 
 
 class DescribeClusterRequest(Request, frozen=True, kw_only=True, tag="describe_cluster", omit_defaults=True):
@@ -793,6 +853,8 @@ ClientRequest = (
     | DescribeReplicasRequest
     | DescribeTreeRequest
     | KillRequest
+    | ExperimentRequest
+    | EventsRequest
     | DescribeClusterRequest
     | DescribeProcessesRequest
 )
@@ -805,6 +867,8 @@ PeerRequest = (
     | CreateTopicsRequest
     | DescribeTreeRequest
     | KillRequest
+    | ExperimentRequest
+    | EventsRequest
 )
 StoreRequest = (
     Hello
@@ -821,8 +885,10 @@ StoreRequest = (
     | JoinRequest
     | DescribeTreeRequest
     | KillRequest
+    | ExperimentRequest
+    | EventsRequest
 )
-HostRequest = Hello | DescribeTreeRequest | KillRequest | DescribeProcessesRequest
+HostRequest = Hello | DescribeTreeRequest | KillRequest | ExperimentRequest | EventsRequest | DescribeProcessesRequest
 AnyReply = (
     ErrorReply
     | HelloReply
@@ -836,6 +902,8 @@ AnyReply = (
     | DescribeReplicasReply
     | DescribeTreeReply
     | KillReply
+    | ExperimentReply
+    | EventsReply
     | DescribeClusterReply
     | DescribeProcessesReply
     | ReelectReply

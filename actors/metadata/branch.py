@@ -43,7 +43,7 @@ def metadata_branch(
             limits=config.limits,
             insecure=config.insecure,
             own_host=Wish(options.host_name, options.cluster_id, config.brokers, 1) if options.cluster_id else None,
-            inspection=Inspection(context.directory, options.name),
+            inspection=Inspection(context, options.name),
         ),
     )
     tree = SupervisorSpec(strategy=Strategy.ONE_FOR_ALL, intensity=3, period_ms=5_000, children=(server,))

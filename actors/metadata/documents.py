@@ -14,6 +14,7 @@ Unknown fields are ignored and new ones have defaults, so that two versions can 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -167,6 +168,11 @@ def partition_of(key: str) -> PartitionKey:
     """Return which partition a ``partition/…`` key is of."""
     _, topic_id, number = key.split("/")
     return PartitionKey(TopicId(topic_id), int(number))
+
+
+def brokers_of(keys: Iterable[str]) -> list[BrokerId]:
+    """Return the brokers that the ``broker/…`` keys among these are of."""
+    return [broker_of(key) for key in keys if kind_of(key) == "broker"]
 
 
 def broker_of(key: str) -> BrokerId:

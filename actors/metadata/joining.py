@@ -22,6 +22,8 @@ from .documents import HostDocument
 
 BROKERS_MAX = 64  # of one host, as ``ClusterConfig.brokers`` has it
 BROKER_ID_MAX = (1 << 31) - 1
+HOSTS_MAX = 1_000  # that were ever here
+HOME_CHARS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def claim(
     if ours is not None and ours.home != wish.home:
         detail = f"host {wish.host_name!r} is another data directory: choose another name with --host-name"
         return JoinRefused(ErrorCode.DUPLICATE_BROKER_REGISTRATION, detail)
+    if ours is None and len(claims) >= HOSTS_MAX:
+        return JoinRefused(ErrorCode.LIMIT_EXCEEDED, f"{len(claims):,} hosts have joined already")
     held = ours.broker_ids if ours is not None else ()
     owner_of = {number: "" for number in registered if number not in held}
     for name, document in claims.items():
@@ -75,7 +79,12 @@ def claim(
             owner_of.update(dict.fromkeys(document.broker_ids, name))
     if wish.first_broker_id:
         return _claim_named(wish, held, owner_of)
-    return HostDocument(home=wish.home, broker_ids=_extended(held, wish.brokers, owner_of))
+    broker_ids = _extended(held, wish.brokers, owner_of)
+    if broker_ids[-1] > BROKER_ID_MAX:
+        return JoinRefused(
+            ErrorCode.LIMIT_EXCEEDED, "no broker ids are left above the highest one: name some that are free"
+        )
+    return HostDocument(home=wish.home, broker_ids=broker_ids)
 
 
 def _claim_named(wish: Wish, held: Sequence[int], owner_of: Mapping[int, str]) -> HostDocument | JoinRefused:
@@ -100,8 +109,8 @@ def _extended(held: Sequence[int], count: int, taken: Collection[int]) -> tuple[
 def _problem_with(wish: Wish) -> str:
     if not is_host_name(wish.host_name):
         return f"{wish.host_name!r} is no name for a host: 1 to 100 letters, digits, '.', '_' or '-', unlike a broker's"
-    if not wish.home:
-        return "a host without a home"
+    if not 1 <= len(wish.home) <= HOME_CHARS_MAX:
+        return f"a home of {len(wish.home)} characters; 1 to {HOME_CHARS_MAX}"
     if not 1 <= wish.brokers <= BROKERS_MAX:
         return f"{wish.brokers} brokers; 1 to {BROKERS_MAX}"
     if not 0 <= wish.first_broker_id <= BROKER_ID_MAX - BROKERS_MAX:

@@ -25,7 +25,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -43,6 +43,8 @@ from ...storage.metadata_store import (
 from ...transport import messages as m
 from ...transport.loop import Timer
 from ...transport.seam import Inbound, Server, ServerIdentity
+from ..inspect import REQUESTS as INSPECTIONS
+from ..inspect import Inspection
 from ..log import event
 from ..runtime import Context, LoopActor, LoopRef
 from .changes import ChangeLog, Watch, Watches
@@ -54,7 +56,7 @@ from .documents import (
     LeaseDocument,
     RegistrationDocument,
     SessionDocument,
-    broker_of,
+    brokers_of,
     host_key,
     kind_of,
     read,
@@ -66,7 +68,16 @@ from .documents import (
 from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
-from .translation import commit_of, own_writes, problem_with_commit, refusal_of_commit, registration, session_document
+from .translation import (
+    commit_of,
+    lease_value,
+    own_writes,
+    problem_with_commit,
+    refusal_of_commit,
+    registration,
+    sent,
+    session_document,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +87,6 @@ WATCH_WAIT_MS_MAX = 120_000
 PRODUCER_IDS_MAX = 1_000_000  # of one block
 TICK_MS_MAX = 250  # between two looks at the deadlines
 SLEPT_MS_MIN = 100  # a look that late means that this process was not running
-
-
-class Inspection(Protocol):
-    """Looks inside this process (``actors.inspect`` has the real one)."""
-
-    def describe(self) -> m.DescribeTreeReply: ...
-
-    def kill(self, request: m.KillRequest) -> m.KillReply: ...
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False):
@@ -182,8 +185,7 @@ class MetadataServer(LoopActor):
             m.ResignRequest: self._resign,
             m.AllocateProducerIdsRequest: self._allocate_producer_ids,
             m.JoinRequest: self._join,
-            m.DescribeTreeRequest: self._describe_tree,
-            m.KillRequest: self._kill,
+            **dict.fromkeys(INSPECTIONS, self._inspect),
         }
 
     # -- life ----------------------------------------------------------------------------------------
@@ -367,24 +369,22 @@ class MetadataServer(LoopActor):
     def _lease_after_end_of(self, session: Session | None) -> list[tuple[str, dict[str, Any] | None]]:
         if session and self._lease.session_ended(session.name, session.incarnation):
             event(logger, "lease.vacant", reason="session ended", holder=session.name)
-            return [(LEASE_KEY, self._lease_value())]
+            return [(LEASE_KEY, lease_value(self._lease))]
         return []
 
     # -- hosts that join -------------------------------------------------------------------------------
 
     def _join(self, inbound: Inbound, request: m.JoinRequest) -> None:
-        wish = wish_of(request)
-
         def then(claimed: HostDocument) -> None:
-            ids = list(claimed.broker_ids[: wish.brokers])
+            ids = list(claimed.broker_ids[: request.brokers])
             self._reply(inbound, m.JoinReply(cluster_id=self._cluster_id, broker_ids=ids))
 
-        if refused := self._claim(wish, then):
+        if refused := self._claim(wish_of(request), then):
             self._reply(inbound, m.JoinReply(error=refused.error, detail=refused.detail))
 
     def _claim(self, wish: Wish, then: Callable[[HostDocument], None]) -> JoinRefused | None:
-        registered = [broker_of(key) for key in self._documents if kind_of(key) == "broker"]
-        claimed = claim(wish, self._cluster_id, self._hosts, [] if wish is self._own_host else registered)
+        others = () if wish is self._own_host else brokers_of(self._documents)
+        claimed = claim(wish, self._cluster_id, self._hosts, others)
         if isinstance(claimed, JoinRefused):
             return claimed
         event(logger, "host.joins", name=wish.host_name, brokers=claimed.broker_ids)
@@ -404,7 +404,7 @@ class MetadataServer(LoopActor):
             event(logger, "lease.granted", holder=name, controller_epoch=lease.controller_epoch)
             self._set_timer()
             reply = m.LeaseReply(holder=name, controller_epoch=lease.controller_epoch)
-            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: self._reply(inbound, reply))
+            self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: self._reply(inbound, reply))
         else:
             self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, f"{lease.holder} holds the lease")
 
@@ -417,15 +417,9 @@ class MetadataServer(LoopActor):
     def _resign(self, inbound: Inbound, request: m.ResignRequest) -> None:
         if self._lease.resign(request.name, request.controller_epoch):
             event(logger, "lease.vacant", reason="resigned", holder=request.name)
-            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: self._lease_reply(inbound))
+            self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: self._lease_reply(inbound))
         else:
             self._lease_reply(inbound, ErrorCode.STALE_CONTROLLER_EPOCH, "the lease is not yours")
-
-    def _lease_value(self) -> dict[str, Any]:
-        lease = self._lease
-        return written(
-            LeaseDocument(holder=lease.holder, incarnation=lease.incarnation, controller_epoch=lease.controller_epoch)
-        )
 
     def _lease_reply(self, inbound: Inbound, error: int = 0, detail: str = "") -> None:
         lease = self._lease
@@ -465,16 +459,13 @@ class MetadataServer(LoopActor):
         self._write(AllocateProducerIds(request.count), then)
 
     def _load(self, inbound: Inbound, _: m.StoreLoadRequest) -> None:
-        documents = [m.Document(key=one.key, version=one.version, value=one.value) for one in self._documents.values()]
-        self._reply(
-            inbound,
-            m.StoreSnapshotReply(
-                store_incarnation=self._store_incarnation,
-                cluster_id=self._cluster_id,
-                version=self._changes.version,
-                documents=documents,
-            ),
+        snapshot = m.StoreSnapshotReply(
+            store_incarnation=self._store_incarnation,
+            cluster_id=self._cluster_id,
+            version=self._changes.version,
+            documents=sent(self._documents.values()),
         )
+        self._reply(inbound, snapshot)
 
     def _watch(self, inbound: Inbound, request: m.StoreWatchRequest) -> None:
         changed = self._changes.since(request.after_version)
@@ -497,8 +488,7 @@ class MetadataServer(LoopActor):
         self._send(watch.peer, watch.request_id, reply)
 
     def _delta(self, changed: Sequence[StoredDocument]) -> m.StoreDeltaReply:
-        documents = [m.Document(key=one.key, version=one.version, value=one.value) for one in changed]
-        return m.StoreDeltaReply(version=self._changes.version, documents=documents)
+        return m.StoreDeltaReply(version=self._changes.version, documents=sent(changed))
 
     # -- the store -------------------------------------------------------------------------------------
 
@@ -555,7 +545,7 @@ class MetadataServer(LoopActor):
         holder = self._lease.holder
         if self._lease.expire(now_ms):
             event(logger, "lease.vacant", logging.WARNING, reason="not renewed in time", holder=holder)
-            self._write(own_writes((LEASE_KEY, self._lease_value())), lambda _: None)
+            self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: None)
         for watch in self._watches.expired(now_ms):
             self._answer_watch(watch)
         self._timer = None
@@ -576,14 +566,11 @@ class MetadataServer(LoopActor):
 
     # -- looking inside --------------------------------------------------------------------------------
 
-    def _describe_tree(self, inbound: Inbound, _: m.DescribeTreeRequest) -> None:
-        self._reply(inbound, self._inspection.describe() if self._inspection else m.DescribeTreeReply())
-
-    def _kill(self, inbound: Inbound, request: m.KillRequest) -> None:
+    def _inspect(self, inbound: Inbound, request: m.Request) -> None:
         if self._inspection is None:
-            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, f"there is no {request.address!r} here")
+            self._refuse(inbound, ErrorCode.UNKNOWN_ADDRESS, "nobody looks inside here")
         else:
-            self._reply(inbound, self._inspection.kill(request))
+            self._inspection.answer(request, lambda reply: self._reply(inbound, reply))
 
     # -- replies ---------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,12 +12,22 @@ import orjson
 from ...config import TopicConfig, configure
 from ...errors import ConfigurationError, ErrorCode, InvariantViolated
 from ...model import is_topic_name
-from ...storage.metadata_store import ANY_VERSION, Conflict, Outcome, StaleEpoch, Transaction, Unstorable, Write
+from ...storage.metadata_store import (
+    ANY_VERSION,
+    Conflict,
+    Outcome,
+    StaleEpoch,
+    StoredDocument,
+    Transaction,
+    Unstorable,
+    Write,
+)
 from ...transport import messages as m
 from .documents import (
     CONTROLLED_KINDS,
     NO_LEADER,
     DeletedTopicDocument,
+    LeaseDocument,
     PartitionDocument,
     RegistrationDocument,
     SessionDocument,
@@ -24,7 +35,9 @@ from .documents import (
     kind_of,
     read,
     rest_of,
+    written,
 )
+from .lease import Lease
 
 PUTS_MAX = 200_000  # of one commit
 SESSION_BYTES_MAX = 64 * 1024  # of what a session says of itself
@@ -63,6 +76,16 @@ def registration(name: str, document: SessionDocument) -> RegistrationDocument:
         host=document.host,
         endpoints=document.endpoints,
     )
+
+
+def lease_value(lease: Lease) -> dict[str, Any]:
+    return written(
+        LeaseDocument(holder=lease.holder, incarnation=lease.incarnation, controller_epoch=lease.controller_epoch)
+    )
+
+
+def sent(documents: Iterable[StoredDocument]) -> list[m.Document]:
+    return [m.Document(key=one.key, version=one.version, value=one.value) for one in documents]
 
 
 def problem_with_commit(request: m.StoreCommitRequest) -> str:

@@ -9,9 +9,11 @@ controller, compared there with the partition's epochs (R5), and true when it is
 2. The *maximal* ISR decides what is committed: the committed set and the additions that are proposed. A member that is
    proposed for removal counts until the removal is committed (R3, B9).
 3. One proposal at a time. Until its outcome is known it stays proposed, and the same one is sent again; a partition
-   epoch above the one it was compared with settles it.
+   epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
+   waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
-   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable.
+   proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Who left must be heard anew,
+   and nobody joins who would be out again by rule 5.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
 """
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 
 from ...errors import ErrorCode
 from ...model import BrokerId, LeaderEpoch, Offset
-from ...transport.messages import AlterPartitionEntryReply, FollowerDescription, IsrMember
+from ...transport.messages import FollowerDescription, IsrMember
 from .events import IsrAnswered, ProposeIsr
 from .progress import Position, high_watermark
 
@@ -32,7 +34,6 @@ UNHEARD = Offset(-1)
 # After these the proposal was not committed by that request, and never will be with that partition epoch.
 _SETTLED = frozenset(
     {
-        ErrorCode.INVALID_UPDATE_VERSION,
         ErrorCode.INELIGIBLE_REPLICA,
         ErrorCode.FENCED_LEADER_EPOCH,
         ErrorCode.INVALID_REQUEST,
@@ -170,7 +171,10 @@ class InSync:
         joining = {
             one.broker_id
             for one in self.followers.values()
-            if one.broker_id not in self.isr and one.is_heard and self.held_by(one) >= needed_offset
+            if one.broker_id not in self.isr
+            and one.is_heard
+            and self.held_by(one) >= needed_offset
+            and not self._is_lagging(one, leader_end_offset, now_ms)
         }
         leaving = {
             one.broker_id
@@ -197,22 +201,23 @@ class InSync:
         proposal, reply = self._proposal, answered.reply
         if proposal is None or answered.partition_epoch != proposal.partition_epoch or reply is None:
             return False  # of an earlier one; or unknown: it stays proposed
-        if reply.error and reply.error not in _SETTLED:
-            return False
-        has_moved = self._adopt_reply(reply)
-        if self._proposal is not None and reply.error in _SETTLED and reply.error != ErrorCode.INVALID_UPDATE_VERSION:
+        if reply.error in _SETTLED:
             self._proposal, self._is_refused = None, True
-        return has_moved
-
-    def _adopt_reply(self, reply: AlterPartitionEntryReply) -> bool:
-        return reply.leader_epoch == self.epoch and self.on_committed(reply.isr, reply.partition_epoch)
+        if reply.error or reply.leader_epoch != self.epoch:
+            return False
+        return self.on_committed(reply.isr, reply.partition_epoch)
 
     def on_committed(self, isr: Iterable[int], partition_epoch: int) -> bool:
         """The set as the metadata have it, at a partition epoch; False: that is known, or old."""
         if partition_epoch <= self.partition_epoch:
             return False
         self.partition_epoch = partition_epoch
-        self.isr = frozenset(BrokerId(one) for one in isr)
+        before, self.isr = self.isr, frozenset(BrokerId(one) for one in isr)
+        for follower in self.followers.values():
+            if (
+                follower.broker_id in before - self.isr
+            ):  # where it was then is no reason to take it back: it must be heard
+                follower.log_end_offset = follower.durable_offset = follower.mark_offset = UNHEARD
         if self._proposal is not None and self._proposal.partition_epoch < partition_epoch:
             self._proposal = None
         return True

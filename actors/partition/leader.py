@@ -290,7 +290,8 @@ class Leader:
         return None
 
     def _after_followers(self, now_ms: int) -> list[Effect]:
-        return self._propose(now_ms) + self._advance()
+        """The watermark first: who may join is judged by where it is now."""
+        return self._advance() + self._propose(now_ms)
 
     def _propose(self, now_ms: int) -> list[Effect]:
         needed = max(self.high_watermark, self.epoch_start_offset)
@@ -344,7 +345,17 @@ class Leader:
             detail = f"{len(self.isr)} in sync, min_insync_replicas is {self.min_insync_replicas}"
             for _, _, produce, _ in sorted(waiting, key=lambda one: one[:2]):
                 refused += self._refuse(produce, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND, detail)
-        return refused + self._after_followers(now_ms)
+        return refused + self._ask_who_left() + self._after_followers(now_ms)
+
+    def _ask_who_left(self) -> list[Effect]:
+        """A follower that was removed and lives has a fetch parked here: answered, it is heard with its next one."""
+        followers = self.insync.followers
+        asked = [
+            fetch for fetch in self._parked_followers.values() if not followers[BrokerId(fetch.replica_id)].is_heard
+        ]
+        for fetch in asked:
+            del self._parked_followers[fetch.ticket]
+        return [Answer(fetch.ticket, self._fetch_reply()) for fetch in asked]
 
     def on_config(self, flush: str, max_message_bytes: int) -> list[Effect]:
         self.insync.flush = flush

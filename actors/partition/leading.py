@@ -8,6 +8,7 @@ Part of the replica's actor, made when it begins to lead and thrown away when it
 2. A full disk is no failure: the log is as it was, the batches are refused, the partition is read on and written again
    when there is room. Any other error of the log fails the actor.
 3. What goes to the controller is asked through the broker, and asked again on a timer until somebody answers.
+4. A leader whose disk has become slow hands over, if others are in sync (``storage_slow_ms``): nobody need wait for it.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Leading:
         self._staged: list[Append] = []  # accepted in this turn, not written yet
         self._staged_producers: set[int] = set()
         self._watch: Timer | None = None
+        self._is_handing_over = False  # asked for: whoever leads next does so in another epoch
 
     @property
     def high_watermark(self) -> Offset:
@@ -152,6 +154,8 @@ class Leading:
 
     def on_look_at_followers(self, _: LookAtFollowers) -> None:
         self._watch = None
+        if not self._is_handing_over and len(self.rules.isr) > 1:
+            self._is_handing_over = self._replica.give_up_slow_disk(self.rules.epoch)
         self._perform(self.rules.on_look_at_followers(self._now_ms()))
 
     def on_isr_answered(self, answered: IsrAnswered) -> None:
@@ -189,9 +193,13 @@ class Leading:
         self.write()
         if self._deletions:
             self._perform(self._deletions.on_durable(self._log.durable_log_start_offset, self.rules))
-        if self._watch is None and self.rules.insync.followers and self.rules.needs_watching:
+        if self._watch is None and self.rules.insync.followers and self._needs_watching:
             lag_ms = self.rules.insync.lag_ms
             self._watch = self._replica.set_timer(lag_ms / LOOKS_PER_LAG, LookAtFollowers())
+
+    @property
+    def _needs_watching(self) -> bool:
+        return self._replica.is_flushing or self.rules.needs_watching
 
     @property
     def must_flush(self) -> bool:

@@ -74,10 +74,11 @@ DOORS = ("router", "peers")
 
 
 class NewEpochNeeded(msgspec.Struct, frozen=True):
-    """To the broker: this replica's actor was restarted; ask the controller for a new leader epoch."""
+    """To the broker: this replica must not go on leading in this epoch; ask the controller for another one."""
 
     key: PartitionKey
     leader_epoch: int
+    why: str = "its actor was restarted"
 
 
 class LogLost(msgspec.Struct, frozen=True):
@@ -146,6 +147,7 @@ class Replica(LoopActor):
         self._part: Leading | Following | None = None  # in the epoch of _assignment
         self._high_watermark = Offset(0)  # the highest heard of in this life; a lower one is safe, too
         self._is_flushing = False
+        self._flush_began_ms = 0  # of the one that runs
         self._is_checkpointing = False
         self._idle_ticks = 0  # in a row that found nothing to do: the next one comes later
         self._tick: Timer | None = None
@@ -475,7 +477,21 @@ class Replica(LoopActor):
         job = self._log.begin_flush()
         if job is not None:
             self._is_flushing = True
+            self._flush_began_ms = self.context.clock.monotonic_ms()
             self.in_pool(job, lambda _, error: Flushed(job, error))
+
+    @property
+    def is_flushing(self) -> bool:
+        return self._is_flushing
+
+    def give_up_slow_disk(self, epoch: int) -> bool:
+        """Have somebody else lead if the sync that runs has taken too long (a gray failure); True: it was asked for."""
+        taken_ms = self.context.clock.monotonic_ms() - self._flush_began_ms
+        if not self._is_flushing or taken_ms < self._settings.storage_slow_ms:
+            return False
+        event(logger, "disk.slow", logging.ERROR, partition=str(self.name), directory=self.home.path, ms=taken_ms)
+        why = f"its disk is slow: a sync has taken {taken_ms} ms so far"
+        return self.tell_sibling("hosting", NewEpochNeeded(self.key, epoch, why))
 
     def on_flushed(self, flushed: Flushed) -> None:
         self._is_flushing = False
@@ -570,8 +586,7 @@ class Replica(LoopActor):
         for door in DOORS:
             self.tell_sibling(door, message)
 
-    def tell_sibling(self, name: str, message: Any) -> None:
-        """Tell one of the broker's actors; nothing happens when it is being restarted: it asks for what it missed."""
+    def tell_sibling(self, name: str, message: Any) -> bool:
+        """Tell one of the broker's actors; False when it is being restarted: it asks for what it missed."""
         sibling = self.context.directory.find(f"{self._broker_address}/{name}")
-        if sibling is not None:
-            sibling.post(message)
+        return sibling is not None and sibling.post(message)

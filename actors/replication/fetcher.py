@@ -7,7 +7,9 @@ Replicas say what they want (``Follow``), the rules say what goes out (``line``)
    partitions still at work on their answers waits ``OWED_MS`` at most.
 2. A line that fails in any way begins anew after ``RETRY_MS``, more slowly each time it fails again. Nobody is told:
    what is wanted stays wanted, and who leads is the controller's business.
-3. A leader's broker is reached where its session says, in its present life; another life, another line.
+3. A leader's broker is reached where its session says, in its present life; another life, another line. When this
+   broker's own session was lost and opened again, everything is asked anew in the new life: leaders take nobody back
+   into the in-sync set for what he said in a life that is over.
 """
 
 from __future__ import annotations
@@ -162,7 +164,11 @@ class Fetcher(LoopActor):
     # -- the lines -------------------------------------------------------------------------------------
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
-        self._image = changed.image
+        before, self._image = self._own_incarnation(), changed.image
+        if self._own_incarnation() != before:
+            for leader_id, leader in self._leaders.items():  # what was said in an earlier life counts for nothing
+                leader.line.end_session()
+                self._due.add(leader_id)
         for leader_id, leader in self._leaders.items():
             if self._whereabouts(leader_id) != (leader.endpoint, leader.incarnation):
                 self._connect(leader_id, leader)

@@ -37,7 +37,7 @@ class World:
             before_kill=lambda: self.happened.append("chaos"),
         )
         self.loop.run_until_idle()
-        self.inspection = Inspection(self.context.directory, "broker-1")
+        self.inspection = Inspection(self.context, "broker-1")
 
     def kill(self, address, how=""):
         reply = self.inspection.kill(KillRequest(address=address, how=how))
@@ -103,7 +103,7 @@ def test_the_root_actor_is_meant_when_the_way_is_an_actors(world):
 def test_a_process_of_a_simulation_cannot_be_killed():
     context = sim_context()
     ref = Worker.start(context, "broker-1")
-    reply = Inspection(context.directory, "broker-1").kill(KillRequest(address="broker-1"))
+    reply = Inspection(context, "broker-1").kill(KillRequest(address="broker-1"))
 
     assert reply.error == ErrorCode.INVALID_REQUEST
     assert ref.is_alive()

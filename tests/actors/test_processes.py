@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from callboard.actors.lifecycle import ChildFailed, ChildStarted, ChildStopped, KillProcess
+from callboard.actors.lifecycle import ChildFailed, ChildStarted, ChildStopped, KillProcess, PauseProcess
 from callboard.actors.processes import (
     READY_MS_MAX,
     ProcessActor,
@@ -46,6 +46,8 @@ class FakeProcess:
 
     def send_signal(self, number):
         self.signals.append(number)
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            return
         if self.exitcode is None and not (self.is_stubborn and number == signal.SIGTERM):
             self.exitcode = 0 if number == signal.SIGTERM else -number
             if self.sentinel in self.loop._readers:
@@ -291,3 +293,86 @@ def test_the_tree_shows_a_process(world):
 )
 def test_an_exit_code_in_words(exitcode, text):
     assert exit_text(exitcode) == text
+
+
+# -- experiments ---------------------------------------------------------------------------------------
+
+
+def test_a_paused_process_goes_on_when_its_time_is_over(world):
+    process = world.alone()
+    world.serve()
+    world.ref.tell(PauseProcess(500))
+    world.loop.advance(499)
+    before = list(process.signals)
+    world.loop.advance(2)
+
+    assert before == [signal.SIGSTOP]
+    assert process.signals == [signal.SIGSTOP, signal.SIGCONT]
+
+
+def test_a_longer_pause_is_not_ended_by_the_first_one_s_timer(world):
+    process = world.alone()
+    world.serve()
+    world.ref.tell(PauseProcess(100))
+    world.ref.tell(PauseProcess(500))
+    world.loop.advance(200)
+
+    assert process.signals == [signal.SIGSTOP, signal.SIGSTOP]
+
+
+def test_a_pause_ends_at_once_when_somebody_asks(world):
+    process = world.alone()
+    world.serve()
+    world.ref.tell(PauseProcess(500))
+    world.ref.tell(PauseProcess(0))
+    world.loop.advance(1_000)
+
+    assert process.signals == [signal.SIGSTOP, signal.SIGCONT]
+
+
+def test_a_paused_process_is_let_go_on_before_it_is_stopped(world):
+    process = world.alone()
+    world.serve()
+    world.ref.tell(PauseProcess(60_000))
+    world.loop.run_until_idle()
+    world.ref.stop()
+    world.loop.run_until_idle()
+
+    assert process.signals == [signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM]
+    assert len(world.parent.all_of(ChildStopped)) == 1
+
+
+def test_a_process_that_was_killed_for_a_while_is_started_again_only_then(world):
+    world.supervised()
+    world.serve()
+    world.context.directory.find("host/broker-1").tell(KillProcess("kill", 2_000))
+    world.loop.advance(1_999)
+    before = len(world.launcher.launched)
+    world.loop.advance(60)
+
+    assert before == 1
+    assert len(world.launcher.launched) == 2
+
+
+def test_a_host_that_stops_does_not_wait_for_a_process_that_is_kept_down(world):
+    world.supervised()
+    world.serve()
+    world.context.directory.find("host/broker-1").tell(KillProcess("kill", 60_000))
+    world.loop.advance(1_000)
+    world.ref.stop()
+    world.loop.run_until_idle()
+
+    assert len(world.parent.all_of(ChildStopped)) == 1
+    assert len(world.launcher.launched) == 1
+
+
+def test_a_kill_without_a_time_after_one_with_a_time_comes_back_at_once(world):
+    world.supervised()
+    world.serve()
+    world.context.directory.find("host/broker-1").tell(KillProcess("kill", 1_000))
+    world.loop.advance(1_100)
+    world.serve()
+    world.context.directory.find("host/broker-1").tell(KillProcess("kill"))
+    world.loop.advance(200)
+
+    assert len(world.launcher.launched) == 3

@@ -6,7 +6,7 @@ import threading
 import pytest
 import zmq
 
-from callboard.testing.cluster import cluster
+from callboard.testing.clusters import cluster
 from callboard.transport import codec, messages
 
 pytestmark = pytest.mark.processes

@@ -43,7 +43,7 @@ class FakeAdmin:
             raise tree
         return tree
 
-    def kill(self, address, how):
+    def kill(self, address, how, for_ms=0):
         self.killed.append((address, how))
         return KillReply(address=address)
 

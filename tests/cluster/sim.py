@@ -49,3 +49,17 @@ def find(cluster, name, broker="broker-1"):
 
 def partition_of(cluster, topic, number=0):
     return next(one for one in cluster.metadata().topics if one.name == topic.name).partitions[number]
+
+
+def produce_at_leader(cluster, topic, values, *, number=0, acks=-1):
+    """Produce one batch wherever the partition is led now; return the entry of the reply."""
+    broker = partition_of(cluster, topic, number).leader
+    return produce(cluster, topic, values, number=number, acks=acks, broker=broker)
+
+
+def values_at_leader(cluster, topic, *, number=0):
+    """Return all values, read wherever the partition is led now."""
+    broker, found = partition_of(cluster, topic, number).leader, []
+    while some := fetch(cluster, topic, len(found), number=number, broker=broker)[1]:
+        found += some
+    return found

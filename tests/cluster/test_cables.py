@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from callboard.testing.cluster import RunningCluster
+from callboard.testing.clusters import RunningCluster
 from callboard.testing.namespaces import network, why_not
 from callboard.transport.addresses import MACHINE_VARIABLE
 

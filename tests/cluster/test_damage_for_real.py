@@ -9,7 +9,7 @@ import pytest
 from callboard import AdminClient, Consumer, Producer, TopicPartition
 from callboard.cli.main import main
 from callboard.errors import CorruptRecordError
-from callboard.testing.cluster import RunningCluster
+from callboard.testing.clusters import RunningCluster
 
 PLACE = TopicPartition("damaged", 0)
 BATCHES = 20

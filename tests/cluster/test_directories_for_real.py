@@ -12,7 +12,7 @@ import pytest
 
 from callboard import AdminClient, Consumer, Producer, TopicPartition
 from callboard.errors import CallboardError, ErrorCode, OffsetOutOfRangeError, StorageFullError
-from callboard.testing.cluster import cluster
+from callboard.testing.clusters import cluster
 
 pytestmark = [pytest.mark.processes]
 MIB = 1 << 20

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from callboard import AdminClient, Consumer, Producer, TopicPartition
-from callboard.testing.cluster import cluster, is_alive
+from callboard.testing.clusters import cluster, is_alive
 from callboard.testing.history import History, Polled, Send, anomalies
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]

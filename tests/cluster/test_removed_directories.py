@@ -8,7 +8,7 @@ import pytest
 from callboard import AdminClient, Producer
 from callboard.config import ClusterConfig
 from callboard.errors import ErrorCode
-from callboard.testing.cluster import RunningCluster, is_alive
+from callboard.testing.clusters import RunningCluster, is_alive
 from callboard.testing.simulated import SimulatedCluster
 
 from .sim import describe, produce, values_of

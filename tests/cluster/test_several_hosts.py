@@ -207,11 +207,11 @@ def test_replicas_go_to_different_hosts_and_leaders_everywhere():
 
 
 def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_after(hosts, admin):
-    topic = placed(admin, "t", [3, 1])
+    topic = placed(admin, "t", [3, 1], [1, 3])  # nothing is ever written to the second one
     servers = hosts["a"].running.bootstrap_servers + hosts["b"].running.bootstrap_servers
 
-    def partition():
-        return admin.describe_topics([topic])[0].partitions[0]
+    def partition(number=0):
+        return admin.describe_topics([topic])[0].partitions[number]
 
     with Producer(bootstrap_servers=servers, linger_ms=0, acks="all") as producer:
         for number in range(10):
@@ -225,11 +225,12 @@ def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_
         wait_for(lambda: partition().leader == 1, "broker 1 to lead")
         for number in range(10, 20):
             producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
-        assert partition().isr == [1]
+        assert partition(0).isr == partition(1).isr == [1]
 
         for host in hosts.values():
             host.heal()
         wait_for(lambda: sorted(partition().isr) == [1, 3], "broker 3 to be in sync again")
+        wait_for(lambda: sorted(partition(1).isr) == [1, 3], "broker 3 to be in sync again where nothing is written")
         for number in range(20, 30):
             producer.send(topic, b"%d" % number, partition=0).get(timeout=DEADLINE_S)
 

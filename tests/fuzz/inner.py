@@ -14,7 +14,7 @@ import msgspec
 import zmq
 
 from callboard import AdminClient
-from callboard.testing.cluster import RunningCluster
+from callboard.testing.clusters import RunningCluster
 from callboard.transport import codec
 from callboard.transport import messages as m
 from callboard.transport.addresses import machine_identity

@@ -18,7 +18,7 @@ import zmq
 from callboard import AdminClient, Consumer, Producer, TopicPartition
 from callboard.errors import CallboardError
 from callboard.storage.batch import encode_batch
-from callboard.testing.cluster import RunningCluster, cluster
+from callboard.testing.clusters import RunningCluster, cluster
 from callboard.transport import codec, messages
 from callboard.transport.dealer import DealerWire
 from callboard.transport.messages import API_VERSION

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from callboard import AdminClient
-from callboard.testing.cluster import cluster
+from callboard.testing.clusters import cluster
 
 from .live import HEALTHY, HealthyClient, rss
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callboard.actors.metadata.documents import HostDocument
-from callboard.actors.metadata.joining import JoinRefused, Wish, claim
+from callboard.actors.metadata.joining import BROKER_ID_MAX, HOSTS_MAX, JoinRefused, Wish, claim
 from callboard.errors import ErrorCode
 from callboard.testing.metadata_cluster import MetadataCluster
 from callboard.transport import messages as m
@@ -75,7 +75,14 @@ BAD_NAMES = ("", "a/b", "broker-9", "metadata", "x" * 101)
 
 @pytest.mark.parametrize(
     "bad",
-    [*(wish(name=name) for name in BAD_NAMES), wish(home=""), wish(brokers=0), wish(brokers=65), wish(first=-1)],
+    [
+        *(wish(name=name) for name in BAD_NAMES),
+        wish(home=""),
+        wish(home="x" * 101),
+        wish(brokers=0),
+        wish(brokers=65),
+        wish(first=-1),
+    ],
 )
 def test_what_is_no_wish_is_refused(bad):
     assert refused(bad).error == ErrorCode.INVALID_REQUEST
@@ -102,6 +109,16 @@ def test_no_id_is_ever_of_two_hosts_and_none_is_lost(wishes):
 
     given_ = [number for document in claims.values() for number in document.broker_ids]
     assert len(given_) == len(set(given_))
+
+
+def test_hosts_and_ids_are_bounded():
+    many = {f"h{number}": HostDocument(home=f"h{number}", broker_ids=(number,)) for number in range(1, HOSTS_MAX + 1)}
+    assert refused(wish(), many).error == ErrorCode.LIMIT_EXCEEDED
+    assert claimed(wish(name="h7", home="h7", brokers=1), many) == (7,)
+
+    last = {"z": HostDocument(home="z", broker_ids=(BROKER_ID_MAX,))}
+    assert refused(wish(), last, registered=()).error == ErrorCode.LIMIT_EXCEEDED
+    assert claimed(wish(first=5), last, registered=()) == (5, 6)
 
 
 # -- at the metadata process ---------------------------------------------------------------------------
