@@ -30,7 +30,7 @@ from typing import Any, Literal
 from ..client.admin import AdminClient
 from ..errors import CallboardError
 from ..transport.messages import PartitionMetadata
-from .cluster import RunningCluster, cluster
+from .clusters import RunningCluster, cluster
 from .history import Anomaly
 from .workload import Load, Reader, Watch, read_everything, verdict
 
@@ -96,7 +96,7 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
     Raises:
         CallboardError: the cluster did not heal, or a partition took no records again, in a minute.
     """
-    with cluster(brokers=plan.brokers, directory=directory, options=("--port", "0")) as running:
+    with cluster(brokers=plan.brokers, directory=directory) as running:
         return _Measurement(plan, running).run()
 
 
