@@ -472,6 +472,7 @@ class Log:
 
         Raises:
             OffsetOutOfRangeError: below the log start.
+            StorageFull: there is no room to say so on disk; the log is as it was.
             StorageError: the log has failed.
         """
         self._require_usable()
@@ -492,11 +493,11 @@ class Log:
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
-        self.epochs.truncate_from_end(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
         checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
         if checkpoint is not None:
-            self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+            self._write_first(checkpoint)
+        self.epochs.truncate_from_end(mark.next_offset)
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
             self._files.sync_dir(self.directory)
@@ -526,6 +527,7 @@ class Log:
         For a replica that is too far behind: its leader has nothing that old any more.
 
         Raises:
+            StorageFull: there is no room to say so on disk; the log is as it was.
             StorageError: the log has failed.
         """
         self._require_usable()
@@ -542,10 +544,10 @@ class Log:
             self._remove_clean_marker()
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
+        checkpoint = empty_checkpoint(start, now_ms)
+        self._write_first(checkpoint)
         self.producers.clear()
         self.epochs.truncate_from_end(0)
-        checkpoint = empty_checkpoint(start, now_ms)
-        self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
         old = self._segments + self._doomed
         self._reader.forget(self._segments)
         fresh = Segment(self._files, self.directory, start, self._config.index_interval_bytes)
@@ -558,6 +560,15 @@ class Log:
         fresh.create()
         fresh.created_ms = now_ms
         self._files.sync_dir(self.directory)
+
+    def _write_first(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint that comes before a cut. Without room for it nothing is cut, and nothing has failed."""
+        try:
+            self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise _storage_error(f"{self.directory}: nothing is cut", error) from error
 
     # -- inside ----------------------------------------------------------------------------------------------
 

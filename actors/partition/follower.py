@@ -11,7 +11,8 @@ which epoch its last record was written, so the leader sees whether the two logs
    (B1, B2).
 4. **Byte for byte.** Whole batches, each checksum computed anew, each at the very offset where this log ends. Anything
    else is not appended but asked for again.
-5. Where the leader has nothing that old any more, the log is begun anew at the leader's log start offset (B36).
+5. Where the leader has nothing that old any more, or nothing at all of what is here, the log is begun anew at the
+   leader's log start offset (B36): a log that began later than the leader's would lack what lies between.
 6. A fetch is asked for as soon as the last one is in the page cache; the disk follows behind and is told of apart.
 """
 
@@ -86,7 +87,8 @@ class Follower:
             if not self._begins_within(headers[0], log_start_offset, log_end_offset):
                 self.problem = f"the leader sent offset {headers[0].base_offset}, this log ends at {log_end_offset}"
                 return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
-            effects.append(BeginAnew(Offset(headers[0].base_offset)))
+            log_start_offset = Offset(headers[0].base_offset)
+            effects.append(BeginAnew(log_start_offset))
         end_offset = log_end_offset
         if headers:
             effects.append(Copy(batches, headers))
@@ -101,10 +103,10 @@ class Follower:
     def _on_refused(
         self, reply: FetchEntryReply, log_start_offset: Offset, log_end_offset: Offset
     ) -> list[FollowerEffect]:
-        is_behind = reply.log_start_offset > log_end_offset and reply.leader_epoch == self.epoch
-        if reply.error == ErrorCode.OFFSET_OUT_OF_RANGE and is_behind:  # rule 5
-            self.high_watermark = Offset(reply.log_start_offset)
-            return [BeginAnew(Offset(reply.log_start_offset)), AFTER_THAT]
+        is_out_of_range = reply.error == ErrorCode.OFFSET_OUT_OF_RANGE and reply.leader_epoch == self.epoch
+        is_empty = log_start_offset == log_end_offset  # and not behind: the leader's log ends before it
+        if is_out_of_range and (is_empty or reply.log_start_offset > log_end_offset):  # rule 5
+            return self._begin_anew(reply)
         if reply.error in _NOT_YET:
             return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
         self.problem = f"the leader refused: {reply.detail or 'no reason given'} [code {reply.error}]"
@@ -116,12 +118,18 @@ class Follower:
         point = self.epochs.truncation_point(
             EpochEnd(reply.diverging_epoch, reply.diverging_end_offset), log_end_offset
         )
-        to_offset = Offset(max(point, log_start_offset))
+        if point < log_start_offset:  # rule 5
+            return self._begin_anew(reply)
+        to_offset = Offset(point)
         if to_offset >= log_end_offset:  # it says that the logs part, and names no place: it cannot be
             self.problem = f"the logs part at epoch {reply.diverging_epoch}, but nothing is to be cut"
             return [self._next(log_start_offset, log_end_offset, TROUBLE_RETRY_MS)]
         self.high_watermark = Offset(min(self.high_watermark, to_offset))
         return [Truncate(to_offset), AFTER_THAT]
+
+    def _begin_anew(self, reply: FetchEntryReply) -> list[FollowerEffect]:
+        self.high_watermark = Offset(reply.log_start_offset)
+        return [BeginAnew(Offset(reply.log_start_offset)), AFTER_THAT]
 
     def _delete_with_leader(
         self, reply: FetchEntryReply, log_start_offset: Offset, end_offset: Offset

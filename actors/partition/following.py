@@ -160,6 +160,9 @@ class Following:
             if self._pause is None:
                 self._pause = replica.set_timer(fetch.after_ms, FetchAgain(self.rules.epoch))
             return
+        if self._pause is not None:  # asked before it was over: not twice
+            self._pause.cancel()
+            self._pause = None
         durable_offset = min(self._log.durable_offset, fetch.fetch_offset)
         self._told_durable_offset = max(self._told_durable_offset, durable_offset)
         entry = FetchEntry(

@@ -13,7 +13,9 @@ controller, compared there with the partition's epochs (R5), and true when it is
    waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
    proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Who left must be heard anew,
-   and nobody joins who would be out again by rule 5.
+   and nobody joins who would be out again by rule 5. Whoever the controller does not take (it may be dead, and holds
+   all that it held) does not keep the others out: the next proposal is made without it, and it is proposed again
+   later, and later each time, alone.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
 """
@@ -31,15 +33,16 @@ from .progress import Position, high_watermark
 
 UNHEARD = Offset(-1)
 
-# After these the proposal was not committed by that request, and never will be with that partition epoch.
+# After these the proposal was not committed, and never will be with that partition epoch. FENCED_LEADER_EPOCH is not
+# one of them: it may have been committed before the next epoch began, and whoever was added may lead in that one.
 _SETTLED = frozenset(
     {
         ErrorCode.INELIGIBLE_REPLICA,
-        ErrorCode.FENCED_LEADER_EPOCH,
         ErrorCode.INVALID_REQUEST,
         ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     }
 )
+REFUSAL_DOUBLINGS_MAX = 6  # of the looks before a follower that was not taken is proposed again
 
 
 @dataclass(slots=True)
@@ -53,6 +56,8 @@ class Follower:
     durable_offset: Offset = UNHEARD  # <= log_end_offset; moved by fetches and progress
     mark_offset: Offset = UNHEARD  # the leader's log end at mark_ms: held, it was caught up then
     mark_ms: int = 0
+    refusals: int = 0  # in a row, in this life of it, of being added to the set
+    looks_to_wait: int = 0  # before it is proposed again
 
     @property
     def is_heard(self) -> bool:
@@ -133,6 +138,8 @@ class InSync:
         if incarnation != follower.incarnation:
             follower.incarnation = incarnation
             follower.mark_offset = UNHEARD
+            follower.refusals = follower.looks_to_wait = 0
+        follower.looks_to_wait = min(follower.looks_to_wait, 1)  # it lives, at least
         follower.log_end_offset = log_end_offset
         follower.durable_offset = min(durable_offset, log_end_offset)
         self._note_caught_up(follower, leader_end_offset, now_ms)
@@ -168,14 +175,7 @@ class InSync:
         """
         if self._proposal is not None or self._is_refused:
             return None
-        joining = {
-            one.broker_id
-            for one in self.followers.values()
-            if one.broker_id not in self.isr
-            and one.is_heard
-            and self.held_by(one) >= needed_offset
-            and not self._is_lagging(one, leader_end_offset, now_ms)
-        }
+        joining = self._joining(leader_end_offset, needed_offset, now_ms)
         leaving = {
             one.broker_id
             for one in self.followers.values()
@@ -191,21 +191,45 @@ class InSync:
         self._proposal = _Proposal(self.partition_epoch, isr, members)
         return self._proposed()
 
+    def _joining(self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int) -> set[BrokerId]:
+        """Return who is to be added: all that were never refused; if there are none, one of the others (rule 4)."""
+        ready = [
+            one
+            for one in self.followers.values()
+            if one.broker_id not in self.isr
+            and one.is_heard
+            and not one.looks_to_wait
+            and self.held_by(one) >= needed_offset
+            and not self._is_lagging(one, leader_end_offset, now_ms)
+        ]
+        clean = {one.broker_id for one in ready if not one.refusals}
+        return clean or {one.broker_id for one in sorted(ready, key=lambda one: one.refusals)[:1]}
+
     def on_look(self) -> ProposeIsr | None:
         """Return the proposal that nobody has answered: it is sent again, unchanged (rule 3)."""
         self._is_refused = False
+        for follower in self.followers.values():
+            follower.looks_to_wait = max(0, follower.looks_to_wait - 1)
         return self._proposed()
 
     def on_answered(self, answered: IsrAnswered) -> bool:
-        """Take in what the controller said; True: the committed set is another one now."""
+        """Take in what the controller said; True: the committed or the maximal set is another one now."""
         proposal, reply = self._proposal, answered.reply
         if proposal is None or answered.partition_epoch != proposal.partition_epoch or reply is None:
             return False  # of an earlier one; or unknown: it stays proposed
-        if reply.error in _SETTLED:
-            self._proposal, self._is_refused = None, True
-        if reply.error or reply.leader_epoch != self.epoch:
+        if not reply.error:
+            return reply.leader_epoch == self.epoch and self.on_committed(reply.isr, reply.partition_epoch)
+        if reply.error not in _SETTLED:
             return False
-        return self.on_committed(reply.isr, reply.partition_epoch)
+        self._proposal = None
+        added = [self.followers[one] for one in proposal.members - self.isr]
+        if added and reply.error == ErrorCode.INELIGIBLE_REPLICA:
+            for follower in added:
+                follower.looks_to_wait = 1 << min(follower.refusals, REFUSAL_DOUBLINGS_MAX)
+                follower.refusals += 1
+        else:
+            self._is_refused = True
+        return True
 
     def on_committed(self, isr: Iterable[int], partition_epoch: int) -> bool:
         """The set as the metadata have it, at a partition epoch; False: that is known, or old."""
@@ -214,9 +238,9 @@ class InSync:
         self.partition_epoch = partition_epoch
         before, self.isr = self.isr, frozenset(BrokerId(one) for one in isr)
         for follower in self.followers.values():
-            if (
-                follower.broker_id in before - self.isr
-            ):  # where it was then is no reason to take it back: it must be heard
+            if follower.broker_id in self.isr:
+                follower.refusals = follower.looks_to_wait = 0
+            elif follower.broker_id in before:  # where it was then is no reason to take it back
                 follower.log_end_offset = follower.durable_offset = follower.mark_offset = UNHEARD
         if self._proposal is not None and self._proposal.partition_epoch < partition_epoch:
             self._proposal = None
@@ -235,6 +259,8 @@ class InSync:
     def needs_watching(self, leader_end_offset: Offset) -> bool:
         """Say whether time alone may change something: a member lags, or a proposal is not answered."""
         if self._proposal is not None or self._is_refused:
+            return True
+        if any(one.looks_to_wait for one in self.followers.values()):
             return True
         return any(
             one.broker_id in self.isr and not (one.is_heard and self.held_by(one) >= leader_end_offset)

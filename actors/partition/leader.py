@@ -113,8 +113,9 @@ class Leader:
         self.high_watermark = Offset(min(max(high_watermark, log_start_offset), log_end_offset))
         self.epoch_start_offset = log_end_offset  # where this epoch's first record will stand
         self._appended_offset = log_end_offset  # <= log_end_offset; moved by on_appended alone; where the log ends
-        self._acks_leader: list[tuple[Produce, Offset]] = []  # staged, to be answered by on_appended
-        self._acks_all: list[tuple[Offset, int, Produce, Offset]] = []  # heap: (end offset, tie, produce, base offset)
+        # Who waits, by ticket: what they sent is on its way to the log, and must not be held here as well.
+        self._acks_leader: list[tuple[Ticket, Offset]] = []  # staged, to be answered by on_appended
+        self._acks_all: list[tuple[Offset, int, Ticket, Offset]] = []  # heap: (end offset, tie, ticket, base offset)
         self._parked: dict[Ticket, Fetch] = {}  # consumers', at or above the high watermark
         self._parked_followers: dict[Ticket, Fetch] = {}  # at the log end
         self._tie = 0
@@ -140,26 +141,28 @@ class Leader:
         sequence rules look at what the log knows.
         """
         if error := epoch_error(produce.leader_epoch, self.epoch):
-            return self._refuse(produce, error, f"request is of epoch {produce.leader_epoch}, leader of {self.epoch}")
+            return self._refuse(
+                produce.ticket, error, f"request is of epoch {produce.leader_epoch}, leader of {self.epoch}"
+            )
         if header.length > self.max_message_bytes:
             detail = f"batch of {header.length} bytes, max_message_bytes is {self.max_message_bytes}"
-            return self._refuse(produce, ErrorCode.MESSAGE_SIZE_TOO_LARGE, detail)
+            return self._refuse(produce.ticket, ErrorCode.MESSAGE_SIZE_TOO_LARGE, detail)
         if produce.acks == ACKS_ALL and len(self.isr) < self.min_insync_replicas:
             detail = f"{len(self.isr)} in sync, min_insync_replicas is {self.min_insync_replicas}"
-            return self._refuse(produce, ErrorCode.NOT_ENOUGH_REPLICAS, detail)
+            return self._refuse(produce.ticket, ErrorCode.NOT_ENOUGH_REPLICAS, detail)
         verdict = self.producers.check(header)
         if isinstance(verdict, Refused):
-            return self._refuse(produce, verdict.code, verdict.detail)
+            return self._refuse(produce.ticket, verdict.code, verdict.detail)
         if isinstance(verdict, Duplicate):
             return self._acknowledge_duplicate(produce, verdict)
         if self.is_storage_full:  # what is there already was acknowledged above
-            return self._refuse(produce, ErrorCode.STORAGE_FULL, "too little room is left in its directory")
+            return self._refuse(produce.ticket, ErrorCode.STORAGE_FULL, "too little room is left in its directory")
         base_offset = self.log_end_offset
         self.log_end_offset = Offset(base_offset + header.count)
         if produce.acks == ACKS_ALL:
-            self._await_high_watermark(produce, base_offset, self.log_end_offset)
+            self._await_high_watermark(produce.ticket, base_offset, self.log_end_offset)
         elif produce.acks != ACKS_NONE:
-            self._acks_leader.append((produce, base_offset))
+            self._acks_leader.append((produce.ticket, base_offset))
         return [Append(produce.frames, header, base_offset)]
 
     def on_appended(self, log_end_offset: Offset, now_ms: int) -> list[Effect]:
@@ -172,18 +175,18 @@ class Leader:
             self.insync.before_append(self._appended_offset, now_ms)
         self._appended_offset = log_end_offset
         acknowledged, self._acks_leader = self._acks_leader, []
-        answers: list[Effect] = [self._acknowledged(produce, base_offset) for produce, base_offset in acknowledged]
+        answers: list[Effect] = [self._acknowledged(ticket, base_offset) for ticket, base_offset in acknowledged]
         return answers + self._wake_followers() + self._advance()
 
     def on_append_failed(self, error: ErrorCode, detail: str) -> list[Effect]:
         """None of the batches accepted since the last append is in the log: their offsets go to the next ones."""
         end_offset = self.log_end_offset = self._appended_offset
-        lost = [produce for produce, _ in self._acks_leader]
-        lost += [produce for _, _, produce, base_offset in self._acks_all if base_offset >= end_offset]
+        lost = [ticket for ticket, _ in self._acks_leader]
+        lost += [ticket for _, _, ticket, base_offset in self._acks_all if base_offset >= end_offset]
         self._acks_leader = []
         self._acks_all = [one for one in self._acks_all if one[3] < end_offset]
         heapq.heapify(self._acks_all)
-        return [effect for produce in lost for effect in self._refuse(produce, error, detail)]
+        return [effect for ticket in lost for effect in self._refuse(ticket, error, detail)]
 
     def on_flushed(self, durable_offset: Offset) -> list[Effect]:
         """Everything below ``durable_offset`` survives power loss."""
@@ -192,11 +195,12 @@ class Leader:
         self.durable_offset = max(self.durable_offset, durable_offset)
         return self._advance()
 
-    def on_deleted(self, log_start_offset: Offset) -> None:
-        """The log begins there now: nobody reads below it any more."""
+    def on_deleted(self, log_start_offset: Offset) -> list[Effect]:
+        """The log begins there now: nobody reads below it any more, and followers delete likewise."""
         if log_start_offset > self.high_watermark:
             raise InvariantViolated(f"{self.key}: deleted to {log_start_offset}, committed to {self.high_watermark}")
         self.log_start_offset = log_start_offset
+        return self._tell_followers(list(self._parked_followers.values()))
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -268,7 +272,8 @@ class Leader:
     def on_look_at_followers(self, now_ms: int) -> list[Effect]:
         """Time has passed: propose to go on without those who lag; ask again what was not answered."""
         again = self.insync.on_look()
-        return [again] if again is not None else self._propose(now_ms)
+        effects: list[Effect] = [again] if again is not None else self._propose(now_ms)
+        return effects + self._tell_followers(self._behind_watermark())
 
     def on_isr_answered(self, answered: IsrAnswered, now_ms: int) -> list[Effect]:
         """The controller has answered a proposal."""
@@ -281,7 +286,7 @@ class Leader:
     @property
     def needs_watching(self) -> bool:
         """Whether ``on_look_at_followers`` must be called after a while, although nothing else happens."""
-        return self.insync.needs_watching(self._appended_offset)
+        return self.insync.needs_watching(self._appended_offset) or bool(self._behind_watermark())
 
     def _problem_with_follower(self, fetch: Fetch) -> tuple[ErrorCode, str] | None:
         if fetch.leader_epoch != self.epoch:
@@ -306,6 +311,19 @@ class Leader:
             return []
         waiting, self._parked_followers = self._parked_followers, {}
         return [Read(fetch, self._appended_offset) for fetch in waiting.values()]
+
+    def _behind_watermark(self) -> list[Fetch]:
+        """Return the followers that have everything and do not know that it is committed.
+
+        They are told a while later, not with each move: the next batch tells them for nothing. Should one lead, what
+        lies below the high watermark that it knows is read without waiting for the others.
+        """
+        return [fetch for fetch in self._parked_followers.values() if fetch.high_watermark < self.high_watermark]
+
+    def _tell_followers(self, fetches: list[Fetch]) -> list[Effect]:
+        for fetch in fetches:
+            del self._parked_followers[fetch.ticket]
+        return [Answer(fetch.ticket, self._fetch_reply()) for fetch in fetches]
 
     def on_list_offset(self, request: ListOffset) -> list[Effect] | None:
         """Answer earliest and latest; None: a timestamp, which the log must look up."""
@@ -345,8 +363,8 @@ class Leader:
         if self._acks_all and len(self.isr) < self.min_insync_replicas:
             waiting, self._acks_all = self._acks_all, []
             detail = f"{len(self.isr)} in sync, min_insync_replicas is {self.min_insync_replicas}"
-            for _, _, produce, _ in sorted(waiting, key=lambda one: one[:2]):
-                refused += self._refuse(produce, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND, detail)
+            for _, _, ticket, _ in sorted(waiting, key=lambda one: one[:2]):
+                refused += self._refuse(ticket, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND, detail)
         return refused + self._ask_who_left() + self._after_followers(now_ms)
 
     def _ask_who_left(self) -> list[Effect]:
@@ -370,13 +388,13 @@ class Leader:
         An ``acks=all`` produce that waited may have been written and may yet be committed by the next leader:
         the client retries, and its sequence numbers tell.
         """
-        waiting = [produce for _, _, produce, _ in self._acks_all] + [produce for produce, _ in self._acks_leader]
+        waiting = [ticket for _, _, ticket, _ in self._acks_all] + [ticket for ticket, _ in self._acks_leader]
         parked = [*self._parked.values(), *self._parked_followers.values()]
         self._acks_all, self._acks_leader, self._parked, self._parked_followers = [], [], {}, {}
         not_leader = ErrorCode.NOT_LEADER_FOR_PARTITION
         refused: list[Effect] = [
-            Answer(produce.ticket, refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch))
-            for produce in waiting
+            Answer(ticket, refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch))
+            for ticket in waiting
         ]
         for fetch in parked:
             reply = refusal_of_fetch(self.key, not_leader, leader=leader, leader_epoch=epoch)
@@ -395,8 +413,8 @@ class Leader:
         self.high_watermark = reached
         effects: list[Effect] = []
         while self._acks_all and self._acks_all[0][0] <= reached:
-            _, _, produce, base_offset = heapq.heappop(self._acks_all)
-            effects.append(self._acknowledged(produce, base_offset))
+            _, _, ticket, base_offset = heapq.heappop(self._acks_all)
+            effects.append(self._acknowledged(ticket, base_offset))
         ready = [fetch for fetch in self._parked.values() if fetch.fetch_offset < reached]
         for fetch in ready:
             del self._parked[fetch.ticket]
@@ -408,15 +426,15 @@ class Leader:
             return []
         end_offset = Offset(original.last_offset + 1)
         if produce.acks == ACKS_ALL and end_offset > self.high_watermark:
-            self._await_high_watermark(produce, Offset(original.base_offset), end_offset)
+            self._await_high_watermark(produce.ticket, Offset(original.base_offset), end_offset)
             return []
-        return [self._acknowledged(produce, Offset(original.base_offset))]
+        return [self._acknowledged(produce.ticket, Offset(original.base_offset))]
 
-    def _await_high_watermark(self, produce: Produce, base_offset: Offset, end_offset: Offset) -> None:
+    def _await_high_watermark(self, ticket: Ticket, base_offset: Offset, end_offset: Offset) -> None:
         self._tie += 1
-        heapq.heappush(self._acks_all, (end_offset, self._tie, produce, base_offset))
+        heapq.heappush(self._acks_all, (end_offset, self._tie, ticket, base_offset))
 
-    def _acknowledged(self, produce: Produce, base_offset: Offset) -> Answer:
+    def _acknowledged(self, ticket: Ticket, base_offset: Offset) -> Answer:
         reply = ProduceEntryReply(
             topic_id=self.key.topic_id,
             partition=self.key.partition,
@@ -424,11 +442,11 @@ class Leader:
             log_start_offset=self.log_start_offset,
             leader_epoch=self.epoch,
         )
-        return Answer(produce.ticket, reply)
+        return Answer(ticket, reply)
 
-    def _refuse(self, produce: Produce, error: ErrorCode, detail: str) -> list[Effect]:
+    def _refuse(self, ticket: Ticket, error: ErrorCode, detail: str) -> list[Effect]:
         reply = refusal_of_produce(self.key, error, detail, leader=self.broker_id, leader_epoch=self.epoch)
-        return [Answer(produce.ticket, reply)]
+        return [Answer(ticket, reply)]
 
     def _fetch_reply(
         self,

@@ -129,7 +129,7 @@ class Leading:
     def on_deleted(self, why: str) -> None:
         """The log begins later now."""
         start = self._log.log_start_offset
-        self.rules.on_deleted(Offset(start))
+        self._perform(self.rules.on_deleted(Offset(start)))
         event(logger, "log.deleted", partition=str(self._replica.name), log_start_offset=start, why=why)
 
     def describe(self, description: dict[str, Any]) -> ReplicaDescription:

@@ -369,6 +369,7 @@ class Replica(LoopActor):
 
     def _follow(self, assignment: Assign, log: Log) -> None:
         epoch = assignment.leader_epoch
+        log.epochs.truncate_from_end(log.log_end_offset)  # one that it began to lead, and wrote nothing in
         follower = Follower(epoch, log.epochs, Offset(max(self._high_watermark, log.log_start_offset)))
         self._part = following = Following(self, follower, assignment.leader, log)
         self.role = "follower"
