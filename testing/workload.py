@@ -107,6 +107,16 @@ class Load:
                 pass  # the records say it themselves
             self._producer.close()
 
+    def abandon(self) -> None:
+        """Stop at once: of what is under way nobody will know."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            try:
+                self._producer.close(timeout=0)
+            except CallboardError:
+                pass  # the records say it themselves
+
     def sends(self) -> list[Send]:
         """Return what was sent, for the history."""
         return [
