@@ -15,7 +15,9 @@ from .output import print_json, print_table
 bench = LazyGroup(
     name="bench",
     help="Measure on a cluster that is started for it.",
-    entries={"failover": Entry("bench", "failover", "Kill leaders; how long until their partitions take records again?")},
+    entries={
+        "failover": Entry("bench", "failover", "Kill leaders; how long until their partitions take records again?")
+    },
 )
 
 PARTS = (
@@ -43,9 +45,7 @@ PARTS = (
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the choice of victims and moments.")
 @json_option
-def failover(
-    how: str, kills: int, partitions: int, rate: int, fill_mib: int, seed: int, as_json: bool
-) -> ExitStatus:
+def failover(how: str, kills: int, partitions: int, rate: int, fill_mib: int, seed: int, as_json: bool) -> ExitStatus:
     """Start three brokers, send records with acks=all to all partitions, and kill leaders.
 
     A failover is the time from the signal to the first acknowledgement of a record that was sent after it, of one

@@ -139,7 +139,7 @@ class Cluster:
         return self.rng.choice(ready) if ready else None
 
     def doubt(self, broker_id: int) -> None:
-        """This broker does not answer: ask others, at once and for a while, whether its partitions are led elsewhere."""
+        """This broker does not answer: ask others, now and for a while, whether its partitions are led elsewhere."""
         connection = self._connections.get(broker_id)
         if connection is not None:
             self._doubt(connection)

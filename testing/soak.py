@@ -54,24 +54,24 @@ def pause_follower(running: RunningCluster, topic: str) -> None:
     _paused(running, _follower(running, topic))
 
 
-def kill_controller(running: RunningCluster, topic: str) -> None:  # topic: a fault takes what all take
+def kill_controller(running: RunningCluster, _topic: str) -> None:
     """F8: SIGKILL of the active controller's process."""
     _killed(running, _controller(running))
 
 
-def pause_controller(running: RunningCluster, topic: str) -> None:
+def pause_controller(running: RunningCluster, _topic: str) -> None:
     """F9: SIGSTOP of the active controller's process, past its lease."""
     before = _controller(running)
     _paused(running, before)
     _wait(lambda: _controller(running) not in (-1, before), "another controller")
 
 
-def kill_metadata(running: RunningCluster, topic: str) -> None:
+def kill_metadata(running: RunningCluster, _topic: str) -> None:
     """SIGKILL of the metadata process: brokers serve on with what they know."""
     os.kill(int(running.ready()["metadata"]["pid"]), 9)
 
 
-def kill_all(running: RunningCluster, topic: str) -> None:
+def kill_all(running: RunningCluster, _topic: str) -> None:
     """F12: SIGKILL of all brokers at once."""
     pids = {broker_id: running.kill_broker(broker_id) for broker_id in range(1, running.brokers + 1)}
     for broker_id, pid in pids.items():

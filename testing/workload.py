@@ -15,12 +15,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..client.consumer import Consumer
 from ..client.producer import Producer
-from ..errors import CallboardError
+from ..errors import BrokerResponseError, CallboardError
 from ..model import TopicPartition
 from .history import Anomaly, History, Outcome, Polled, Send, anomalies
 
@@ -101,10 +102,8 @@ class Load:
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
-            try:
+            with suppress(CallboardError):  # the records say it themselves
                 self._producer.flush(timeout=FINAL_S)
-            except CallboardError:
-                pass  # the records say it themselves
             self._producer.close()
 
     def abandon(self) -> None:
@@ -112,10 +111,8 @@ class Load:
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
-            try:
+            with suppress(CallboardError):  # the records say it themselves
                 self._producer.close(timeout=0)
-            except CallboardError:
-                pass  # the records say it themselves
 
     def sends(self) -> list[Send]:
         """Return what was sent, for the history."""
@@ -181,7 +178,9 @@ class Reader:
         self._thread.join()
 
     def _run(self) -> None:
-        with Consumer(bootstrap_servers=self._bootstrap_servers, auto_offset_reset="earliest") as consumer:
+        servers = self._bootstrap_servers
+        consumer: Consumer[Any, Any] = Consumer(bootstrap_servers=servers, auto_offset_reset="earliest")
+        with consumer:
             consumer.assign(self._keys)
             while not self._stop.is_set():
                 try:
@@ -195,7 +194,8 @@ def read_everything(bootstrap_servers: list[str], topic: str, *, partitions: int
     """Return every record of a topic, up to where its partitions end now."""
     keys = [TopicPartition(topic, number) for number in range(partitions)]
     polled: list[Polled] = []
-    with Consumer(bootstrap_servers=bootstrap_servers) as consumer:
+    consumer: Consumer[Any, Any] = Consumer(bootstrap_servers=bootstrap_servers)
+    with consumer:
         consumer.assign(keys)
         consumer.seek_to_beginning(*keys)
         ends = consumer.end_offsets(keys)
@@ -219,4 +219,5 @@ def verdict(load: Load, bootstrap_servers: list[str], *readers: Reader, partitio
 def _outcome(sent: _Sent) -> Outcome:
     if sent.error is None:
         return "ok" if sent.completed_ns else "info"
-    return "info" if getattr(sent.error, "outcome_unknown", True) else "fail"
+    is_certain = isinstance(sent.error, BrokerResponseError) and not sent.error.outcome_unknown
+    return "fail" if is_certain else "info"

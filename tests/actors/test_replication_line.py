@@ -28,12 +28,14 @@ def test_a_fetch_that_was_named_twice_is_answered_once():
     line.progress()
     line.follow(OTHER, an_entry(OTHER, 0))
     again = line.next_request()
-    assert again is not None and {entry.partition for entry in again.entries} == {0, 1}
+    assert again is not None
+    assert {entry.partition for entry in again.entries} == {0, 1}
 
     assert line.on_reply(1, 0, an_answer(KEY)) == an_answer(KEY).entries
     line.follow(KEY, an_entry(KEY, 11))
     third = line.next_request()
-    assert third is not None and third.sequence == 2
+    assert third is not None
+    assert third.sequence == 2
 
     assert line.on_reply(1, 1, an_answer(KEY)) == []
     assert line.on_reply(1, 2, an_answer(KEY)) == an_answer(KEY).entries

@@ -95,7 +95,9 @@ def saturate(seconds, changes_min, partitions):
         logs.skip()
         until, changes, events = time.monotonic() + seconds, 0, []
         while time.monotonic() < until or (changes < changes_min and time.monotonic() < until + seconds):
-            running.pause_actor("broker-3/replication", 4.0)  # it follows nobody: out of every in-sync set, and in again
+            running.pause_actor(
+                "broker-3/replication", 4.0
+            )  # it follows nobody: out of every in-sync set, and in again
             load.wait_for_progress(1_000)
             time.sleep(5.0)
             events += logs.events()
