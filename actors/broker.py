@@ -60,8 +60,10 @@ from .partition.events import (
     Hosted,
     IsrAnswered,
     IsrProposed,
+    LogLost,
+    NewEpochNeeded,
 )
-from .partition.replica import DOORS, LogLost, NewEpochNeeded, Replica
+from .partition.replica import DOORS, Replica
 from .runtime import Context, LoopActor, LoopRef
 from .supervisor import ChildSpec, GaveUp, OnGiveUp, Restart, StartChild, StopChild
 

@@ -296,6 +296,10 @@ class Router(LoopActor):
             self.set_timer(LOOK_MS, LookAtSessions())
 
     def _end_following(self, place: tuple[bytes, int], number: int, session: FollowerSession) -> None:
+        if session.is_waiting and self._server is not None:
+            detail = f"session {place[1]} is over: another one has begun, or nothing came for long"
+            reply = m.ErrorReply(id=session.request_id, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND, detail=detail)
+            self._server.reply(session.peer, reply)
         del self._followers[place], self._sessions[number]
         if timer := self._fetch_timers.pop(number, None):
             timer.cancel()

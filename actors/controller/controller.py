@@ -316,6 +316,7 @@ class Controller(LoopActor):
             self.role == ACTIVE
             and not self._is_committing
             and not self._is_paused
+            and self.context.clock.monotonic_ms() < self._lease_until_ms  # rule 5: refusals are not compared by a store
             and self._image.version >= self._version_needed
             and self._image.lease.controller_epoch == self._epoch  # else the picture is from before the grant
         )

@@ -310,6 +310,21 @@ class DirectoryFailed(msgspec.Struct, frozen=True):
     why: str
 
 
+class NewEpochNeeded(msgspec.Struct, frozen=True):
+    """To the broker: this replica must not go on leading in this epoch; ask the controller for another one."""
+
+    key: PartitionKey
+    leader_epoch: int
+    why: str = "its actor was restarted"
+
+
+class LogLost(msgspec.Struct, frozen=True):
+    """To the broker: this replica was elected, and its log is gone; another one must lead, or nobody."""
+
+    key: PartitionKey
+    leader_epoch: int
+
+
 class ReplicaGone(msgspec.Struct, frozen=True, gc=False):
     """A replica's actor has failed: nobody will answer what was told to it."""
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOTHING_READ: tuple[tuple[int, int, int], list[bytes]] = ((-1, 0, 0), [])
 LOOKS_PER_LAG = 3  # at followers that are behind, within the time they are given
 
 
@@ -70,6 +71,7 @@ class Leading:
         self._deletions = Deletions(replica.key)
         self._staged: list[Append] = []  # accepted in this turn, not written yet
         self._staged_producers: set[int] = set()
+        self._last_read: tuple[tuple[int, int, int], list[bytes]] = NOTHING_READ  # of this turn
         self._watch: Timer | None = None
         self._is_handing_over = False  # asked for: whoever leads next does so in another epoch
 
@@ -191,6 +193,7 @@ class Leading:
 
     def on_drained(self) -> None:
         self.write()
+        self._last_read = NOTHING_READ
         if self._deletions:
             self._perform(self._deletions.on_durable(self._log.durable_log_start_offset, self.rules))
         if self._watch is None and self.rules.insync.followers and self._needs_watching:
@@ -245,13 +248,18 @@ class Leading:
 
     def _read(self, read: Read) -> None:
         fetch = read.fetch
+        wanted = fetch.fetch_offset, fetch.max_bytes, read.up_to_offset
+        if wanted == self._last_read[0]:  # followers that keep pace ask for the same
+            self._perform(self.rules.on_read(fetch, self._last_read[1], sum(map(len, self._last_read[1]))))
+            return
         try:
-            frames = self._log.read(fetch.fetch_offset, fetch.max_bytes, read.up_to_offset)
+            frames = self._log.read(*wanted)
         except CorruptRecordError as error:
             event(logger, "log.corrupt", logging.ERROR, partition=str(self._replica.name), detail=error.detail)
             refusal = refusal_of_fetch(self._replica.key, error.errno, error.detail)
             self._replica.answers.append(Answer(fetch.ticket, refusal))
             return
+        self._last_read = wanted, frames
         self._perform(self.rules.on_read(fetch, frames, sum(map(len, frames))))
 
     # -- the end -----------------------------------------------------------------------------------------

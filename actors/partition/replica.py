@@ -15,6 +15,7 @@ Rules of this file:
 5. An actor touches no file while a pool job of an earlier one is at them (``pool_jobs``): two recoveries at once
    could cut away what the second has kept and the leader acknowledged.
 6. A log that was here and is gone does not lead: the in-sync set believes in records that this replica no longer has.
+   Until it has left the set no empty log is made in its place, or the next life would take that for what it had.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ from .events import (
     GoOffline,
     Hosted,
     ListOffset,
+    LogLost,
+    NewEpochNeeded,
     Opened,
     Produce,
     ReplicaGone,
@@ -71,21 +74,6 @@ IDLE_DOUBLINGS_MAX = 4  # of checkpoint_ms, between the ticks of a partition wit
 OPEN_RETRY_MS = 10
 FULL_RETRY_MS = 1_000  # a log that could not be opened for want of room
 DOORS = ("router", "peers")
-
-
-class NewEpochNeeded(msgspec.Struct, frozen=True):
-    """To the broker: this replica must not go on leading in this epoch; ask the controller for another one."""
-
-    key: PartitionKey
-    leader_epoch: int
-    why: str = "its actor was restarted"
-
-
-class LogLost(msgspec.Struct, frozen=True):
-    """To the broker: this replica was elected, and its log is gone; another one must lead, or nobody."""
-
-    key: PartitionKey
-    leader_epoch: int
 
 
 class OpenDue(msgspec.Struct, frozen=True):
@@ -177,6 +165,9 @@ class Replica(LoopActor):
             return
         if self.home.is_failed or self._log is not None:
             self.role = "offline" if self.home.is_failed else self.role
+            return
+        if self._assignment.is_lost:
+            self._tell_of_lost_log()
             return
         files, directory, config = self.context.files, self._directory, self._assignment.config
         now_ms, expiry_ms = self.context.clock.wall_ms(), self._settings.producer_expiry_ms
@@ -291,10 +282,19 @@ class Replica(LoopActor):
         known = self._assignment
         if (assignment.leader_epoch, assignment.partition_epoch) < (known.leader_epoch, known.partition_epoch):
             return  # an old order, late
-        self._assignment = assignment
+        was_lost, self._assignment = self._assignment.is_lost, assignment
         if self._log is not None:
             self._log.reconfigure(assignment.config)
             self._take_role()
+        elif assignment.is_lost:
+            self._tell_of_lost_log()
+        elif was_lost:
+            self.on_open_due(OpenDue())
+
+    def _tell_of_lost_log(self) -> None:
+        self.role = "lost its log"
+        if self._assignment.is_leader:
+            self.tell_sibling("hosting", LogLost(self.key, self._assignment.leader_epoch))
 
     def _take_role(self) -> None:
         assignment, log, part = self._assignment, self._log, self._part
@@ -326,10 +326,7 @@ class Replica(LoopActor):
         self._high_watermark = part.high_watermark
 
     def _lead_if_allowed(self, assignment: Assign, log: Log) -> None:
-        if assignment.is_lost:  # rule 6
-            self.role = "lost its log"
-            self.tell_sibling("hosting", LogLost(self.key, assignment.leader_epoch))
-        elif assignment.leader_epoch <= self._led_epochs.get(self.key, -1):
+        if assignment.leader_epoch <= self._led_epochs.get(self.key, -1):
             self.role = "awaiting epoch"
             self.tell_sibling("hosting", NewEpochNeeded(self.key, assignment.leader_epoch))
         else:

@@ -273,8 +273,8 @@ class Fetcher(LoopActor):
 
     def on_replied(self, replied: _Replied) -> None:
         leader = self._leaders.get(replied.leader)
-        if leader is None or leader.life != replied.life:
-            return
+        if leader is None or leader.life != replied.life or not leader.line.is_current(replied.session):
+            return  # above all the time-out of a request whose session is over must not end the next one
         reply = replied.reply
         if not isinstance(reply, m.FetchReply) or reply.error:
             self._rest(replied.leader, leader, reply)

@@ -148,6 +148,10 @@ class Line:
 
     # -- what comes back -----------------------------------------------------------------------------------
 
+    def is_current(self, session: int) -> bool:
+        """Say whether an answer to a request of that session still means anything, be it an error."""
+        return session == self._session
+
     def on_reply(self, session: int, sequence: int, reply: FetchReply) -> list[FetchEntryReply] | None:
         """Return the answers to hand to their partitions; None: of a session that is over, void."""
         if session != self._session:

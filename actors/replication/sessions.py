@@ -1,9 +1,9 @@
 """The leader's end of a follower's fetch session: what is parked where between its requests. Pure.
 
-To the router it is a session like the others (``../sessions.py``), but one that lives on: each partition has one entry,
-and so one ticket, for as long as it is fetched. A request names the entries that must be asked (again); the others are
-still parked with their partitions. The router tells those, gives every answer to ``on_answer``, and replies whenever
-``is_complete``. Rules:
+To the router it is a session like the others (``../sessions.py``), but one that lives on: each partition has one
+entry, and so one ticket, for as long as the session lives. A request names the entries that must be asked (again); the
+others are still parked with their partitions. The router tells those, gives every answer to ``on_answer``, and replies
+whenever ``is_complete``. Rules:
 
 1. Sequences grow by one, a new session begins at 0. Anything else is refused: the follower begins anew, and what was
    parked for the old session is forgotten.
@@ -24,7 +24,7 @@ IDLE_WAITS = 10  # of max_wait_ms without a request end a session
 
 
 class FollowerSession(Session):
-    """One follower broker's fetches here. ``keys`` by entry grows; an entry keeps its number."""
+    """One follower broker's fetches here. ``keys`` by entry grows; a partition keeps its number."""
 
     __slots__ = (
         "_entries",
@@ -71,7 +71,7 @@ class FollowerSession(Session):
 
     def forget(self, key: PartitionKey) -> int | None:
         """Fetch this partition no more; return its entry's number, if it has one."""
-        number = self._entries.pop(key, None)
+        number = self._entries.get(key)  # kept: a follower in trouble comes and goes for ever
         if number is not None:
             self._ready.pop(number, None)
             self.missing.discard(number)

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from callboard.actors.logdirs import LogDirectory
-from callboard.actors.partition.events import Assign, Fetched, FetcherBegan, Follow, Unfollow
+from callboard.actors.partition.events import Assign, Fetched, FetcherBegan, Follow, NewEpochNeeded, Unfollow
 from callboard.actors.partition.follower import TROUBLE_RETRY_MS
 from callboard.actors.partition.following import Following
 from callboard.actors.partition.leading import Leading
-from callboard.actors.partition.replica import NewEpochNeeded, Replica
+from callboard.actors.partition.replica import Replica
 from callboard.config import BrokerSettings, TopicConfig
 from callboard.errors import ErrorCode
 from callboard.model import TopicPartition
