@@ -6,7 +6,9 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 INPUTS ?= 1000000
 MESSAGES ?= 50000
+SEED_GIVEN := $(SEED)
 SEED ?= 7
+MINUTES ?= 5
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long fuzz bench check lint types format clean
+.PHONY: help venv demo test test-long soak fuzz bench check lint types format clean
 # Two targets of one call share the environment and the ports' machine: one at a time.
 .NOTPARALLEL:
 
@@ -33,6 +35,9 @@ test: $(DEV_STAMP) ## Run the test suite (what takes minutes is left to test-lon
 
 test-long: $(DEV_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(PYTEST_ARGS)
+
+soak: $(DEV_STAMP) ## Break a real cluster at random under load: MINUTES=5, SEED=… to repeat the same faults
+	@SEED="$(SEED_GIVEN)" $(BIN)/python -m callboard.testing.soak $(MINUTES)
 
 fuzz: $(DEV_STAMP) ## Feed decoders and a live cluster's ports with bad input: INPUTS=1000000 and MESSAGES=50000, SEED=7
 	@INPUTS=$(INPUTS) MESSAGES=$(MESSAGES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
