@@ -62,7 +62,7 @@ KINDS: dict[str, float] = {
     "cut-one-way": 2.0,
     "isolate": 1.0,  # from everybody
     "clog": 1.0,  # amount: ms of delay on one link
-    "flaky": 1.0,  # the whole network: loss, resets, copies that come late
+    "flaky": 1.0,  # the whole network: connections that break, copies that come late
     "slow-disk": 1.0,  # amount: ms that a sync takes
     "full-disk": 0.5,
     "store-refuses": 0.7,  # the store's next write fails, and did not happen
@@ -72,6 +72,9 @@ KINDS: dict[str, float] = {
     "sync-error": 0.5,  # a sync fails: the directory is lost to this life of the broker
     "kill-client": 0.5,
 }
+# Not among them: a message lost on a connection that lives on, which only a queue that is full does. Whoever waits for
+# one then waits until it gives up; of the metadata's watch that is half a minute.
+LOSSY = {"lossy": 1.0}
 NEEDS_COPIES = frozenset({"sync-error"})  # with one replica that is the end of a partition
 
 
@@ -129,7 +132,7 @@ def _fault(
         target, amount = chance.choice([*brokers, *brokers, METADATA]), chance.random()
     elif kind == "kill-client":
         target = chance.choice(clients)
-    elif kind in ("flaky", "power-all"):
+    elif kind in ("flaky", "lossy", "power-all"):
         target, amount = "all", chance.random()
     return Fault(round(at_ms, 1), kind, target, round(for_ms, 1), other, round(amount, 3))
 
@@ -228,6 +231,7 @@ class Nemesis:
             "isolate": self._isolate,
             "clog": self._clog,
             "flaky": self._flaky,
+            "lossy": self._flaky,
             "slow-disk": self._slow_disk,
             "full-disk": self._full_disk,
             "store-refuses": lambda fault: self.store_orders.append(fault.kind),
@@ -324,8 +328,9 @@ class Nemesis:
         self._later(fault.for_ms, lambda: self._network.qualities.pop(link, None))
 
     def _flaky(self, fault: Fault) -> None:
-        bad = 0.02 + 0.1 * fault.amount
-        self._network.quality = LinkQuality(delay_ms=0.2, jitter_ms=2.0, loss=bad / 2, reset=bad / 4)
+        bad = 0.01 + 0.05 * fault.amount
+        how = {"loss": bad} if fault.kind == "lossy" else {"reset": bad}
+        self._network.quality = LinkQuality(delay_ms=0.2, jitter_ms=2.0, **how)
         self._later(fault.for_ms, self._calm)
 
     def _calm(self) -> None:

@@ -32,7 +32,7 @@ from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
 from .machine import ProcessLoop
-from .nemesis import KINDS, Fault, Host, Nemesis, schedule
+from .nemesis import KINDS, LOSSY, Fault, Host, Nemesis, schedule
 from .network import LinkQuality, SimNetwork
 from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of
 from .recording import Recorder
@@ -52,6 +52,10 @@ ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
     ("full-disk", "log.full"),
     ("full-disk", "No space left on device"),
     ("sync-error", "Input/output error"),
+    ("sync-error", "directory.offline"),
+    ("sync-error", "partition.offline"),
+    ("slow-disk", "disk.slow"),
+    ("pause", "disk.slow"),  # a sync that was under way meanwhile
 )
 
 
@@ -79,9 +83,13 @@ PROFILES: dict[str, Profile] = {
         Profile("calm", kinds={}),
         Profile("deaths", kinds={name: KINDS[name] for name in ("kill", "kill-metadata", "power", "fail-actor")}),
         Profile("links", kinds={name: KINDS[name] for name in ("cut", "cut-one-way", "isolate", "clog", "flaky")}),
+        Profile("lossy", kinds=LOSSY),
         Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
     )
 }
+
+
+USUAL_PROFILES = tuple(name for name in PROFILES if name != "lossy")  # see LOSSY
 
 
 @dataclass
