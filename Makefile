@@ -9,6 +9,9 @@ MESSAGES ?= 50000
 SEED_GIVEN := $(SEED)
 SEED ?= 7
 MINUTES ?= 5
+SEEDS ?= 100
+PROFILE ?= all
+SIMULATE_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -17,7 +20,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long soak fuzz bench check lint types format clean
+.PHONY: help venv demo test test-long soak fuzz simulate bench check lint types format clean
 # Two targets of one call share the environment and the ports' machine: one at a time.
 .NOTPARALLEL:
 
@@ -41,6 +44,9 @@ soak: $(DEV_STAMP) ## Break a real cluster at random under load: MINUTES=5, SEED
 
 fuzz: $(DEV_STAMP) ## Feed decoders and a live cluster's ports with bad input: INPUTS=1000000 and MESSAGES=50000, SEED=7
 	@INPUTS=$(INPUTS) MESSAGES=$(MESSAGES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
+
+simulate: $(DEV_STAMP) ## Run seeds of the simulated cluster: SEEDS=100, or one: SEED=7 PROFILE=default
+	@$(BIN)/python -m callboard.testing.simulate $(if $(filter command line environment,$(origin SEED)),--seed $(SEED),--seeds $(SEEDS)) --profile $(PROFILE) $(SIMULATE_ARGS)
 
 bench: $(BENCH_STAMP) ## Measure everything as ratios, some minutes; BENCH_ARGS="b --quick" for less (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks --json bench.json $(BENCH_ARGS)

@@ -5,7 +5,7 @@ Rules of this file:
 1. The image is the order. Whatever changed, the broker compares what it hosts with what the image says and
    starts, informs or discards replicas; the same image twice changes nothing.
 2. A replica leads here when the image names this broker *under its present incarnation*: an order to an
-   earlier life of this process is not an order.
+   earlier life of this process is not an order, though its session may still stand in the image.
 3. Files are deleted only for a topic that the metadata say was deleted. A log that they do not know at all is
    set aside (``….stray``) and reported: it may belong to metadata that were lost.
 4. A directory that belongs to another cluster or another broker is refused. One whose disk failed is used no more
@@ -48,8 +48,8 @@ from .logdirs import (
     measuring,
     prepare,
 )
-from .metadata.client import MetadataChanged, Subscribe
-from .metadata.documents import Offline
+from .metadata.client import MetadataChanged, SessionLost, SessionOpened, Subscribe
+from .metadata.documents import Offline, SessionDocument
 from .partition.events import (
     AnnounceReplicas,
     Assign,
@@ -108,6 +108,8 @@ class Broker(LoopActor):
 
     handlers: ClassVar[Mapping[type, str]] = {
         MetadataChanged: "on_metadata_changed",
+        SessionOpened: "on_session_opened",
+        SessionLost: "on_session_lost",
         NewEpochNeeded: "on_new_epoch_needed",
         GaveUp: "on_gave_up",
         Discarded: "on_discarded",
@@ -145,6 +147,7 @@ class Broker(LoopActor):
         self._led_epochs = led_epochs
         self._pool_jobs = pool_jobs
         self._image = ClusterImage.empty()
+        self._incarnation = ""  # of the session that this life of the process has; "": none just now
         self._is_identified = False  # the directory is known to be ours
         self._is_first_look = False  # at the metadata, in this life: what they name existed before
         self._hosted: dict[PartitionKey, HostedReplica] = {}
@@ -161,7 +164,7 @@ class Broker(LoopActor):
             if directory.is_failed:
                 event(logger, "directory.offline", logging.ERROR, path=directory.path, why=directory.failure)
         self.on_look_at_room(LookAtRoom())
-        self._tell("metadata", Subscribe(self.actor_ref))
+        self._tell("metadata", Subscribe(self.actor_ref, with_sessions=True))
 
     def on_stop(self) -> None:
         for connection in self._peers.values():
@@ -201,6 +204,25 @@ class Broker(LoopActor):
             self._apply(key)
         self._is_first_look = False
 
+    def on_session_opened(self, opened: SessionOpened) -> None:
+        self._incarnation = opened.incarnation
+        self._apply_all()
+
+    def on_session_lost(self, _: SessionLost) -> None:
+        """What was led under it is being given to others."""
+        self._incarnation = ""
+        self._apply_all()
+
+    @property
+    def _session(self) -> SessionDocument | None:
+        """The session of *this* life of the broker, None while the image has none, or still an earlier life's."""
+        session = self._image.sessions.get(self._broker_address)
+        return session if session is not None and session.incarnation == self._incarnation else None
+
+    def _apply_all(self) -> None:
+        for key in sorted({*self._image.partitions_of(self._broker_id), *self._hosted}) if self._is_identified else ():
+            self._apply(key)
+
     def _affected(self, changed: MetadataChanged) -> list[PartitionKey]:
         """Return the partitions to look at: after a snapshot, or a change of this broker's session, all."""
         assigned = set(self._image.partitions_of(self._broker_id)) | set(self._hosted)
@@ -238,7 +260,7 @@ class Broker(LoopActor):
         topic, partition = self._image.topic(key.topic_id), self._image.partition(key)
         if topic is None or partition is None or self._broker_id not in partition.replicas:
             return None
-        session = self._image.sessions.get(self._broker_address)
+        session = self._session
         incarnation = session.incarnation if session else None
         is_leader = partition.leader == self._broker_id and partition.leader_incarnation == incarnation
         config = topic.config(self._config.topic)
@@ -346,7 +368,7 @@ class Broker(LoopActor):
                 return
 
     def _ask_for_election(self, key: PartitionKey, leader_epoch: int, *, is_offline: bool, reason: str) -> None:
-        session = self._image.sessions.get(self._broker_address)
+        session = self._session
         request = self._reelections[key] = m.ReelectRequest(
             broker_id=self._broker_id,
             incarnation=session.incarnation if session else "",
@@ -396,7 +418,7 @@ class Broker(LoopActor):
         if partition is None:
             return
         is_trusted = self._broker_id in partition.isr or self._broker_id in partition.elr
-        session = self._image.sessions.get(self._broker_address)
+        session = self._session
         is_marked = session is not None and Offline(self._broker_id, session.incarnation) in partition.offline
         if is_trusted and not is_marked:
             self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason="its log is gone or damaged")
@@ -429,7 +451,7 @@ class Broker(LoopActor):
         if not self._proposals:
             return
         entries, self._proposals = self._proposals, []
-        session = self._image.sessions.get(self._broker_address)
+        session = self._session
         request = m.AlterPartitionRequest(
             broker_id=self._broker_id, incarnation=session.incarnation if session else "", entries=entries
         )

@@ -4,7 +4,8 @@ Rules of this file:
 
 1. Metadata never goes back: a reply of an older ``version`` than what is known changes nothing (another broker may
    lag), and within one topic id a partition's leader epoch only grows.
-2. Another cluster id is another cluster: everything known is dropped.
+2. Another cluster id is another cluster: everything known is dropped. A broker that names none knows nothing yet:
+   that a topic is not in its reply says nothing.
 3. A topic that a broker does not know counts as gone only when it was unknown for ``unknown_topic_timeout_ms``: it
    may just have been created, and the news not have reached that broker.
 4. Asking: at once when somebody needs it. After an attempt that brought nothing new, again after a pause of half
@@ -74,7 +75,9 @@ class Metadata:
     # -- events ------------------------------------------------------------------------------------
 
     def on_reply(self, reply: MetadataReply, asked: Iterable[str] | None, now_ms: int) -> bool:
-        """Take a reply; ``asked`` None: for all topics. False: it was older than what is known, nothing changed."""
+        """Take a reply; ``asked`` None: for all topics. False: it knew less than what is known, nothing changed."""
+        if not reply.cluster_id:
+            return False  # a broker that has only begun, and knows nothing yet: not even which topics there are
         if reply.cluster_id != self.cluster_id:
             self._forget(reply.cluster_id)
         if reply.version < self.version:

@@ -170,14 +170,18 @@ class PartitionSequence:
             self.must_bump = True
 
     def on_topic_id(self, topic_id: str) -> list[ProducerBatch]:
-        """The topic was created anew: return what had been sent to the old one, to fail it. Sequences begin at 0."""
+        """The topic was created anew: return what had been sent to the old one, to fail it. Sequences begin at 0.
+
+        Under another epoch: the topic may have been gone from the metadata only, and its log know the old sequences.
+        """
         sent, self.unresolved = self.unresolved, []
         for batch in sent:
             batch.attempt_id = 0
         self.topic_id = topic_id
         self.must_bump = False
-        self.next_sequence = 0
         self.retry_at_ms = 0
+        if self.next_sequence:
+            self._begin_epoch()
         return sent
 
     def bump_if_known(self, now_ms: int) -> bool:
@@ -187,16 +191,7 @@ class PartitionSequence:
         if any(batch.attempt_id or batch.is_unknown for batch in self.unresolved):
             return False
         self.must_bump = False
-        self.next_sequence = 0
-        if self.producer_epoch >= PRODUCER_EPOCH_MAX:
-            self.used_up_id, self.producer_id, self.producer_epoch = (
-                self.producer_id,
-                -1,
-                -1,
-            )  # used up: adopt() comes with another id
-        else:
-            self.producer_epoch += 1
-            self._renumber()
+        self._begin_epoch()
         return True
 
     @property
@@ -218,6 +213,17 @@ class PartitionSequence:
         self.unresolved.remove(batch)
         if self.is_idempotent:
             self.must_bump = True
+
+    def _begin_epoch(self) -> None:
+        """Number from 0 again, under the next epoch; when there is none, ``adopt`` comes with another id."""
+        self.next_sequence = 0
+        if not self.is_idempotent:
+            return
+        if self.producer_epoch >= PRODUCER_EPOCH_MAX:
+            self.used_up_id, self.producer_id, self.producer_epoch = self.producer_id, -1, -1
+        else:
+            self.producer_epoch += 1
+            self._renumber()
 
     def _renumber(self) -> None:
         for batch in self.unresolved:

@@ -192,6 +192,17 @@ class SimDisk:
     def used_bytes(self) -> int:
         return sum(len(node.cached) for node in _nodes(self._root))
 
+    def paths(self) -> list[str]:
+        """Return the paths of all files, in order."""
+        return sorted(_paths(self._root, ""))
+
+    def peek(self, path: str) -> bytearray | None:
+        """Return what a file holds, to be read only; None: there is no such file. No operation: nothing is counted."""
+        try:
+            return self._node(path).cached
+        except OSError:
+            return None
+
     def corrupt(self, path: str, position: int, mask: int = 0x01) -> None:
         """Flip bits of one byte, in the cache and on the platters."""
         node = self._node(path)
@@ -470,6 +481,14 @@ def _nodes(directory: _Dir) -> Iterator[_Node]:
             yield from _nodes(child)
         else:
             yield child
+
+
+def _paths(directory: _Dir, path: str) -> Iterator[str]:
+    for name, child in directory.entries.items():
+        if isinstance(child, _Dir):
+            yield from _paths(child, f"{path}/{name}")
+        else:
+            yield f"{path}/{name}"
 
 
 def _names(path: str) -> list[str]:

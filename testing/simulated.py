@@ -10,6 +10,7 @@ trees are those of ``actors/tree.py``: nothing is built specially for the simula
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,9 @@ from ..transport.seam import Connection
 from .context import sim_context
 from .disk import SimDisk
 from .loop import SimLoop
-from .transport import LoopbackNetwork, LoopbackTransport
+from .machine import ProcessClock, ProcessLoop, ProcessPool
+from .network import SimNetwork
+from .transport import LoopbackNetwork
 
 METADATA = "metadata"
 METADATA_ENDPOINT = "ipc:///sim/metadata.sock"
@@ -65,45 +68,65 @@ class MemoryStore(DocumentStore):
 
 
 class SimulatedProcess:
-    """One process: its context and the root of its tree."""
+    """One life of a process: its loop, clock, pool, and the root of its tree."""
 
-    def __init__(self, options: ProcessOptions, context: Context, root: LoopRef) -> None:
+    def __init__(
+        self, options: ProcessOptions, context: Context, loop: ProcessLoop, clock: ProcessClock, pool: ProcessPool
+    ) -> None:
         self.options = options
         self.context = context
-        self.root = root
+        self.loop = loop
+        self.clock = clock
+        self.pool = pool
+        self.root: LoopRef | None = None
 
     @property
     def is_alive(self) -> bool:
-        return self.root.is_alive()
+        return self.root is not None and self.root.is_alive()
+
+
+def end_of_session(process: SimulatedProcess) -> m.EndSessionRequest:
+    """Return what a host supervisor tells the metadata process about a broker process that has died."""
+    return m.EndSessionRequest(name=process.options.name, incarnation=process.options.incarnation, reason="killed")
 
 
 class SimulatedCluster:
     """See the top of the file. Everything is deterministic: the same seed and calls, the same run."""
 
-    def __init__(self, brokers: int = 1, *, seed: int = 0, config: ClusterConfig | None = None) -> None:
-        self.loop = SimLoop(seed)
-        self.network = LoopbackNetwork()
+    def __init__(
+        self,
+        brokers: int = 1,
+        *,
+        seed: int = 0,
+        config: ClusterConfig | None = None,
+        loop: SimLoop | None = None,
+        network: LoopbackNetwork | None = None,
+    ) -> None:
+        self.loop = loop or SimLoop(seed)
+        self.network = network or LoopbackNetwork()
         self.config = config or ClusterConfig(brokers=brokers, data_dir="/data")
         self.processes: dict[str, SimulatedProcess] = {}
         self.disks: dict[str, SimDisk] = {}
+        self.lives: dict[str, int] = {}  # how often each process was started
+        self.kept = KeptDocuments()
+        self.open_store: Callable[[], DocumentStore] = lambda: MemoryStore(self.kept)
+        self.on_process: Callable[[SimulatedProcess], None] = lambda _: None  # sees each new life before it runs
         self._seed = seed
-        self._lives: dict[str, int] = {}
-        self._kept = KeptDocuments()
-        self._names = [METADATA, *(f"broker-{number}" for number in range(1, self.config.brokers + 1))]
+        self.names = [METADATA, *(f"broker-{number}" for number in range(1, self.config.brokers + 1))]
 
     # -- life ----------------------------------------------------------------------------------------
 
     def start(self) -> SimulatedCluster:
         """Start every process and run until each broker has its session."""
-        for name in self._names:
+        for name in self.names:
             self.restart(name)
         self.run_until(lambda: self._live_brokers() == self.config.brokers)
         return self
 
     def restart(self, name: str) -> SimulatedProcess:
         """Start a process that is not running: a new life over the same files."""
-        life = self._lives[name] = self._lives.get(name, 0) + 1
-        number = self._names.index(name)
+        life = self.lives[name] = self.lives.get(name, 0) + 1
+        number = self.names.index(name)
         options = ProcessOptions(
             name=name,
             cluster=self.config,
@@ -113,42 +136,62 @@ class SimulatedCluster:
             port=PORT + number - 1 if name != METADATA else 0,
             metadata_endpoint=METADATA_ENDPOINT,
         )
-        disk = self.disks.setdefault(name, SimDisk())
-        context = sim_context(self._seed, f"{name}/{life}", loop=self.loop, files=disk)
-        transport = LoopbackTransport(self.loop, context.clock, network=self.network)
-        context = replace(context, transport=transport)
+        process = self.processes[name] = self._new_life(options, life)
+        self.on_process(process)
         if name == METADATA:
-            spec = metadata_branch(options, context, open_store=lambda: MemoryStore(self._kept))
+            spec = metadata_branch(options, process.context, open_store=lambda: self.open_store())
         else:
-            spec = broker_branch(options, context)
-        process = SimulatedProcess(options, context, spec.start(context, name, None))
-        self.processes[name] = process
+            spec = broker_branch(options, process.context)
+        process.root = spec.start(process.context, name, None)
         return process
 
-    def crash(self, name: str, *, power_loss: bool = False) -> None:
-        """End a process as SIGKILL does: nothing runs any more, nothing is said; its page cache survives.
+    def _new_life(self, options: ProcessOptions, life: int) -> SimulatedProcess:
+        name = options.name
+        loop = ProcessLoop(self.loop, name)
+        clock = ProcessClock(self.loop)
+        pool = ProcessPool(loop, random.Random(f"{self._seed}/{name}/{life}/pool"))
+        transport = self.network.transport(loop, clock, owner=name, seed=f"{self._seed}/{name}/{life}")
+        context = sim_context(
+            self._seed,
+            f"{name}/{life}",
+            loop=self.loop,
+            files=self.disks.setdefault(name, SimDisk()),
+            clock=clock,
+            pool=pool,
+            transport=transport,
+        )
+        return SimulatedProcess(options, replace(context, loop=loop), loop, clock, pool)
+
+    def kill(self, name: str, *, power_loss: bool = False) -> SimulatedProcess:
+        """End a process as SIGKILL does: nothing of it runs any more, nothing is said; its page cache survives.
 
         With ``power_loss`` its disk loses what was not synced, as the seed will have it.
         """
         process = self.processes.pop(name)
-        process.context.transport.close()
-        for ref in reversed(process.context.directory.refs()):
-            actor = ref.actor
-            if actor is not None:
-                actor.mailbox.is_closed = True
-                actor.mailbox.queue.clear()
+        process.loop.kill()
+        if not isinstance(self.network, SimNetwork):
+            process.context.transport.close()
+        elif power_loss:
+            self.network.vanished(name)
+        else:
+            self.network.hung_up(name)
         disk = self.disks[name]
-        self.disks[name] = disk.crash(f"{self._seed}/{name}/{self._lives[name]}") if power_loss else disk.kill()
-        end_session = m.EndSessionRequest(name=name, incarnation=process.options.incarnation, reason="killed")
-        if name != METADATA:  # as the host supervisor does when the sentinel fires
-            self.ask(METADATA_ENDPOINT, end_session)
+        self.disks[name] = disk.crash(f"{self._seed}/{name}/{self.lives[name]}") if power_loss else disk.kill()
+        return process
+
+    def crash(self, name: str, *, power_loss: bool = False) -> None:
+        """``kill``, and what the host supervisor does at once when the sentinel fires: end the broker's session."""
+        process = self.kill(name, power_loss=power_loss)
+        if name != METADATA:
+            self.ask(METADATA_ENDPOINT, end_of_session(process))
 
     # -- asking --------------------------------------------------------------------------------------
 
     def ask(self, endpoint: str, request: m.Request, payload: Sequence[bytes] = ()) -> Any:
         """Return the reply to one request, made over a connection of its own."""
         context = sim_context(self._seed, "asker", loop=self.loop)
-        transport = LoopbackTransport(self.loop, context.clock, network=self.network)
+        loop = ProcessLoop(self.loop, "asker")
+        transport = self.network.transport(loop, context.clock, owner="asker")
         connection: Connection = transport.connect(endpoint, client_id="test", on_state=lambda _: None)
         answers: list[Any] = []
         connection.request(request, lambda reply, frames: answers.append((reply, frames)), payload)
@@ -201,7 +244,7 @@ class SimulatedCluster:
         raise TimeoutError(f"the condition did not come to hold within {timeout_ms} ms of virtual time")
 
     def _live_brokers(self) -> int:
-        if not all(self.processes[name].context.directory.find(f"{name}/router") for name in self._names[1:]):
+        if not all(self.processes[name].context.directory.find(f"{name}/router") for name in self.names[1:]):
             return 0
         reply = self.ask(METADATA_ENDPOINT, m.StoreLoadRequest())
         return sum(document.key.startswith("session/broker-") for document in reply.documents)

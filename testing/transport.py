@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import Limits
 from ..errors import ConfigurationError
@@ -23,7 +23,7 @@ from ..transport.loop import Clock, Loop
 from ..transport.messages import Message, Reply
 from ..transport.peers import PeerConnection
 from ..transport.seam import ConnectOptions, Inbound, OnRequests, OnState, PeerInfo, ServerIdentity, Stage
-from ..transport.wire import WireListener
+from ..transport.wire import Wire, WireListener
 
 Predicate = Callable[[Message], bool]
 SOFTWARE = "callboard/loopback"
@@ -76,6 +76,14 @@ class LoopbackNetwork:
         if self._servers.get(endpoint) is server:
             del self._servers[endpoint]
 
+    def transport(self, loop: Loop, clock: Clock, *, owner: str = "", seed: int | str = 0) -> LoopbackTransport:
+        """Return the transport of one process."""
+        return LoopbackTransport(loop, clock, network=self, seed=seed, owner=owner)
+
+    def open_wire(self, loop: Loop, owner: str, endpoint: str, listener: WireListener) -> Wire:
+        """Begin a connection of the process ``owner``."""
+        return LoopbackWire(loop, self, endpoint, listener)
+
     def next_link(self) -> bytes:
         return b"\0" + next(self._links).to_bytes(4, "big")
 
@@ -94,6 +102,19 @@ class LoopbackNetwork:
                 self.dropped += 1
                 return False
         return True
+
+
+class Link(Protocol):
+    """A server's end of one connection."""
+
+    endpoint: str
+    peer: bytes
+
+    def deliver(self, frames: list[bytes]) -> None:
+        """Send a reply to the client."""
+
+    def end(self) -> None:
+        """The server has closed it."""
 
 
 class _Pipe:
@@ -177,14 +198,23 @@ class LoopbackServer:
     """A ``Server`` in memory."""
 
     def __init__(
-        self, loop: Loop, clock: Clock, network: LoopbackNetwork, union: Any, gate: Gate, on_requests: OnRequests
+        self,
+        loop: Loop,
+        clock: Clock,
+        network: LoopbackNetwork,
+        union: Any,
+        gate: Gate,
+        on_requests: OnRequests,
+        owner: str = "",
     ) -> None:
         self.endpoints: tuple[str, ...] = ()
-        self._loop, self._clock, self._network = loop, clock, network
+        self.loop = loop  # of its process
+        self.owner = owner  # the process's name
+        self._clock, self._network = clock, network
         self._decoder = codec.decoder_for(union)
         self._gate = gate
         self._on_requests = on_requests
-        self._links: dict[bytes, LoopbackWire] = {}
+        self._links: dict[bytes, Link] = {}
         self._arrived: list[Inbound] = []
         self._is_open = True
 
@@ -213,7 +243,7 @@ class LoopbackServer:
 
     # -- from the wires ------------------------------------------------------------------------------
 
-    def meet(self, link: LoopbackWire) -> None:
+    def meet(self, link: Link) -> None:
         self._links[link.peer] = link
 
     def forget(self, peer: bytes) -> None:
@@ -225,7 +255,7 @@ class LoopbackServer:
             self.forget(link.peer)
             link.end()
 
-    def on_frames(self, link: LoopbackWire, frames: list[bytes]) -> None:
+    def on_frames(self, link: Link, frames: list[bytes]) -> None:
         if not self._is_open or not self._network.carries(link.endpoint, self._decoded(frames[0])):
             return
         size = sum(map(len, frames))
@@ -235,7 +265,7 @@ class LoopbackServer:
         if isinstance(verdict, Inbound):
             self._arrived.append(verdict)
             if len(self._arrived) == 1:
-                self._loop.call_soon(self._hand_over)
+                self.loop.call_soon(self._hand_over)
         elif verdict is not None:
             self._send(link.peer, verdict, ())
 
@@ -263,8 +293,17 @@ class LoopbackServer:
 class LoopbackTransport:
     """A ``Transport`` in memory. ``cut``, ``heal`` and ``drop_next`` are its network's."""
 
-    def __init__(self, loop: Loop, clock: Clock, *, network: LoopbackNetwork | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        *,
+        network: LoopbackNetwork | None = None,
+        seed: int | str = 0,
+        owner: str = "",
+    ) -> None:
         self._loop, self._clock = loop, clock
+        self._owner = owner  # whose transport it is: the name of a process
         self.network = network or LoopbackNetwork()
         self._rng = random.Random(seed)
         self._servers: list[LoopbackServer] = []
@@ -286,7 +325,7 @@ class LoopbackTransport:
     ) -> LoopbackServer:
         del insecure  # there is no network to be safe from
         gate = Gate(union, identity, limits or Limits(), SOFTWARE)
-        server = LoopbackServer(self._loop, self._clock, self.network, union, gate, on_requests)
+        server = LoopbackServer(self._loop, self._clock, self.network, union, gate, on_requests, self._owner)
         self._servers.append(server)
         server.bind(binds)
         return server
@@ -300,7 +339,7 @@ class LoopbackTransport:
             software=SOFTWARE,
             on_state=on_state,
             options=options or ConnectOptions(),
-            open_wire=lambda endpoint, listener: LoopbackWire(self._loop, self.network, endpoint, listener),
+            open_wire=lambda to, listener: self.network.open_wire(self._loop, self._owner, to, listener),
             loop=self._loop,
             clock=self._clock,
             rng=self._rng,

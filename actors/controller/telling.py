@@ -51,7 +51,7 @@ def _kind_of_election(
 ) -> tuple[str, int]:
     if after.leader == NO_LEADER:
         return "leader.elected", logging.INFO
-    if after.leader not in (*before.isr, *before.elr):
+    if after.leader not in (*before.isr, *before.elr) and after.isr == (after.leader,):  # else it joined in this draft
         return "leader.elected_unclean", logging.ERROR
     terms = Terms.of(topic, defaults)
     if is_unsure(image, before, terms, after.leader):

@@ -456,10 +456,10 @@ class MetadataClient(LoopActor):
     def on_subscribe(self, subscribe: Subscribe) -> None:
         if subscribe not in self._subscriptions:
             self._subscriptions.append(subscribe)
+        if self._is_open and subscribe.with_sessions:  # first: what a picture says of this broker depends on who it is
+            _tell(subscribe.subscriber, SessionOpened(self._name, self._incarnation))
         if self.image.version:
             _tell(subscribe.subscriber, MetadataChanged(self.image, None))
-        if self._is_open and subscribe.with_sessions:
-            _tell(subscribe.subscriber, SessionOpened(self._name, self._incarnation))
 
     def _publish(self, news: MetadataChanged | SessionOpened | SessionLost) -> None:
         is_picture = isinstance(news, MetadataChanged)

@@ -30,7 +30,7 @@ from ...transport.loop import Timer
 from ...transport.seam import Connection, ConnectionState, ConnectOptions
 from ..controller.image import ClusterImage
 from ..log import event
-from ..metadata.client import MetadataChanged, Subscribe
+from ..metadata.client import MetadataChanged, SessionLost, SessionOpened, Subscribe
 from ..partition.events import Durable, Fetched, FetcherBegan, Follow, Unfollow
 from ..runtime import Context, LoopActor, LoopRef
 from .line import Line, key_of
@@ -90,6 +90,8 @@ class Fetcher(LoopActor):
         Unfollow: "on_unfollow",
         Durable: "on_durable",
         MetadataChanged: "on_metadata_changed",
+        SessionOpened: "on_session_opened",
+        SessionLost: "on_session_lost",
         _StateChanged: "on_state_changed",
         _Replied: "on_replied",
         _OwedLongEnough: "on_owed_long_enough",
@@ -111,6 +113,7 @@ class Fetcher(LoopActor):
         self._broker_id = broker_id
         self._broker_address = broker_address
         self._image = ClusterImage.empty()
+        self._incarnation = ""  # of the session that this life of the broker has; "": none just now
         self._leaders: dict[int, _Leader] = {}
         self._led_by: dict[PartitionKey, int] = {}  # whom each replica follows
         self._due: set[int] = set()  # leaders to look at when this turn ends
@@ -119,7 +122,7 @@ class Fetcher(LoopActor):
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
-        self._tell_sibling("metadata", Subscribe(self.actor_ref))
+        self._tell_sibling("metadata", Subscribe(self.actor_ref, with_sessions=True))
         for ref in self.context.directory:  # this is a restart: they wait for answers to what was asked before
             if ref.address.startswith(f"{self._broker_address}/partitions/"):
                 ref.post(FetcherBegan())
@@ -164,14 +167,27 @@ class Fetcher(LoopActor):
     # -- the lines -------------------------------------------------------------------------------------
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
-        before, self._image = self._own_incarnation(), changed.image
-        if self._own_incarnation() != before:
-            for leader_id, leader in self._leaders.items():  # what was said in an earlier life counts for nothing
-                leader.line.end_session()
-                self._due.add(leader_id)
+        self._image = changed.image
         for leader_id, leader in self._leaders.items():
             if self._whereabouts(leader_id) != (leader.endpoint, leader.incarnation):
                 self._connect(leader_id, leader)
+
+    def on_session_opened(self, opened: SessionOpened) -> None:
+        """Say from now on in which life we fetch, also where a fetch is parked already: only it can join an ISR.
+
+        Not read from the image: what stands there may be the session of an earlier life (B10).
+        """
+        self._live_as(opened.incarnation)
+
+    def on_session_lost(self, _: SessionLost) -> None:
+        self._live_as("")
+
+    def _live_as(self, incarnation: str) -> None:
+        if incarnation != self._incarnation:
+            self._incarnation = incarnation
+            for leader_id, leader in self._leaders.items():
+                leader.line.end_session()
+                self._due.add(leader_id)
 
     def _new_leader(self, leader_id: int) -> _Leader:
         settings = self._settings
@@ -232,7 +248,7 @@ class Fetcher(LoopActor):
             return
         request = None
         if not line.is_owed:
-            line.incarnation = self._own_incarnation()
+            line.incarnation = self._incarnation
             request = line.next_request()
         elif leader.owed_timer is None:
             leader.owed_timer = self.set_timer(OWED_MS, _OwedLongEnough(leader_id))
@@ -264,10 +280,6 @@ class Fetcher(LoopActor):
         if leader.owed_timer is not None:
             leader.owed_timer.cancel()
         del self._leaders[leader_id]
-
-    def _own_incarnation(self) -> str:
-        session = self._image.sessions.get(self._broker_address)
-        return session.incarnation if session else ""
 
     # -- what comes back -------------------------------------------------------------------------------
 

@@ -62,6 +62,17 @@ def test_another_cluster_is_learnt_from_scratch():
     assert metadata.version == 1
 
 
+def test_a_broker_that_knows_of_no_cluster_yet_takes_nothing_from_us():
+    metadata = Metadata(unknown_topic_timeout_ms=100)
+    metadata.on_reply(a_reply(50, a_topic()), ["t"], 0)
+
+    assert not metadata.on_reply(a_reply(0, cluster="", brokers=()), ["t"], 10)
+
+    assert metadata.leader("t", 0).broker_id == 1
+    assert set(metadata.brokers) == {1, 2}
+    assert not metadata.is_gone("t", 10_000)
+
+
 def test_a_topic_is_gone_only_after_it_was_unknown_for_a_while():
     metadata = Metadata(unknown_topic_timeout_ms=100)
     unknown = TopicMetadata(name="t", error=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)

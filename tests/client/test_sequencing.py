@@ -271,6 +271,22 @@ def test_what_was_sent_to_a_deleted_topic_is_handed_back_and_numbers_begin_again
     assert sequence.may_take_new(0)
 
 
+def test_numbers_that_begin_again_begin_in_another_epoch():
+    """The topic may be the same after all: its log would take sequence 0 of the old epoch for a duplicate."""
+    sequence = a_sequence()
+    sequence.topic_id = "orders"
+    first = send(sequence, a_batch(), 1)
+    sequence.on_acked(first, 1)
+    used = (sequence.producer_id, sequence.producer_epoch)
+
+    sequence.on_topic_id("")
+    sequence.on_topic_id("orders")
+    second = send(sequence, a_batch(), 2)
+
+    assert second.base_sequence == 0
+    assert (second.producer_id, second.producer_epoch) == (used[0], used[1] + 1)
+
+
 def test_an_id_whose_epochs_are_used_up_is_replaced():
     sequence = a_sequence()
     sequence.producer_epoch = PRODUCER_EPOCH_MAX

@@ -82,7 +82,9 @@ def test_who_subscribes_late_is_told_the_present(cluster, broker):
     cluster.settle(1)
 
     assert [type(one) for one in late.told] == [MetadataChanged]
-    assert [type(one) for one in with_sessions.told] == [MetadataChanged, SessionOpened]
+    assert [type(one) for one in with_sessions.told] == [SessionOpened, MetadataChanged], (
+        "who it is, then what there is"
+    )
     assert function[0].image.topic_named("a") is not None
     assert function[0].keys is None
 

@@ -1,0 +1,194 @@
+"""Look at replicas and at the store from outside, without touching them: what the laws are checked on.
+
+The one place that knows where actors keep their state. It reads attributes and memory; it asks nobody, counts as no
+operation of the disk, moves no time, so that a run is the same whether somebody looks or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from ..actors.metadata.documents import PartitionDocument, kind_of, partition_of, read
+from ..actors.partition.events import Assign
+from ..actors.partition.leader import Leader
+from ..actors.partition.leading import Leading
+from ..actors.partition.replica import Replica
+from ..model import PartitionKey
+from ..storage.batch import parse_header
+from ..storage.log import Log
+from .disk import SimDisk
+from .simulated import KeptDocuments, SimulatedProcess
+
+
+class BatchMark(NamedTuple):
+    """One batch of a log: where it stands, who wrote it, what it is."""
+
+    base_offset: int
+    next_offset: int
+    epoch: int
+    crc: int
+
+
+class ReplicaView(NamedTuple):
+    """One replica just now."""
+
+    broker: int
+    life: str  # of its process
+    key: PartitionKey
+    role: str
+    epoch: int  # that it leads or follows in
+    is_leader: bool
+    isr: frozenset[int]  # a leader's: all whose acknowledgement it waits for (the maximal one); else empty
+    min_insync_replicas: int
+    flush: str
+    log_start_offset: int
+    high_watermark: int  # -1: it knows none
+    log_end_offset: int
+    durable_offset: int
+    cuts: int  # how often its log was seen to be cut, since it was opened
+    marks: list[BatchMark]  # of the whole log, ascending; the observer's own list, which it goes on changing
+
+
+class Observer:
+    """Looks at the replicas of one simulated cluster; of each log it reads only what is new."""
+
+    def __init__(self) -> None:
+        self._copies: dict[tuple[str, PartitionKey], _LogCopy] = {}
+
+    def look(self, process: SimulatedProcess, actor: Replica) -> ReplicaView | None:
+        """Return what a replica is and holds; None: its log is not open."""
+        log = log_of(actor)
+        if log is None or actor.has_ended:
+            return None
+        copy = self._copies.get((process.options.name, actor.key))
+        if copy is None or copy.log is not log:
+            copy = self._copies[process.options.name, actor.key] = _LogCopy(log)
+        disk = process.context.files
+        if isinstance(disk, SimDisk):
+            copy.follow(disk)
+        leader = leader_of(actor)
+        assignment = assignment_of(actor)
+        return ReplicaView(
+            broker=process.options.broker_id,
+            life=process.options.incarnation,
+            key=actor.key,
+            role=actor.role,
+            epoch=leader.epoch if leader is not None else assignment.leader_epoch,
+            is_leader=leader is not None,
+            isr=maximal_isr_of(leader) if leader is not None else frozenset(),
+            min_insync_replicas=assignment.min_insync_replicas,
+            flush=assignment.config.flush,
+            log_start_offset=log.log_start_offset,
+            high_watermark=high_watermark_of(actor),
+            log_end_offset=log.log_end_offset,
+            durable_offset=log.durable_offset,
+            cuts=copy.cuts,
+            marks=copy.marks,
+        )
+
+
+class StoreObserver:
+    """Looks at the documents in the metadata store, those that have changed since the last look."""
+
+    def __init__(self) -> None:
+        self._version = 0
+
+    def changed(self, kept: KeptDocuments) -> Iterator[tuple[PartitionKey, PartitionDocument | None]]:
+        """Yield the partitions that were written since, as they are now; None: deleted."""
+        since, self._version = self._version, kept.version
+        for row in list(kept.rows.values()):
+            if row.version > since and kind_of(row.key) == "partition":
+                value = None if row.value is None else msgspec.json.decode(row.value)
+                yield partition_of(row.key), None if value is None else read(PartitionDocument, value)
+
+    def has_news(self, kept: KeptDocuments) -> bool:
+        return kept.version != self._version
+
+
+def controller_epoch_of(kept: KeptDocuments) -> int:
+    row = kept.rows.get("lease")
+    return -1 if row is None or row.value is None else msgspec.json.decode(row.value).get("controller_epoch", 0)
+
+
+# -- where actors keep their state -----------------------------------------------------------------
+
+
+def log_of(actor: Replica) -> Log | None:
+    return actor.log
+
+
+def leader_of(actor: Replica) -> Leader | None:
+    """Return the rules of the leader, None when it does not lead."""
+    return actor.part.rules if isinstance(actor.part, Leading) else None
+
+
+def assignment_of(actor: Replica) -> Assign:
+    return actor._assignment
+
+
+def maximal_isr_of(leader: Leader) -> frozenset[int]:
+    return frozenset(leader.insync.maximal)
+
+
+def high_watermark_of(actor: Replica) -> int:
+    return -1 if actor.part is None else int(actor.part.high_watermark)
+
+
+# -- what stands in a log --------------------------------------------------------------------------
+
+
+class _LogCopy:
+    """The batches of one open log, by their headers, followed through appends and cuts."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.marks: list[BatchMark] = []
+        self.cuts = 0
+        self._places: list[tuple[str, int]] = []  # of each: its file, and where in it
+
+    def follow(self, disk: SimDisk) -> None:
+        end_offset, before = self.log.log_end_offset, len(self.marks)
+        while self.marks and self.marks[-1].next_offset > end_offset:
+            self.marks.pop()
+            self._places.pop()
+        if self.marks and not self._is_true(disk):
+            self.marks.clear()
+            self._places.clear()
+        self.cuts += len(self.marks) < before
+        if not self.marks or self.marks[-1].next_offset < end_offset:
+            self._read_on(disk)
+
+    def _is_true(self, disk: SimDisk) -> bool:
+        """Whether the last batch that was seen still stands there: a log may be cut and filled again at once."""
+        path, position = self._places[-1]
+        data = disk.peek(path)
+        return data is not None and position < len(data) and _mark_at(data, position)[0] == self.marks[-1]
+
+    def _read_on(self, disk: SimDisk) -> None:
+        segments = self.log._segments
+        known_path, known_at = self._places[-1] if self._places else ("", 0)
+        is_new = not known_path
+        for segment in segments:
+            path = segment.path
+            if path == known_path:
+                is_new = True
+                data = disk.peek(path) or b""
+                at = known_at + _mark_at(data, known_at)[1]
+            elif is_new:
+                data, at = disk.peek(path) or b"", 0
+            else:
+                continue
+            while at < segment.size:
+                mark, length = _mark_at(data, at)
+                self.marks.append(mark)
+                self._places.append((path, at))
+                at += length
+
+
+def _mark_at(data: bytes | bytearray, at: int) -> tuple[BatchMark, int]:
+    header = parse_header(memoryview(data), at)
+    mark = BatchMark(header.base_offset, header.next_offset, header.leader_epoch, header.crc)
+    return mark, header.length

@@ -1,0 +1,186 @@
+"""Bugs that others have had, planted into the rules while a test looks whether the simulation finds them.
+
+A plant replaces one function or method of a rule by one that has the bug, for the time of a ``with`` block. Nothing of
+it is in the code that ships for use. Numbers are those of the catalogue of known bugs of replicated logs.
+
+    with planted("B14"):
+        outcome = run_seed(3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ..actors.partition.events import Truncate
+from ..actors.partition.follower import AFTER_THAT
+from ..model import Offset
+from .simulation import Outcome, Profile, run_seed
+
+Replace = Callable[[Any], Any]  # the function as it is -> the function with the bug
+
+
+@dataclass(frozen=True)
+class Plant:
+    """One bug. ``places``: what is replaced, as ``module:Class.method`` below ``callboard``, and by what."""
+
+    name: str
+    what: str
+    places: tuple[tuple[str, Replace], ...]
+    profile: str | Profile = "deaths"
+    seeds_max: int = 40  # the simulation must have found it by then
+    finds: frozenset[str] = frozenset()  # laws and anomalies, one of which must be it; empty: any
+
+
+PLANTS: dict[str, Plant] = {}
+
+
+def plant(name: str, what: str, *places: tuple[str, Replace], **fields: Any) -> None:
+    """Enter a plant in the table."""
+    PLANTS[name] = Plant(name, what, places, **fields)
+
+
+@contextmanager
+def planted(name: str) -> Iterator[Plant]:
+    """Have a bug, within the block.
+
+    Raises:
+        AttributeError: what it replaces is not there (any more): the plant must follow the rules.
+    """
+    one = PLANTS[name]
+    undo: list[tuple[Any, str, Any]] = []
+    try:
+        for place, replace in one.places:
+            owner, attribute = _resolve(place)
+            original = owner.__dict__[attribute]
+            undo.append((owner, attribute, original))
+            setattr(owner, attribute, _rewrapped(original, replace))
+        yield one
+    finally:
+        for owner, attribute, original in reversed(undo):
+            setattr(owner, attribute, original)
+
+
+def hunt(name: str) -> Outcome | None:
+    """Return the first run that finds a planted bug; None: none of its seeds does."""
+    with planted(name) as one:
+        for seed in range(one.seeds_max):
+            outcome = run_seed(seed, one.profile)
+            names = {failure.name for failure in outcome.failures}
+            if names and (not one.finds or names & one.finds):
+                return outcome
+    return None
+
+
+def _rewrapped(original: Any, replace: Replace) -> Any:
+    """Replace a function, a static or class method, or a property by one of the same kind."""
+    if isinstance(original, staticmethod | classmethod):
+        return type(original)(replace(original.__func__))
+    if isinstance(original, property):
+        return property(replace(original.fget))
+    return replace(original)
+
+
+def _resolve(place: str) -> tuple[Any, str]:
+    module_name, _, path = place.partition(":")
+    owner: Any = import_module(f"..{module_name}", __package__)
+    *parents, attribute = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    if attribute not in owner.__dict__:
+        raise AttributeError(f"{place} is not there")
+    return owner, attribute
+
+
+# -- the bugs ----------------------------------------------------------------------------------------
+
+
+def _cuts_to_the_high_watermark(begin: Any) -> Any:
+    def begin_by_cutting(self: Any, log_start_offset: int, log_end_offset: int) -> Any:
+        if self.high_watermark < log_end_offset:
+            return [Truncate(Offset(max(self.high_watermark, log_start_offset))), AFTER_THAT]
+        return begin(self, log_start_offset, log_end_offset)
+
+    return begin_by_cutting
+
+
+def _finds_no_divergence(_: Any) -> Any:
+    return lambda *_: None
+
+
+def _shrinks_by_itself(propose: Any) -> Any:
+    def shrink(self: Any, leader_end_offset: int, needed_offset: int, now_ms: int) -> Any:
+        proposal = propose(self, leader_end_offset, needed_offset, now_ms)
+        if proposal is not None and len(proposal.isr) < len(self.isr):
+            self.isr = frozenset(member.broker_id for member in proposal.isr)
+        return proposal
+
+    return shrink
+
+
+def _needs_nobody_in_sync(init: Any) -> Any:
+    def with_a_minimum_of_one(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **{**kwargs, "min_insync_replicas": 1})
+
+    return with_a_minimum_of_one
+
+
+def _ignores_the_minimum(on_isr: Any) -> Any:
+    return lambda self, isr, partition_epoch, _, now_ms: on_isr(self, isr, partition_epoch, 1, now_ms)
+
+
+def _forgets_producers(init: Any) -> Any:
+    def begin_without_producers(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.producers.clear()
+
+    return begin_without_producers
+
+
+def _trusts_any_session(_: Any) -> Any:
+    return lambda self: self._image.sessions.get(self._broker_address)
+
+
+BEGIN = ("actors.partition.follower:Follower.begin", _cuts_to_the_high_watermark)
+LOST = frozenset(
+    {"candidate-completeness", "leader-completeness", "log-matching", "commit-agreement", "committed-is-held"}
+)
+
+plant("B1", "a follower cuts its log to the high watermark that it has heard of", BEGIN, finds=LOST)
+plant(
+    "B2",
+    "… and nobody compares the lineages of two logs",
+    BEGIN,
+    ("storage.epochs:EpochHistory.divergence", _finds_no_divergence),
+    finds=LOST,
+)
+plant(
+    "B6",
+    "a leader takes laggards out of its in-sync set by itself, and acknowledges alone",
+    ("actors.partition.insync:InSync.propose", _shrinks_by_itself),
+    ("actors.partition.leader:Leader.__init__", _needs_nobody_in_sync),
+    ("actors.partition.leader:Leader.on_isr", _ignores_the_minimum),
+    finds=LOST | {"enough-in-sync", "no-deposed-ack"},
+)
+plant(
+    "B7",
+    "acks=all is one copy when the in-sync set has shrunk to one",
+    ("actors.partition.leader:Leader.__init__", _needs_nobody_in_sync),
+    ("actors.partition.leader:Leader.on_isr", _ignores_the_minimum),
+    finds=frozenset({"enough-in-sync"}),
+)
+plant(
+    "B14",
+    "a new leader does not know the sequences of the producers",
+    ("actors.partition.leader:Leader.__init__", _forgets_producers),
+    finds=frozenset({"duplicate", "aborted-read"}),
+)
+plant(
+    "own-session",
+    "a broker takes the session of its earlier life, which still stands, for its own, and leads on in the old epoch",
+    ("actors.broker:Broker._session", _trusts_any_session),
+    finds=frozenset({"single-leader"}),
+)

@@ -1,0 +1,531 @@
+"""One seed, one run: a cluster, clients, faults, laws, a verdict.
+
+    outcome = run_seed(7)
+    print(outcome.report())
+
+A run has two phases. *Safety*: whatever the schedule says goes wrong; laws are checked after each step, nothing is
+expected of progress. *Liveness*: everything is healed, and within ``HEALED_MS`` every partition must be led and
+fully in sync, every record sent have its outcome, and a reader who begins at the beginning have read all that was
+acknowledged. Then the whole history is judged, and the replicas are compared.
+
+Everything in it is a function of (profile, seed, schedule): the same run, to the byte, on any machine. ``digest`` is
+made of all that was delivered, when and in which order, and of the history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..actors.metadata.documents import PartitionDocument
+from ..actors.partition.replica import Replica
+from ..client.config import ConsumerConfig, ProducerConfig
+from ..config import BrokerSettings, ClusterConfig
+from ..errors import CallboardError
+from ..model import PartitionKey, TopicId, TopicPartition
+from ..transport.messages import CreateTopicsRequest, NewTopic, ProduceReply
+from .history import Anomaly, anomalies, divergences, internals, stalls
+from .laws import LawBroken, Laws, same_logs
+from .loop import SimLoop
+from .machine import ProcessLoop
+from .nemesis import KINDS, LOSSY, Fault, Host, Nemesis, schedule
+from .network import LinkQuality, SimNetwork
+from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of
+from .recording import Recorder
+from .sim_clients import ClientProcess, Load, SimConsumer, SimProducer
+from .simulated import METADATA, METADATA_ENDPOINT, SimulatedCluster, SimulatedProcess
+from .transport import LoopbackServer
+
+TOPIC = "orders"
+HEALED_MS = 30_000  # of virtual time from the healing of everything until everything must be well
+LOOK_MS = 20
+FINAL = "final"
+KIB = 1 << 10
+FAILURES_SHOWN = 8  # of one run
+ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
+    ("store-refuses", "simulated: the write failed"),
+    ("store-forgets", "simulated: the write failed"),
+    ("full-disk", "log.full"),
+    ("full-disk", "No space left on device"),
+    ("sync-error", "Input/output error"),
+    ("sync-error", "directory.offline"),
+    ("sync-error", "partition.offline"),
+    ("slow-disk", "disk.slow"),
+    ("pause", "disk.slow"),  # a sync that was under way meanwhile
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What kind of cluster, load and faults. ``name`` and a seed make a run."""
+
+    name: str = "default"
+    brokers: int = 3
+    partitions: int = 2
+    replication_factor: int = 3
+    min_insync_replicas: int = 0  # 0: as the cluster chooses
+    flush: str = "ack"
+    producers: int = 2
+    consumers: int = 1
+    safety_ms: float = 2_000.0
+    kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(),
+        Profile("single", replication_factor=1),
+        Profile("calm", kinds={}),
+        Profile("deaths", kinds={name: KINDS[name] for name in ("kill", "kill-metadata", "power", "fail-actor")}),
+        Profile("links", kinds={name: KINDS[name] for name in ("cut", "cut-one-way", "isolate", "clog", "flaky")}),
+        Profile("lossy", kinds=LOSSY),
+        Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
+    )
+}
+
+
+USUAL_PROFILES = tuple(name for name in PROFILES if name != "lossy")  # see LOSSY
+
+
+@dataclass
+class Outcome:
+    """What came of a run. ``failures`` empty: nothing that must not happen has happened."""
+
+    seed: int
+    profile: str
+    faults: list[Fault]
+    failures: list[Anomaly] = field(default_factory=list)
+    digest: str = ""
+    acked: int = 0
+    unknown: int = 0
+    failed: int = 0
+    steps: int = 0
+    checks: int = 0
+    virtual_ms: float = 0.0
+    events: list[bytes] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        return not self.failures
+
+    def report(self, faults_before: int = 0) -> str:
+        """Return what failed, what had been done to the cluster, and how to see it again."""
+        lines = [f"seed {self.seed}, profile {self.profile}: FAILED"]
+        for failure in self.failures[:FAILURES_SHOWN]:
+            where = f" {failure.partition.topic}-{failure.partition.partition}" if failure.partition else ""
+            lines.append(f"  {failure.name}{where}: {failure.detail}")
+        if len(self.failures) > FAILURES_SHOWN:
+            lines.append(f"  and {len(self.failures) - FAILURES_SHOWN} more")
+        lines.append(f"  faults ({len(self.faults)} of {faults_before or len(self.faults)} are enough):")
+        lines += [f"  {fault}" for fault in self.faults]
+        lines.append(f"again: make simulate SEED={self.seed} PROFILE={self.profile}")
+        return "\n".join(lines)
+
+
+def run_seed(seed: int, profile: str | Profile = "default", faults: Sequence[Fault] | None = None) -> Outcome:
+    """Run one seed; with ``faults`` instead of those that the seed would choose."""
+    chosen = PROFILES[profile] if isinstance(profile, str) else profile
+    return Simulation(seed, chosen, faults).run()
+
+
+def shrink(outcome: Outcome, profile: str | Profile, tries_max: int = 100) -> Outcome:
+    """Return a failing run with as few faults as it needs to fail in the same way: halves, then single ones go."""
+    names = {failure.name for failure in outcome.failures}
+    best, tries = outcome, 0
+    size = max(1, len(outcome.faults) // 2)
+    while size:
+        at = 0
+        while at < len(best.faults) and tries < tries_max:
+            tries += 1
+            attempt = run_seed(outcome.seed, profile, [*best.faults[:at], *best.faults[at + size :]])
+            if names & {failure.name for failure in attempt.failures}:
+                best = attempt
+            else:
+                at += size
+        size = size // 2 if tries < tries_max else 0
+    return best
+
+
+class Simulation:
+    """One run. See the top of the file."""
+
+    def __init__(self, seed: int, profile: Profile, faults: Sequence[Fault] | None = None) -> None:
+        self.seed, self.profile = seed, profile
+        self.chance = random.Random(f"knobs/{profile.name}/{seed}")
+        self.loop = SimLoop(seed, shuffle=self.chance.random() < 0.5)
+        self.network = SimNetwork(self.loop, seed)
+        self.recorder = Recorder()
+        self.laws = Laws(may_lose_unsynced=profile.flush == "os")
+        self.observer, self.store = Observer(), StoreObserver()
+        self.errors: list[str] = []
+        self.clients: dict[str, ClientProcess] = {}
+        self.producers: list[SimProducer] = []
+        self.consumers: list[SimConsumer] = []
+        self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
+        self.network.expect(METADATA_ENDPOINT, METADATA)
+        for number in range(1, profile.brokers + 1):
+            self.network.expect(self.cluster.client_endpoint(number), f"broker-{number}")
+        self.topic_configs = self._topic_configs()
+        self.brokers = self.cluster.names[1:]
+        client_names = [f"producer-{one + 1}" for one in range(profile.producers)]
+        client_names += [f"consumer-{one + 1}" for one in range(profile.consumers)]
+        if faults is None:
+            faults = schedule(
+                f"{profile.name}/{seed}",
+                brokers=self.brokers,
+                clients=client_names,
+                span_ms=profile.safety_ms,
+                kinds=profile.kinds,
+                replication_factor=profile.replication_factor,
+            )
+        self.faults = list(faults)
+        self.host = Host(self.cluster, self._client("host"))
+        self.host.on_down = self._on_down
+        self.nemesis = Nemesis(
+            self.cluster, self.network, self.host, self.clients, self.recorder, kill_client=self._kill_client
+        )
+        self.nemesis.sync_ms = self.chance.choice((0.0, 2.0, 15.0))
+        delay_ms = self.chance.choice((0.1, 0.1, 1.0, 8.0))
+        self.network.normal = self.network.quality = LinkQuality(delay_ms=delay_ms, jitter_ms=delay_ms)
+        self.cluster.open_store = self.nemesis.open_store
+        self.cluster.on_process = self._on_process
+        self.network.on_acked = self._on_acked
+        self._names: dict[TopicId, str] = {}
+
+    # -- the run ---------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        outcome = Outcome(self.seed, self.profile.name, self.faults)
+        with _listening(self.errors):
+            try:
+                self._start()
+                self._hurt()
+                healed_us = self._heal()
+                outcome.failures += self._judge(healed_us)
+            except LawBroken as broken:
+                outcome.failures.append(Anomaly(broken.law, None, str(broken)))
+            except _NotConverged as late:
+                outcome.failures.append(Anomaly("stuck", None, str(late)))
+        outcome.failures += internals(line for line in self.errors if not self._was_ordered(line))
+        self._count(outcome)
+        return outcome
+
+    def _start(self) -> None:
+        for name in self.cluster.names:
+            self.cluster.restart(name)
+        self._create_topic()
+        for number in range(self.profile.producers):
+            self._start_producer(f"producer-{number + 1}", number + 1)
+        for number in range(self.profile.consumers):
+            self._start_consumer(f"consumer-{number + 1}")
+
+    def _hurt(self) -> None:
+        self.nemesis.arm(self.faults)
+        self._run_for(self.profile.safety_ms)
+
+    def _heal(self) -> int:
+        """Heal everything and wait until all is well; return when that was done."""
+        self.nemesis.heal()
+        healed_us = self.loop.now_us
+        self._run_for(500)
+        for producer in self.producers:
+            producer.stop()
+        self._wait_for(self._is_settled, healed_us)
+        final = self._start_consumer(
+            FINAL, config=ConsumerConfig(auto_offset_reset="earliest", **self._client_config())
+        )
+
+        def has_read_all() -> str:
+            """What is committed may still grow: copies of requests come late."""
+            for key, ghost in self.laws.ghosts.items():
+                place = TopicPartition(TOPIC, key.partition)
+                end = max([ghost.end_offset, *(one.position(place) for one in self.consumers)])
+                if final.position(place) < end:
+                    return f"the final reader is at {final.position(place)} of partition {key.partition}, not at {end}"
+            return ""
+
+        self._wait_for(has_read_all, healed_us)
+        return healed_us
+
+    def _judge(self, healed_us: int) -> list[Anomaly]:
+        history = self.recorder.history(finals=[FINAL])
+        views = list(self._views())
+        history.starts = {
+            TopicPartition(TOPIC, view.key.partition): view.log_start_offset for view in views if view.is_leader
+        }
+        found = anomalies(history)
+        logs = {TopicPartition(TOPIC, key.partition): held for key, held in same_logs(views).items()}
+        found += divergences(logs)
+        found += stalls(history, [(healed_us * 1000, self.loop.now_us * 1000)], HEALED_MS * 1_000_000)
+        for consumer in self.consumers:
+            found += [Anomaly("internal", None, f"{consumer.process.name}: {text}") for text in consumer.problems]
+        return found
+
+    def _was_ordered(self, line: str) -> bool:
+        """Say whether an error in the log is what the faults that were committed must bring."""
+        kinds = {fault.kind for fault in self.nemesis.committed}
+        return any(kind in kinds and word in line for kind, word in ORDERED_ERRORS)
+
+    def _count(self, outcome: Outcome) -> None:
+        sends = self.recorder.history().sends
+        outcome.acked = sum(send.outcome == "ok" for send in sends)
+        outcome.unknown = sum(send.outcome == "info" for send in sends)
+        outcome.failed = len(sends) - outcome.acked - outcome.unknown
+        outcome.steps, outcome.checks = self.loop.steps, self.laws.checks
+        outcome.virtual_ms = self.loop.now_us / 1000
+        outcome.events = self.recorder.lines()
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(f"{self.network.digest} {self.loop.steps} {self.loop.now_us}".encode())
+        for line in outcome.events:
+            digest.update(line)
+        outcome.digest = digest.hexdigest()
+
+    # -- knobs: what the seed chooses --------------------------------------------------------------------
+
+    def _cluster_config(self) -> ClusterConfig:
+        chance = self.chance
+        settings: dict[str, Any] = {
+            "checkpoint_ms": chance.choice((50, 500, 5_000)),
+            "retention_check_ms": chance.choice((100, 60_000)),
+            "storage_min_free_bytes": 0,
+        }
+        return ClusterConfig(brokers=self.profile.brokers, data_dir="/data", broker=BrokerSettings(**settings))
+
+    def _topic_configs(self) -> dict[str, Any]:
+        chance = self.chance
+        configs: dict[str, Any] = {
+            "flush": self.profile.flush,
+            "segment_bytes": chance.choice((KIB, 4 * KIB, 1 << 20)),
+            "segment_ms": chance.choice((100, 1_000, 3_600_000)),
+            "index_interval_bytes": chance.choice((0, 256, 4 * KIB)),
+        }
+        if self.profile.min_insync_replicas:
+            configs["min_insync_replicas"] = self.profile.min_insync_replicas
+        return configs
+
+    def _client_config(self) -> dict[str, Any]:
+        return {
+            "bootstrap_servers": [self.cluster.client_endpoint(one + 1) for one in range(self.profile.brokers)],
+            "request_timeout_ms": 1_000,
+            "retry_backoff_ms": 20,
+            "retry_backoff_max_ms": 200,
+        }
+
+    def _producer_config(self) -> ProducerConfig:
+        chance = self.chance
+        return ProducerConfig(
+            batch_size=chance.choice((60, 300, 10_000)),
+            linger_ms=chance.choice((0, 0, 5)),
+            delivery_timeout_ms=chance.choice((1_500, 4_000, 20_000)),
+            timeout_ms=chance.choice((300, 1_000)),
+            max_in_flight_requests_per_connection=chance.choice((1, 2, 5)),
+            **self._client_config(),
+        )
+
+    def _consumer_config(self) -> ConsumerConfig:
+        chance = self.chance
+        return ConsumerConfig(
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=chance.choice((64, 500, 1 << 20)),
+            fetch_max_bytes=chance.choice((KIB, 1 << 20)),
+            **self._client_config(),
+        )
+
+    # -- clients -----------------------------------------------------------------------------------------
+
+    def _client(self, name: str) -> ClientProcess:
+        process = self.clients[name] = ClientProcess(name, self.loop, self.network, self.seed)
+        return process
+
+    def _start_producer(self, name: str, number: int) -> SimProducer:
+        load = Load(TOPIC, self.profile.partitions, self.chance.choice((20.0, 60.0, 150.0)))
+        producer = SimProducer(self._client(name), number, self.recorder, load, self._producer_config())
+        self.producers.append(producer)
+        producer.start()
+        return producer
+
+    def _start_consumer(self, name: str, config: ConsumerConfig | None = None) -> SimConsumer:
+        consumer = SimConsumer(
+            self._client(name),
+            self.recorder,
+            TOPIC,
+            self.profile.partitions,
+            config or self._consumer_config(),
+            poll_records_max=self.chance.choice((1, 7, 500)),
+        )
+        self.consumers.append(consumer)
+        return consumer
+
+    def _kill_client(self, name: str) -> None:
+        """A client dies; another one begins in its place, under another name: its process is another one."""
+        process = self.clients[name]
+        if process.loop.is_dead:
+            return
+        process.loop.kill()
+        self.network.hung_up(name)
+        self.recorder.add(self.loop.now_us * 1000, name, "info", "crash")
+        born = f"{name}-again"
+        if born in self.clients:
+            return
+        if name.startswith("producer"):
+            self.producers = [one for one in self.producers if one.process is not process]
+            self._start_producer(born, 100 + len(self.clients))
+        else:
+            self.consumers = [one for one in self.consumers if one.process is not process]
+            self._start_consumer(born)
+
+    # -- looking on --------------------------------------------------------------------------------------
+
+    def _on_process(self, process: SimulatedProcess) -> None:
+        name = process.options.name
+        process.pool.latency = self.nemesis.latency_of(name)
+
+        def on_ran(_: ProcessLoop, callback: Callable[..., Any]) -> None:
+            actor = getattr(callback, "__self__", None)
+            if isinstance(actor, Replica):
+                self._look_at(process, actor)
+            elif name == METADATA and self.store.has_news(self.cluster.kept):
+                self._look_at_store()
+
+        process.loop.on_ran = on_ran
+
+    def _look_at(self, process: SimulatedProcess, actor: Replica) -> None:
+        view = self.observer.look(process, actor)
+        if view is None:
+            self.laws.on_replica_down(actor.key, process.options.broker_id)
+        elif view != self.laws.views.get((view.key, view.broker)):
+            self.laws.on_replica(view)
+
+    def _look_at_store(self) -> None:
+        self.laws.on_controller_epoch(controller_epoch_of(self.cluster.kept))
+        for key, document in self.store.changed(self.cluster.kept):
+            self.laws.on_document(key, document)
+
+    def _on_acked(self, server: LoopbackServer, reply: ProduceReply) -> None:
+        for entry in reply.entries:
+            if not entry.error:
+                key = PartitionKey(TopicId(entry.topic_id), entry.partition)
+                self.laws.on_ack(_number_of(server.owner), key, entry.leader_epoch, entry.base_offset)
+
+    def _on_down(self, name: str) -> None:
+        if name != METADATA:
+            self.laws.on_broker_down(_number_of(name))
+
+    def _views(self) -> Sequence[ReplicaView]:
+        found = []
+        for name in self.brokers:
+            process = self.cluster.processes.get(name)
+            for ref in process.context.directory.refs() if process is not None else ():
+                actor = ref.actor
+                if process is not None and isinstance(actor, Replica):
+                    view = self.observer.look(process, actor)
+                    found += [view] if view is not None else []
+        return found
+
+    # -- time --------------------------------------------------------------------------------------------
+
+    def _run_for(self, ms: float) -> None:
+        self.loop.advance(ms)
+
+    def _wait_for(self, what_is_missing: Callable[[], str], since_us: int) -> None:
+        """Run until nothing is missing.
+
+        Raises:
+            _NotConverged: it was missing for too long.
+        """
+        while missing := what_is_missing():
+            if self.loop.now_us - since_us > HEALED_MS * 1000:
+                raise _NotConverged(f"{HEALED_MS / 1000:g} s after everything was healed: {missing}")
+            self.loop.advance(LOOK_MS)
+
+    def _create_topic(self) -> None:
+        """Have the topic made, and wait until all its partitions are led."""
+        asker = self._client("admin")
+        answers: list[Any] = []
+        connections = [
+            asker.transport.connect(self.cluster.client_endpoint(one + 1), client_id="admin", on_state=lambda _: None)
+            for one in range(self.profile.brokers)
+        ]
+        new = NewTopic(
+            name=TOPIC,
+            num_partitions=self.profile.partitions,
+            replication_factor=self.profile.replication_factor,
+            configs=self.topic_configs,
+        )
+        begun_us = self.loop.now_us
+
+        def is_made() -> str:
+            done = [answer for answer in answers if not isinstance(answer, CallboardError) and not answer.error]
+            if not any(topic.error == 0 for answer in done for topic in getattr(answer, "topics", ())):
+                for connection in connections:
+                    connection.request(
+                        CreateTopicsRequest(topics=[new]), lambda reply, _: answers.append(reply), timeout_ms=1_000
+                    )
+                return f"the topic was not made: {answers[-1:]}"
+            return self._is_led()
+
+        self._run_for(200)
+        self._wait_for(is_made, begun_us)
+
+    def _is_led(self) -> str:
+        documents = self.laws.documents
+        if len(documents) < self.profile.partitions:
+            return f"{len(documents)} partitions are known"
+        for key, document in documents.items():
+            if missing := self._leader_missing(key, document):
+                return missing
+        return ""
+
+    def _leader_missing(self, key: PartitionKey, document: PartitionDocument) -> str:
+        view = self.laws.views.get((key, document.leader))
+        if view is None or not view.is_leader or view.epoch != document.leader_epoch:
+            return f"{key} is not led by broker {document.leader} in epoch {document.leader_epoch}"
+        if view.life != self.cluster.processes[f"broker-{document.leader}"].options.incarnation:
+            return f"{key} was led by an earlier life of broker {document.leader}"
+        return ""
+
+    def _is_settled(self) -> str:
+        if not self.host.is_complete:
+            return "not all processes run"
+        if missing := self._is_led():
+            return missing
+        for key, document in self.laws.documents.items():
+            if set(document.isr) != set(document.replicas):
+                return f"{key}: in sync are {document.isr} of {document.replicas}"
+        waiting = {producer.process.name: producer.unsettled for producer in self.producers if producer.unsettled}
+        return f"sends without an outcome: {waiting}" if waiting else ""
+
+
+class _NotConverged(Exception):
+    """Liveness: something that must come has not come."""
+
+
+class _listening(logging.Handler):  # noqa: N801 - a context manager
+    """Keep the errors that the cluster logs, and keep them off the terminal."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._lines = lines
+        self._logger = logging.getLogger("callboard")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        self._before = (self._logger.level, self._logger.propagate)
+        self._logger.setLevel(logging.ERROR)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.level, self._logger.propagate = self._before
+
+
+def _number_of(name: str) -> int:
+    return int(name.rpartition("-")[2])

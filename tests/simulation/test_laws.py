@@ -1,0 +1,208 @@
+"""Each law finds the smallest state that breaks it, and nothing in one that keeps them all."""
+
+import pytest
+
+from callboard.actors.metadata.documents import PartitionDocument
+from callboard.model import PartitionKey, TopicId
+from callboard.testing.history import divergences
+from callboard.testing.laws import LawBroken, Laws, same_logs
+from callboard.testing.observing import BatchMark, ReplicaView
+
+KEY = PartitionKey(TopicId("0" * 32), 0)
+A, B, C = (BatchMark(at, at + 2, 1, 100 + at) for at in (0, 2, 4))
+OTHER = BatchMark(2, 4, 2, 999)  # where B stands
+
+
+def a_view(broker=1, marks=(A, B), **fields):
+    marks = list(marks)
+    end = marks[-1].next_offset if marks else 0
+    values = {
+        "broker": broker,
+        "life": f"{broker}-1",
+        "key": KEY,
+        "role": "leader" if fields.get("is_leader") else "follower",
+        "epoch": 1,
+        "is_leader": False,
+        "isr": frozenset(),
+        "min_insync_replicas": 1,
+        "flush": "ack",
+        "log_start_offset": 0,
+        "high_watermark": 0,
+        "log_end_offset": end,
+        "durable_offset": end,
+        "cuts": 0,
+        "marks": marks,
+    }
+    return ReplicaView(**{**values, **fields})
+
+
+def a_leader(broker=1, marks=(A, B), **fields):
+    marks = list(marks)
+    values = {"is_leader": True, "isr": frozenset({1, 2, 3}), "high_watermark": marks[-1].next_offset if marks else 0}
+    return a_view(broker, marks, **{**values, **fields})
+
+
+def a_document(**fields):
+    return PartitionDocument(**{"replicas": (1, 2, 3), "isr": (1, 2, 3), "leader": 1, "leader_epoch": 1, **fields})
+
+
+@pytest.fixture
+def laws():
+    """Three replicas, of which broker 1 leads and has committed A and B."""
+    made = Laws()
+    made.on_document(KEY, a_document())
+    for broker in (2, 3):
+        made.on_replica(a_view(broker))
+    made.on_replica(a_leader())
+    return made
+
+
+def test_what_is_sound_breaks_no_law(laws):
+    laws.on_replica(a_view(2, (A, B, C), high_watermark=4))
+    laws.on_replica(a_view(3, (A, B, C), high_watermark=4))
+    laws.on_replica(a_leader(1, (A, B, C)))
+    laws.on_ack(1, KEY, 1, 4)
+    laws.on_document(KEY, a_document(leader=2, leader_epoch=2, partition_epoch=1, isr=(2, 3)))
+    laws.on_replica(a_leader(2, (A, B, C), epoch=2, isr=frozenset({2, 3})))
+
+    assert laws.ghosts[KEY].marks == [A, B, C]
+    assert laws.checks >= 10
+
+
+def broken_by(act):
+    with pytest.raises(LawBroken) as caught:
+        act()
+    return caught.value.law
+
+
+def test_two_leaders_in_one_epoch(laws):
+    assert broken_by(lambda: laws.on_replica(a_leader(2))) == "single-leader"
+
+
+def test_the_same_broker_in_another_life_is_another_leader(laws):
+    assert broken_by(lambda: laws.on_replica(a_leader(life="1-2"))) == "single-leader"
+
+
+def test_an_epoch_that_goes_back(laws):
+    laws.on_replica(a_view(2, epoch=3))
+    assert broken_by(lambda: laws.on_replica(a_view(2, epoch=2))) == "monotone-epochs"
+
+
+@pytest.mark.parametrize("name", ["leader_epoch", "partition_epoch"])
+def test_an_epoch_in_the_store_that_goes_back(laws, name):
+    laws.on_document(KEY, a_document(leader_epoch=5, partition_epoch=5))
+    later = {"leader_epoch": 5, "partition_epoch": 5, name: 4}
+    assert broken_by(lambda: laws.on_document(KEY, a_document(**later))) == "monotone-epochs"
+
+
+def test_a_controller_epoch_that_goes_back(laws):
+    laws.on_controller_epoch(4)
+    assert broken_by(lambda: laws.on_controller_epoch(3)) == "monotone-epochs"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"high_watermark": 5},
+        {"high_watermark": 1, "log_start_offset": 2},
+        {"durable_offset": 5},
+        {"log_start_offset": 5, "high_watermark": 5},
+    ],
+)
+def test_offsets_out_of_order(fields):
+    assert broken_by(lambda: Laws().on_replica(a_leader(isr=frozenset({1}), **fields))) == "offsets-in-order"
+
+
+def test_a_high_watermark_that_falls_within_its_epoch(laws):
+    assert broken_by(lambda: laws.on_replica(a_leader(high_watermark=2))) == "high-watermark-never-falls"
+
+
+@pytest.mark.parametrize("behind", [a_view(2, (A, B)), a_view(2, (A, B, C), durable_offset=4)])
+def test_a_high_watermark_above_what_a_member_holds_on_disk(laws, behind):
+    laws.on_replica(behind)
+    laws.on_replica(a_view(3, (A, B, C)))
+    assert broken_by(lambda: laws.on_replica(a_leader(1, (A, B, C)))) == "committed-is-held"
+
+
+def test_with_flush_os_being_in_the_log_is_enough(laws):
+    for broker in (2, 3):
+        laws.on_replica(a_view(broker, (A, B, C), durable_offset=4, flush="os"))
+    laws.on_replica(a_leader(1, (A, B, C), flush="os"))
+
+
+def test_a_high_watermark_that_moves_with_too_few_in_sync(laws):
+    alone = a_leader(1, (A, B, C), isr=frozenset({1}), min_insync_replicas=2)
+    laws.on_document(KEY, a_document(isr=(1,)))
+    assert broken_by(lambda: laws.on_replica(alone)) == "enough-in-sync"
+
+
+def test_one_offset_that_is_committed_twice():
+    laws = Laws()
+    laws.on_replica(a_leader(1, (A, B), isr=frozenset({1})))
+    assert broken_by(lambda: laws.on_replica(a_leader(2, (A,), epoch=2, isr=frozenset({2})))) == "leader-completeness"
+    zombie = a_leader(1, (A, OTHER._replace(epoch=1)), isr=frozenset({1}), cuts=1)
+    assert broken_by(lambda: laws.on_replica(zombie)) in ("commit-agreement", "log-matching")
+
+
+def test_a_leader_that_lacks_what_was_committed(laws):
+    laws.on_document(KEY, a_document(isr=(1, 3), leader=1))
+    short = a_leader(2, (A,), epoch=2, isr=frozenset({2}))
+    assert broken_by(lambda: laws.on_replica(short)) == "leader-completeness"
+
+
+def test_a_candidate_that_cuts_away_what_was_committed(laws):
+    assert broken_by(lambda: laws.on_replica(a_view(2, (A,), cuts=1))) == "candidate-completeness"
+
+
+def test_a_candidate_of_the_eligible_replicas_counts_too(laws):
+    laws.on_document(KEY, a_document(isr=(1,), elr=(2,)))
+    laws.on_replica(a_view(3, (A,), cuts=1))
+    assert broken_by(lambda: laws.on_replica(a_view(2, (A, OTHER), cuts=1))) == "candidate-completeness"
+
+
+def test_a_replica_in_neither_set_may_lack_anything_but_hold_nothing_else_below_its_high_watermark(laws):
+    laws.on_document(KEY, a_document(isr=(1, 2)))
+    laws.on_replica(a_view(3, (), cuts=1))
+    laws.on_replica(a_view(3, (A, OTHER), cuts=1, high_watermark=2))
+    assert broken_by(lambda: laws.on_replica(a_view(3, (A, OTHER), cuts=1, high_watermark=4))) == "log-matching"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"isr": ()},
+        {"isr": (1, 4)},
+        {"elr": (4,), "isr": (1,)},
+        {"isr": (1, 2), "elr": (2,)},
+        {"leader": 3, "isr": (1, 2)},
+    ],
+)
+def test_sets_that_cannot_be(fields):
+    assert broken_by(lambda: Laws().on_document(KEY, a_document(**fields))) == "quorum"
+
+
+def test_an_acknowledgement_of_what_is_not_committed(laws):
+    assert broken_by(lambda: laws.on_ack(1, KEY, 1, 4)) == "acked-is-committed"
+
+
+def test_an_acknowledgement_of_what_a_later_leader_does_not_have():
+    laws = Laws(may_lose_unsynced=True)
+    laws.on_replica(a_leader(1, (A, B), isr=frozenset({1})))
+    laws.on_replica(a_leader(2, (A,), epoch=2, isr=frozenset({2})))
+    assert broken_by(lambda: laws.on_ack(1, KEY, 1, 2)) == "no-deposed-ack"
+
+
+def test_what_a_dead_replica_holds_is_looked_at_when_it_is_back(laws):
+    laws.on_broker_down(2)
+    laws.on_document(KEY, a_document(isr=(1, 2, 3), partition_epoch=1))
+    assert broken_by(lambda: laws.on_replica(a_view(2, (A,), life="2-2"))) == "candidate-completeness"
+
+
+def test_logs_that_differ_below_the_high_watermark_in_the_end():
+    same = [a_leader(1, (A, B)), a_view(2, (A, B)), a_view(3, (B,), log_start_offset=2)]
+    other = [*same, a_view(4, (A, OTHER))]
+    beyond = [*same, a_view(4, (A, B, C))]
+
+    assert not divergences(same_logs(same))
+    assert not divergences(same_logs(beyond))
+    assert divergences(same_logs(other))

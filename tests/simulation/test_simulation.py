@@ -1,0 +1,130 @@
+"""Whole clusters by seeds: whatever fails, no law is broken, and when it is healed all is well again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from callboard.testing.nemesis import KINDS, schedule
+from callboard.testing.recording import read_lines
+from callboard.testing.simulate import main, regression_seeds
+from callboard.testing.simulation import PROFILES, run_seed
+
+SEEDS_A_CHUNK = 10
+CHUNKS = {"default": 8, "deaths": 5, "links": 4, "pauses": 4, "single": 2, "calm": 1}
+
+
+@pytest.mark.parametrize(
+    ("profile", "first"), [(name, chunk * SEEDS_A_CHUNK) for name, count in CHUNKS.items() for chunk in range(count)]
+)
+def test_no_seed_breaks_a_law(profile, first):
+    for seed in range(first, first + SEEDS_A_CHUNK):
+        outcome = run_seed(seed, profile)
+        assert outcome.is_good, outcome.report()
+        assert outcome.acked > 0, f"seed {seed}: nothing was acknowledged, so nothing was shown"
+        assert outcome.checks >= 10, f"seed {seed}: the laws were not looked at"
+
+
+@pytest.mark.parametrize(("seed", "profile"), regression_seeds())
+def test_a_seed_that_failed_once_does_not_fail_again(seed, profile):
+    outcome = run_seed(seed, profile)
+
+    assert outcome.is_good, outcome.report()
+
+
+def test_a_calm_run_has_no_error_at_all():
+    outcome = run_seed(1, "calm")
+
+    assert outcome.faults == []
+    assert (outcome.unknown, outcome.failed) == (0, 0)
+    assert outcome.acked > 50
+
+
+# -- one seed, one run -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_the_same_seed_is_the_same_run(seed):
+    first, second = run_seed(seed), run_seed(seed)
+
+    assert first.digest == second.digest
+    assert first.events == second.events
+    assert first.digest != run_seed(seed + 100).digest
+
+
+def test_a_run_does_not_depend_on_how_strings_are_hashed():
+    program = (
+        "from callboard.testing.simulation import run_seed\n"
+        "for seed, profile in ((3, 'default'), (4, 'deaths'), (5, 'pauses'), (6, 'links')):\n"
+        "    print(run_seed(seed, profile).digest)\n"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=100,
+        ).stdout.split()
+        for hash_seed in ("1", "2")
+    ]
+
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 4
+
+
+def test_what_the_clients_saw_is_kept_as_events():
+    outcome = run_seed(3)
+    events = read_lines(outcome.events)
+
+    assert {event.f for event in events} >= {"send", "poll", "assign", "fault"}
+    assert [event.i for event in events] == list(range(len(events)))
+    assert [event.t for event in events] == sorted(event.t for event in events)
+
+
+# -- schedules ---------------------------------------------------------------------------------------
+
+
+def schedules(count):
+    names = ["broker-1", "broker-2", "broker-3"]
+    for seed in range(count):
+        yield schedule(seed, brokers=names, clients=["producer-1"], span_ms=3_000, replication_factor=3)
+
+
+def test_every_kind_of_fault_is_scheduled_by_some_seed_and_none_by_others():
+    made = list(schedules(300))
+
+    assert {fault.kind for faults in made for fault in faults} == set(KINDS)
+    assert any(not faults for faults in made), "to be left in peace is a case, too"
+    assert all(0 <= fault.at_ms <= 3_000 and fault.for_ms >= 50 for faults in made for fault in faults)
+
+
+def test_a_broken_disk_is_not_ordered_where_it_holds_the_only_copy():
+    for seed in range(100):
+        faults = schedule(seed, brokers=["broker-1"], clients=["c"], span_ms=3_000, replication_factor=1)
+        assert "sync-error" not in {fault.kind for fault in faults}
+
+
+def test_a_run_whose_faults_are_given_is_the_run_whose_faults_are_chosen():
+    chosen = run_seed(3)
+
+    assert run_seed(3, faults=chosen.faults).digest == chosen.digest
+
+
+# -- the command -------------------------------------------------------------------------------------
+
+
+def test_the_command_runs_seeds_and_says_how_many(capsys):
+    assert main(["--seeds", "3", "--first", "200", "--profile", "links"]) == 0
+
+    assert capsys.readouterr().out.startswith("3 runs, 0 failed")
+
+
+def test_the_command_runs_one_seed_and_keeps_its_events(capsys, tmp_path):
+    assert main(["--seed", "3", "--profile", "default", "--events", str(tmp_path / "events.jsonl")]) == 0
+
+    assert "seed 3, profile default: good" in capsys.readouterr().out
+    assert len(read_lines((tmp_path / "events.jsonl").read_bytes().splitlines())) > 100
+    assert set(PROFILES) >= {"default", "deaths", "links", "pauses"}
