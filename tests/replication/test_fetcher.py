@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from callboard.actors.controller.image import ClusterImage
-from callboard.actors.metadata.client import MetadataChanged
+from callboard.actors.metadata.client import MetadataChanged, SessionOpened
 from callboard.actors.metadata.documents import SessionDocument
 from callboard.actors.partition.events import Durable, Fetched, FetcherBegan, Follow, Unfollow
 from callboard.actors.replication.fetcher import RETRY_MS_MAX, Fetcher
@@ -61,7 +61,7 @@ class Stage:
             sessions=documents,
             brokers={session.broker_id: session for session in documents.values()},
         )
-        return self.tell(MetadataChanged(image, None))
+        return self.tell(SessionOpened("broker-2", own)).tell(MetadataChanged(image, None))
 
     def tell(self, message, *, for_ms=50):
         self.ref.post(message)
