@@ -6,10 +6,12 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 INPUTS ?= 1000000
 MESSAGES ?= 50000
+SEED_GIVEN := $(SEED)
 SEED ?= 7
 SEEDS ?= 100
 PROFILE ?= all
 SIMULATE_ARGS ?=
+MINUTES ?= 5
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long fuzz simulate bench check lint types format clean
+.PHONY: help venv demo test test-long soak fuzz simulate bench check lint types format clean
 # Two targets of one call share the environment and the ports' machine: one at a time.
 .NOTPARALLEL:
 
@@ -37,11 +39,14 @@ test: $(DEV_STAMP) ## Run the test suite (what takes minutes is left to test-lon
 test-long: $(DEV_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(PYTEST_ARGS)
 
+soak: $(DEV_STAMP) ## Break a real cluster at random under load: MINUTES=5, SEED=… to repeat the same faults
+	@SEED="$(SEED_GIVEN)" $(BIN)/python -m callboard.testing.soak $(MINUTES)
+
 fuzz: $(DEV_STAMP) ## Feed decoders and a live cluster's ports with bad input: INPUTS=1000000 and MESSAGES=50000, SEED=7
 	@INPUTS=$(INPUTS) MESSAGES=$(MESSAGES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 simulate: $(DEV_STAMP) ## Run seeds of the simulated cluster: SEEDS=100, or one: SEED=7 PROFILE=default
-	@$(BIN)/python -m callboard.testing.simulate $(if $(filter command line environment,$(origin SEED)),--seed $(SEED),--seeds $(SEEDS)) --profile $(PROFILE) $(SIMULATE_ARGS)
+	@$(BIN)/python -m callboard.testing.simulate $(if $(SEED_GIVEN),--seed $(SEED_GIVEN),--seeds $(SEEDS)) --profile $(PROFILE) $(SIMULATE_ARGS)
 
 bench: $(BENCH_STAMP) ## Measure everything as ratios, some minutes; BENCH_ARGS="b --quick" for less (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks --json bench.json $(BENCH_ARGS)

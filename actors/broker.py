@@ -12,8 +12,9 @@ Rules of this file:
    (``logdirs.py``): its replicas are offline here, the others are served.
 5. A replica that was restarted, or has been given up, needs another leader epoch: asked of the controller
    until the image shows it.
-6. A replica whose log should be here and is not (a new disk, a directory that somebody removed) must not count as in
-   sync: it is reported as offline, and taken back when it has left the in-sync set. Then it copies all of it again.
+6. A replica whose log is damaged, or should be here and is not (a new disk, a directory that somebody removed), must
+   not count as in sync: it is reported as offline, and taken back when it has left the in-sync set. Then it copies all
+   of it again.
 """
 
 from __future__ import annotations
@@ -107,8 +108,7 @@ class Broker(LoopActor):
 
     handlers: ClassVar[Mapping[type, str]] = {
         MetadataChanged: "on_metadata_changed",
-        SessionOpened: "on_session_opened",
-        SessionLost: "on_session_lost",
+        **dict.fromkeys((SessionOpened, SessionLost), "on_session"),
         NewEpochNeeded: "on_new_epoch_needed",
         GaveUp: "on_gave_up",
         Discarded: "on_discarded",
@@ -203,13 +203,9 @@ class Broker(LoopActor):
             self._apply(key)
         self._is_first_look = False
 
-    def on_session_opened(self, opened: SessionOpened) -> None:
-        self._incarnation = opened.incarnation
-        self._apply_all()
-
-    def on_session_lost(self, _: SessionLost) -> None:
-        """What was led under it is being given to others."""
-        self._incarnation = ""
+    def on_session(self, news: SessionOpened | SessionLost) -> None:
+        """What was led under a session that is lost is being given to others."""
+        self._incarnation = news.incarnation if isinstance(news, SessionOpened) else ""
         self._apply_all()
 
     @property
@@ -420,7 +416,7 @@ class Broker(LoopActor):
         session = self._session
         is_marked = session is not None and Offline(self._broker_id, session.incarnation) in partition.offline
         if is_trusted and not is_marked:
-            self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason="its log is gone")
+            self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason="its log is gone or damaged")
         elif not is_trusted:
             hosted.is_lost = False
             if is_marked:
@@ -428,8 +424,17 @@ class Broker(LoopActor):
                 self._ask_for_election(key, assignment.leader_epoch, is_offline=False, reason=reason)
 
     def on_log_lost(self, lost: LogLost) -> None:
-        """It was elected all the same, before anybody could know."""
-        self._ask_for_election(lost.key, lost.leader_epoch, is_offline=True, reason="its log is gone")
+        """It was elected before anybody could know; or found its log damaged just now."""
+        hosted = self._hosted.get(lost.key)
+        if hosted is None:
+            return
+        if not hosted.is_lost:
+            hosted.is_lost = True
+            hosted.assignment = msgspec.structs.replace(hosted.assignment, is_lost=True)
+            if (replica := self._replica(hosted)) is not None:
+                replica.post(hosted.assignment)
+        event(logger, "log.lost", logging.ERROR, partition=str(hosted.name), why=lost.why)
+        self._apply(lost.key)
 
     # -- the controller --------------------------------------------------------------------------------
 

@@ -119,12 +119,10 @@ class ThreadPool:
     def submit(self, job: Callable[[], Any], on_done: OnDone) -> None:
         if self._is_closed:
             raise IllegalStateError("the pool is closed")
+        if len(self._threads) < min(self._under_way + 1, self._threads_max):
+            self._start_thread()
         self._under_way += 1
         self._jobs.put((job, on_done))
-        if len(self._threads) < min(self._under_way, self._threads_max):
-            name = f"{self._name}_{len(self._threads)}"
-            self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
-            self._threads[-1].start()
 
     def close(self) -> None:
         """Wait for the jobs that run, drop those that wait. Call it off the hot path: it blocks."""
@@ -133,6 +131,16 @@ class ThreadPool:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more of them: those that run do it
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None and not self._is_closed:

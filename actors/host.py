@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 HOST_NAME = "host"  # of its log file; what it is called in the cluster is ``config.host_name``
 INTENSITY, PERIOD_MS = 10, 30_000
 BACKOFF = Backoff(min_ms=50, max_ms=5_000, jitter=0.2, reset_after_ms=2_000)
+# A broker's partitions are led elsewhere within a tenth of a second, unless its restart takes the processor from that.
+BROKER_BACKOFF = Backoff(min_ms=300, max_ms=5_000, jitter=0.2, reset_after_ms=2_000)
 BROKER_SHUTDOWN_MS = 60_000  # it writes what is not on disk yet
 METADATA_SHUTDOWN_MS = 10_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -265,7 +267,7 @@ def _process_spec(plan: ProcessPlan, launcher: Launcher, desk: str) -> ChildSpec
     return ChildSpec(
         name=plan.name,
         start=ProcessActor.starter(plan=plan, launcher=launcher, owner=desk),
-        backoff=BACKOFF,
+        backoff=BROKER_BACKOFF if is_broker else BACKOFF,
         shutdown_ms=BROKER_SHUTDOWN_MS if is_broker else METADATA_SHUTDOWN_MS,
         on_give_up=OnGiveUp.LEAVE_OFFLINE if is_broker else OnGiveUp.ESCALATE,
         waits=not is_broker,

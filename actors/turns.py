@@ -32,8 +32,7 @@ class Turns:
     def soon(self, drain: Callable[[], None]) -> None:
         self._drains.append(drain)
         if not self._is_scheduled and not self._is_running:
-            self._is_scheduled = True
-            self._call_soon(self._on_loop)
+            self._schedule()
 
     def run(self) -> None:
         """Drain now what is waiting: for a callback of the loop that has just put something into a mailbox."""
@@ -49,8 +48,11 @@ class Turns:
         finally:  # also when the loop is ended by what a drain has raised
             self._is_running = False
             if drains and not self._is_scheduled:
-                self._is_scheduled = True
-                self._call_soon(self._on_loop)
+                self._schedule()
+
+    def _schedule(self) -> None:
+        self._call_soon(self._on_loop)  # raises when the loop is closed; so it does the next time
+        self._is_scheduled = True
 
     def _on_loop(self) -> None:
         self._is_scheduled = False

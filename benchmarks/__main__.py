@@ -47,12 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
         only=given.only,
     )
     about = machine()
-    print(f"{about['cpu']}, {about['cores']} cores, {about['system']}, Python {about['python']}, {about['commit']}")
+    print(
+        f"{about['cpu']}, {about['cores']} cores, {about['system']}, Python {about['python']}, {about['commit']}",
+        flush=True,
+    )
     begun = time.perf_counter()
     results: list[Result] = []
     for letter in letters:
         module, title = FIGURES[letter]
-        print(f"\n{title}")
+        print(f"\n{title}", flush=True)  # a run that is ended from outside has told how far it came
         figures: Callable[[Options], Iterator[Result | None]] = import_module(f"{__package__}.{module}").figures
         for result in figures(options):
             if result is not None:

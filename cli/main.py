@@ -35,6 +35,7 @@ COMMANDS = {
     "delay": Entry("experiments", "delay", "Delay what travels between two processes."),
     "heal": Entry("experiments", "heal", "End experiments before their time."),
     "events": Entry("events", "events", "Show what happened: failures, elections, experiments."),
+    "bench": Entry("bench", "bench", "Measure failovers on a cluster of its own."),
     "log": Entry("log", "log", "Dump, verify or repair logs on disk, without a broker."),
 }
 

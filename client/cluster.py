@@ -7,12 +7,16 @@ bootstrap connections are closed, and come back only when no known broker can be
 Every failed attempt is remembered by endpoint with its stage, so that an error can say: which endpoints, how far each
 came, what to try. A call raises it only when its time is over, for a broker may just be restarting; the log says it
 after a second (``_tell_unreachable``), so that nobody who has mistyped an address sits and wonders.
+
+A broker that dies ends its connections, which is heard within milliseconds; one that hangs or was stopped keeps them.
+Who misses an answer says so (``doubt``): others are asked for metadata first, until it has had time to come back.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from ..errors import CallboardError, CallboardTimeoutError, ConfigurationError, ConnectionFailedError, error_for_code
@@ -23,7 +27,9 @@ from ..transport.seam import Connection, ConnectionState, OnReply, Stage, Transp
 from .config import ClientConfig
 from .metadata import Metadata, RefreshPolicy
 
-ASK_TIMEOUT_MS = 5_000  # of one metadata request to one broker; another is asked then
+ASK_TIMEOUT_MS = 5_000  # of one metadata request to one broker, at most; another is asked then
+ASK_TIMEOUT_MS_FIRST = 500  # … of the first; a broker that has stopped must not hold up the news of who leads instead
+DOUBT_MS = 2_000  # how long a broker that did not answer is asked only when there is no other
 TELL_AFTER_MS = 1_000  # without any broker; once lost, a broker needs about two seconds to come back …
 TELL_LOST_AFTER_MS = 5_000  # … so that is told later
 
@@ -78,6 +84,8 @@ class Cluster:
         self._seed_connections: dict[str, Connection] = {}
         self._connections: dict[int, Connection] = {}
         self._states: dict[str, ConnectionState] = {}  # the last of each endpoint that was tried
+        self._doubted_until_ms: dict[Connection, int] = {}
+        self._lost: set[int] = set()  # brokers whose connection ended, or could not be made, and is not ready since
         self._waiting: list[_Ask] = []
         self._is_closed = False
         self._alarm: Timer | None = None
@@ -124,7 +132,28 @@ class Cluster:
         """Return a connection that is ready, of a broker if possible; chosen by chance."""
         ready = [connection for connection in self._connections.values() if connection.is_ready]
         ready = ready or [connection for connection in self._seed_connections.values() if connection.is_ready]
+        if self._doubted_until_ms:
+            now = self._clock.monotonic_ms()
+            self._doubted_until_ms = {one: until for one, until in self._doubted_until_ms.items() if until > now}
+            ready = [one for one in ready if one not in self._doubted_until_ms] or ready
         return self.rng.choice(ready) if ready else None
+
+    def doubt(self, broker_id: int) -> None:
+        """This broker does not answer: ask others, now and for a while, whether its partitions are led elsewhere."""
+        connection = self._connections.get(broker_id)
+        if connection is not None:
+            self._doubt(connection)
+        self._connect_another()
+        self.refresh()
+
+    def _doubt(self, connection: Connection) -> None:
+        self._doubted_until_ms[connection] = self._clock.monotonic_ms() + DOUBT_MS
+
+    def _connect_another(self) -> None:
+        """Have somebody to ask beside those that do not answer."""
+        if all(one in self._doubted_until_ms for one in self._connections.values() if one.is_ready):
+            for broker_id in self.metadata.brokers:
+                self.connection(broker_id)
 
     def ask_any(self, message: Request, on_reply: OnReply, timeout_ms: int) -> None:
         """Ask whichever broker can be reached first. ``on_reply`` as in ``Connection.request``."""
@@ -171,7 +200,7 @@ class Cluster:
 
     def refresh(self) -> None:
         """Somebody needs newer metadata: ask as soon as the policy allows."""
-        self._policy.want()
+        self._policy.want(self._clock.monotonic_ms())
         self._schedule_refresh()
 
     def _schedule_refresh(self) -> None:
@@ -199,12 +228,26 @@ class Cluster:
         self._policy.on_asked()
         asked = None if self.interests is None else sorted(self.interests)
         request = MetadataRequest(topics=asked, include_internal=self.include_internal)
-        self.ask_any(request, lambda reply, _: self._on_metadata(reply, asked), ASK_TIMEOUT_MS)
+        connection = self.anyone()
+        if connection is None:
+            self.ask_any(request, lambda reply, _: self._on_metadata(reply, asked, None), ASK_TIMEOUT_MS)
+        else:
+            timeout_ms = min(ASK_TIMEOUT_MS, ASK_TIMEOUT_MS_FIRST << min(self._policy.failures, 10))
+            on_reply = partial(self._on_metadata_answered, asked, connection)
+            connection.request(request, on_reply, timeout_ms=timeout_ms)
 
-    def _on_metadata(self, reply: Reply | CallboardError, asked: list[str] | None) -> None:
+    def _on_metadata_answered(
+        self, asked: list[str] | None, connection: Connection, reply: Reply | CallboardError, _payload: list[bytes]
+    ) -> None:
+        self._on_metadata(reply, asked, connection)
+
+    def _on_metadata(self, reply: Reply | CallboardError, asked: list[str] | None, who: Connection | None) -> None:
         if self._is_closed:
             return
         now = self._clock.monotonic_ms()
+        if isinstance(reply, CallboardTimeoutError) and who is not None:
+            self._doubt(who)
+            self._connect_another()
         if not isinstance(reply, MetadataReply) or reply.error:
             self._policy.on_failure(now)
         else:
@@ -213,8 +256,8 @@ class Cluster:
             self._policy.on_answer(now, is_news=is_taken and reply.version > before)
             if is_taken:
                 self._follow_brokers()
-            else:
-                self._policy.want()  # that broker lags: ask another
+            if not is_taken or any(self.metadata.leads(broker_id) for broker_id in self._lost):
+                self._policy.want(now)  # that broker lags: ask another; or the election is not over yet
         self._listener.on_metadata()
         self._schedule_refresh()
 
@@ -224,6 +267,7 @@ class Cluster:
             broker = self.metadata.brokers.get(broker_id)
             if broker is None or (not connection.is_ready and connection.endpoint not in broker.endpoints):
                 del self._connections[broker_id]
+                self._lost.discard(broker_id)
                 connection.close()
                 self._listener.on_disconnected(broker_id)
         if self.metadata.brokers and self._seed_connections:
@@ -243,14 +287,20 @@ class Cluster:
     def _on_broker_state(self, broker_id: int, state: ConnectionState) -> None:
         self._note(state)
         if state.is_ready:
+            self._lost.discard(broker_id)
             self._on_contact()
             self._listener.on_connected(broker_id)
             return
         if self._is_closed:
             return
+        self._lost.add(broker_id)
         self._listener.on_disconnected(broker_id)
-        if self._policy.answered_ms >= 0:
-            self.refresh()  # leadership may have moved, or the broker to another endpoint
+        if self._policy.answered_ms >= 0:  # leadership may have moved, or the broker to another endpoint
+            if state.stage is Stage.LOST:
+                self._policy.on_trouble(self._clock.monotonic_ms())
+                self._schedule_refresh()
+            else:
+                self.refresh()
         self._look_for_anyone()
 
     def _note(self, state: ConnectionState) -> None:

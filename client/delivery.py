@@ -36,6 +36,7 @@ from .io import Done, IoThread
 from .metadata import PartitionLeader
 from .producer_batch import UNROUTED, ProducerBatch
 from .sender import (
+    DoubtBroker,
     Effect,
     LeaderHint,
     NeedProducerId,
@@ -357,7 +358,10 @@ class Delivery:
             elif isinstance(effect, Split):
                 self._split(effect)
             elif isinstance(effect, LeaderHint):
-                self.cluster.metadata.on_leader_hint(*effect)
+                if self.cluster.metadata.on_leader_hint(*effect):
+                    self._perform(self.sender.on_metadata(self._clock.monotonic_ms()))
+            elif isinstance(effect, DoubtBroker):
+                self.cluster.doubt(effect.broker_id)
             elif isinstance(effect, NeedProducerId):
                 self._ask_for_id()
 

@@ -39,6 +39,7 @@ from .lookahead import Lookahead, Span
 from .metadata import PartitionLeader
 
 FLIGHTS_MAX = 2  # requests that a partition is in
+ELECTION_BACKOFF_MS = 5  # the first pause while a partition may be getting another leader
 
 
 class Credit:
@@ -189,7 +190,16 @@ class Refresh(NamedTuple):
     reason: str
 
 
-Effect = SendFetch | LookUpOffset | Deliver | TellPosition | TellError | TellWatermarks | Refresh
+class Hint(NamedTuple):
+    """A broker that does not lead has said who does."""
+
+    topic_id: str
+    partition: int
+    leader: int
+    leader_epoch: int
+
+
+Effect = SendFetch | LookUpOffset | Deliver | TellPosition | TellError | TellWatermarks | Refresh | Hint
 
 
 class View(Protocol):
@@ -316,7 +326,7 @@ class Fetcher:
             entry = by_partition.get((state.topic_id, state.key.partition))
             if error is not None or entry is None:
                 state.flights.clear()
-                self._back_off(state, now_ms)
+                self._back_off(state, now_ms, is_soon_over=True)
             else:
                 effects += self._on_entry(
                     state, *landed, entry, data.get((entry.topic_id, entry.partition), []), now_ms
@@ -478,8 +488,10 @@ class Fetcher:
         error = error_for_code(entry.error, entry.detail or str(state.key))
         if not error.retriable:
             return self._tell(state, error)
-        self._back_off(state, now_ms)
-        return [Refresh(f"{state.key}: {error.errno.name}")] if is_metadata_stale(error.errno) else []
+        is_stale = is_metadata_stale(error.errno)
+        self._back_off(state, now_ms, is_soon_over=is_stale)
+        hint = [Hint(entry.topic_id, entry.partition, entry.leader, entry.leader_epoch)] if entry.leader >= 0 else []
+        return [*hint, Refresh(f"{state.key}: {error.errno.name}")] if is_stale else []
 
     def _on_out_of_range(self, state: FetchState, entry: FetchEntryReply) -> list[Effect]:
         offset = state.fetch_offset
@@ -506,7 +518,9 @@ class Fetcher:
         state.error = None
         return [TellError(state.key, state.generation, None)]
 
-    def _back_off(self, state: FetchState, now_ms: int) -> None:
+    def _back_off(self, state: FetchState, now_ms: int, *, is_soon_over: bool = False) -> None:
+        """``is_soon_over``: a leader is gone, and electing another one takes milliseconds."""
         state.failures += 1
-        pause = self.settings.retry_backoff_ms << min(state.failures - 1, 20)
+        first = self.settings.retry_backoff_ms
+        pause = (min(first, ELECTION_BACKOFF_MS) if is_soon_over else first) << min(state.failures - 1, 20)
         state.retry_at_ms = now_ms + min(self.settings.retry_backoff_max_ms, pause)

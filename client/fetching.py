@@ -23,6 +23,7 @@ from .fetcher import (
     Effect,
     Fetcher,
     FetchSettings,
+    Hint,
     LookUpOffset,
     Refresh,
     SendFetch,
@@ -233,6 +234,9 @@ class Fetching:
                 self.look_up({effect.key: effect.timestamp_ms}, LOOK_UP_MS, partial(self._on_offset, effect))
             elif isinstance(effect, Refresh):
                 self.cluster.refresh()
+            elif isinstance(effect, Hint):
+                if self.cluster.metadata.on_leader_hint(*effect):
+                    has_news |= self._put_all(self.fetcher.on_metadata(self._clock.monotonic_ms()))
             else:
                 self._put(effect)
                 has_news = has_news or not isinstance(effect, TellWatermarks)

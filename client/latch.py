@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 _TIMEOUT_S_MAX = threading.TIMEOUT_MAX
@@ -28,12 +29,19 @@ class Latch:
         """Let everybody through, now and later. Harmless when repeated."""
         if not self._is_set:
             self._is_set = True
-            self._lock.release()
+            self._pass_on()  # a waiter whose time is over may have seen that it is set, and have opened it
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it is set, or for ``timeout`` seconds; return whether it is set."""
         if self._is_set:
             return True
-        if self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), _TIMEOUT_S_MAX)):
-            self._lock.release()
+        try:
+            self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), _TIMEOUT_S_MAX))
+        finally:  # also when a signal's handler raises just now, with the lock in our hands
+            if self.is_set():
+                self._pass_on()
         return self._is_set
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(RuntimeError):  # open already
+            self._lock.release()

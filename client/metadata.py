@@ -8,9 +8,11 @@ Rules of this file:
    that a topic is not in its reply says nothing.
 3. A topic that a broker does not know counts as gone only when it was unknown for ``unknown_topic_timeout_ms``: it
    may just have been created, and the news not have reached that broker.
-4. Asking: at once when somebody needs it, but after an attempt that brought nothing new only with a doubling pause;
-   and when the last good answer is ``metadata_max_age_ms`` old. Nothing is asked for its own sake while nobody uses
-   a topic.
+4. Asking: at once when somebody needs it. After an attempt that brought nothing new, again after a pause of half
+   the time that it has been needed in vain: an election takes milliseconds, so the first pauses are as short, and
+   what is noticed late is noticed late by half of what it took. A connection that was lost begins a new count. And
+   when the last good answer is ``metadata_max_age_ms`` old; nothing is asked for its own sake while nobody uses a
+   topic.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from ..config import TopicConfig
 from ..errors import ErrorCode
 from ..transport.messages import BrokerMetadata, MetadataReply, PartitionMetadata, TopicMetadata
 
-REFRESH_PAUSE_MS_MIN = 20
-REFRESH_PAUSE_MS_MAX = 1_000
+REFRESH_PAUSE_MS_MIN = 5
+REFRESH_PAUSE_MS_MAX = 250  # while an election may still be on its way …
+REFRESH_PAUSE_MS_LATER = 1_000  # … and when it has been in vain for so long that somebody must come and help
+REFRESH_LATER_MS = 10_000
+REFRESH_QUIET_MS = 2_000  # nobody has needed anything for so long: what is needed now is another matter
 
 
 class PartitionLeader(NamedTuple):
@@ -105,6 +110,10 @@ class Metadata:
         """Return who leads; ``broker_id`` -1: nobody just now. None: no such partition is known."""
         return self._leaders.get((topic, partition))
 
+    def leads(self, broker_id: int) -> bool:
+        """Say whether a broker leads any of the partitions that are known."""
+        return any(leader.broker_id == broker_id for leader in self._leaders.values())
+
     def is_gone(self, topic: str, now_ms: int) -> bool:
         """Say whether the topic does not exist, as far as anybody should believe it."""
         since = self.unknown_since_ms.get(topic)
@@ -183,11 +192,22 @@ class RefreshPolicy:
         self.is_asking = False
         self.is_wanted = False
         self.answered_ms = -1  # of the last good answer
+        self.failures = 0  # in a row
+        self._since_ms = -1  # since when newer metadata have been wanted in vain; -1: they have not
+        self._wanted_ms = 0  # when they were wanted last
         self._not_before_ms = 0
-        self._pause_ms = 0
 
-    def want(self) -> None:
+    def want(self, now_ms: int) -> None:
         """Somebody cannot go on with what is known."""
+        if self._since_ms < 0 or now_ms - self._wanted_ms > REFRESH_QUIET_MS:
+            self._since_ms = now_ms
+        self._wanted_ms = now_ms
+        self.is_wanted = True
+
+    def on_trouble(self, now_ms: int) -> None:
+        """Something has happened that newer metadata will tell of: ask at once, and again soon."""
+        self._since_ms = self._wanted_ms = now_ms
+        self._not_before_ms = now_ms
         self.is_wanted = True
 
     def due_ms(self, now_ms: int) -> int | None:
@@ -207,18 +227,20 @@ class RefreshPolicy:
         """An answer came. The next one, if it is wanted soon, comes at once after news, else after a pause."""
         self.is_asking = False
         self.answered_ms = now_ms
-        self._pause(now_ms, is_news=is_news)
+        self.failures = 0
+        if is_news:
+            self._since_ms = -1
+            self._not_before_ms = now_ms
+        else:
+            self._pause(now_ms)
 
     def on_failure(self, now_ms: int) -> None:
         self.is_asking = False
+        self.failures += 1
         self.is_wanted = True
-        self._pause(now_ms, is_news=False)
+        self._pause(now_ms)
 
-    def _pause(self, now_ms: int, *, is_news: bool) -> None:
-        if is_news:
-            self._pause_ms = 0
-        elif now_ms - self._not_before_ms > REFRESH_PAUSE_MS_MAX:  # the last trouble was long ago
-            self._pause_ms = REFRESH_PAUSE_MS_MIN
-        else:
-            self._pause_ms = min(REFRESH_PAUSE_MS_MAX, max(REFRESH_PAUSE_MS_MIN, 2 * self._pause_ms))
-        self._not_before_ms = now_ms + self._pause_ms
+    def _pause(self, now_ms: int) -> None:
+        vain_ms = now_ms - self._since_ms if self._since_ms >= 0 else 0
+        longest = REFRESH_PAUSE_MS_MAX if vain_ms < REFRESH_LATER_MS else REFRESH_PAUSE_MS_LATER
+        self._not_before_ms = now_ms + min(longest, max(REFRESH_PAUSE_MS_MIN, vain_ms // 2))

@@ -12,7 +12,10 @@ Rules of this file:
 4. An answer that says "not here" refreshes the metadata: at once, then with backoff. A batch is sent again when the
    backoff has passed, or at once when newer metadata names another leader or epoch, or the leader's connection is
    back.
-5. What had been sent to a topic that was deleted and made anew fails; it is not slipped into the new one. What was
+5. A broker that was stopped, or hangs, neither answers nor ends its connection. After ``SLOW_ANSWER_MS`` without an
+   answer metadata are asked of others; an attempt that waits for so long at a broker that leads no more counts as
+   lost (of unknown outcome) and is made again at the new leader. Its answer, if it still comes, counts for nothing.
+6. What had been sent to a topic that was deleted and made anew fails; it is not slipped into the new one. What was
    never sent goes to the new one.
 
 The accumulator's methods are called with its lock held (``with self.accumulator.lock``), for as short as can be.
@@ -28,6 +31,7 @@ from ..errors import (
     CallboardError,
     CallboardTimeoutError,
     ConnectionFailedError,
+    ConnectionLostError,
     InternalError,
     UnknownTopicOrPartitionError,
     error_for_code,
@@ -43,6 +47,9 @@ REQUEST_BYTES_MAX = 2 << 20  # of batches in one request, before compression, bu
 # write when all of it has come, so larger ones leave it idle (of 8 MiB a seventh slower)
 REQUEST_BATCHES_MAX = 1_000
 ANSWER_GRACE_MS = 500  # a broker answers "timed out" by itself; the client waits a little longer than it
+SLOW_ANSWER_MS = 1_000  # rule 5: shorter than the session of a silent broker lasts
+LOOK_AGAIN_MS = 250  # … then this often
+ELECTION_BACKOFF_MS = 5  # the first pause after "not here" or a lost connection: an election takes milliseconds
 
 
 class SenderSettings(NamedTuple):
@@ -102,7 +109,13 @@ class NeedProducerId(NamedTuple):
     """Ask for a producer id; answer with ``on_producer_id``."""
 
 
-Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId
+class DoubtBroker(NamedTuple):
+    """A broker does not answer: ask others who leads its partitions."""
+
+    broker_id: int
+
+
+Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBroker
 
 
 class View(Protocol):
@@ -130,6 +143,7 @@ class _Lane:
 
 class _Request(NamedTuple):
     broker_id: int
+    sent_ms: int
     deadline_ms: int
     parts: tuple[tuple[PartitionLeader, ProducerBatch], ...]
 
@@ -221,11 +235,12 @@ class Sender:
         return self.on_reply(request_id, entries, None, now_ms, jitter)
 
     def on_tick(self, now_ms: int) -> list[Effect]:
-        """Time has passed: fail what is over its delivery timeout."""
+        """Time has passed: fail what is over its delivery timeout, doubt who does not answer."""
         effects: list[Effect] = []
         for lane in list(self.active.values()):
             effects += self._expire(lane, now_ms)
-        return effects
+        slow = {request.broker_id for request in self.requests.values() if request.sent_ms + SLOW_ANSWER_MS <= now_ms}
+        return effects + [DoubtBroker(broker_id) for broker_id in sorted(slow)]
 
     def fail_everything(self, error: CallboardError) -> list[Effect]:
         """The producer ends: whatever is left fails."""
@@ -255,6 +270,10 @@ class Sender:
             time = self._lane_event_ms(lane, now_ms)
             if time is not None and (earliest is None or time < earliest):
                 earliest = time
+        if self.requests:
+            slow_at = next(iter(self.requests.values())).sent_ms + SLOW_ANSWER_MS  # they stand in the order of sending
+            slow_at = slow_at if slow_at > now_ms else now_ms + LOOK_AGAIN_MS
+            earliest = slow_at if earliest is None else min(earliest, slow_at)
         return earliest
 
     @property
@@ -323,7 +342,7 @@ class Sender:
         left = max(1, oldest + self.settings.delivery_timeout_ms - now_ms)
         ack_timeout = min(self.settings.timeout_ms, left)
         timeout = ack_timeout + ANSWER_GRACE_MS
-        self.requests[request_id] = _Request(broker, now_ms + timeout, tuple(parts))
+        self.requests[request_id] = _Request(broker, now_ms, now_ms + timeout, tuple(parts))
         self.in_flight[broker] = self.in_flight.get(broker, 0) + 1
         return SendProduce(request_id, broker, tuple(parts), ack_timeout, timeout)
 
@@ -356,6 +375,8 @@ class Sender:
             offset = -1
             verdict = lane.sequence.on_refused(batch, request_id, error, request.deadline_ms)
         effects = self._settle_verdict(lane, batch, verdict, offset, error, now_ms, jitter)
+        if verdict is Verdict.STALE:
+            return []  # of an attempt that was given up: it was made anew elsewhere
         if verdict is Verdict.RETRY:
             lane.failed_at = (leader.broker_id, leader.leader_epoch)
         if isinstance(error, BrokerResponseError) and is_metadata_stale(error.errno):
@@ -391,12 +412,15 @@ class Sender:
             return [Split(batch, tuple(parts))]
         if verdict is Verdict.RETRY:
             self.retries += 1
-            lane.sequence.retry_at_ms = now_ms + self._backoff_ms(batch.attempts, jitter)
+            lane.sequence.retry_at_ms = now_ms + self._backoff_ms(batch.attempts, jitter, error)
         return []
 
-    def _backoff_ms(self, attempts: int, jitter: float) -> int:
-        """Doubles with each attempt up to the maximum; the upper half of it is chance."""
-        full = min(self.settings.retry_backoff_max_ms, self.settings.retry_backoff_ms << min(attempts - 1, 20))
+    def _backoff_ms(self, attempts: int, jitter: float, error: CallboardError | None) -> int:
+        """Doubles with each attempt up to the maximum; the upper half of it is chance. An election is soon over."""
+        first = self.settings.retry_backoff_ms
+        if not isinstance(error, BrokerResponseError) or is_metadata_stale(error.errno):
+            first = min(first, ELECTION_BACKOFF_MS)
+        full = min(self.settings.retry_backoff_max_ms, first << min(attempts - 1, 20))
         return max(1, round(full * (0.5 + 0.5 * jitter)))
 
     # -- metadata and time -------------------------------------------------------------------------
@@ -415,6 +439,7 @@ class Sender:
                 f"{topic}-{partition}: the topic was deleted and created anew; resend if it should go there"
             )
             effects = [Settle(batch, -1, failed_because(batch, error)) for batch in lost]
+        self._give_up_stuck(lane, leader, now_ms)
         if (
             lane.failed_at is not None
             and (leader.broker_id, leader.leader_epoch) != lane.failed_at
@@ -423,6 +448,21 @@ class Sender:
             lane.failed_at = None
             lane.sequence.retry_at_ms = 0
         return effects
+
+    def _give_up_stuck(self, lane: _Lane, leader: PartitionLeader, now_ms: int) -> None:
+        """Count attempts as lost that wait for a broker that leads no more (rule 5)."""
+        if leader.broker_id < 0:
+            return
+        for batch in lane.sequence.unresolved:
+            request = self.requests.get(batch.attempt_id)
+            if request is None or request.sent_ms + SLOW_ANSWER_MS > now_ms:
+                continue
+            asked = next((asked for asked, part in request.parts if part is batch), leader)
+            if asked.leader_epoch < leader.leader_epoch:
+                error = ConnectionLostError(f"broker {request.broker_id} did not answer, and leads no more")
+                lane.sequence.on_refused(batch, batch.attempt_id, error, request.deadline_ms)
+                lane.sequence.retry_at_ms = 0
+                self.retries += 1
 
     def _expire(self, lane: _Lane, now_ms: int) -> list[Effect]:
         created_before = now_ms - self.settings.delivery_timeout_ms

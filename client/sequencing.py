@@ -15,8 +15,10 @@ Rules of this file:
    the old epoch: no request with one is under way, none has an unknown outcome, and no lost request can still
    arrive (B15, KIP-360). Those of unknown outcome are sent again under the old epoch first; the leader's answer
    tells: appended, or out of order, which means it was not.
-4. "Out of order" for a batch that was not next when it was sent says nothing about it: it waits for its turn. For
-   the next one it means that the leader has lost what it had acknowledged: with ``acks=all`` a broken promise,
+4. "Out of order" (or "unknown producer": the leader has nothing of ours yet) for a batch that was not next when it was
+   sent says nothing about it: it waits for its turn. "Unknown producer" for the next one means that the leader has
+   forgotten us, after a long silence: a new epoch; if it may have been there before that, it fails. "Out of order" for
+   the next one means that the leader has lost what it had acknowledged: with ``acks=all`` a broken promise,
    which the application is told of by the failure of that batch; with ``acks=1`` what may happen, so the batch goes
    again under a new epoch.
 5. Without a producer id one batch is under way at a time: all that can be done for order.
@@ -140,8 +142,8 @@ class PartitionSequence:
         batch.last_error = error
         if isinstance(error, OutOfOrderSequenceNumberError):
             return self._on_out_of_order(batch)
-        if isinstance(error, UnknownProducerIdError) and not batch.is_unknown:
-            self.must_bump = True  # the leader has forgotten us, after a long silence: nothing of this batch is there
+        if isinstance(error, UnknownProducerIdError) and not (batch.was_next and batch.is_unknown):
+            self.must_bump = self.must_bump or batch.was_next
             return Verdict.RETRY
         if error.outcome_unknown:
             batch.is_unknown = True

@@ -45,6 +45,17 @@ def empty_checkpoint(start: int, now_ms: int) -> Checkpoint:
     )
 
 
+def set_aside(files: Files, directory: str) -> None:
+    """Keep a closed log under another name (``….damaged``), for a person to look at; of several only the last one."""
+    if not files.exists(directory):
+        return
+    kept = directory + ".damaged"
+    if files.exists(kept):
+        files.remove_tree(kept)
+    files.rename(directory, kept)
+    files.sync_dir(parent_of(directory))
+
+
 def remove_directory(files: Files, directory: str) -> None:
     """Remove a directory, renamed first: half of it is never found under its name."""
     doomed = directory + ".removed"

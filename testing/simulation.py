@@ -28,6 +28,7 @@ from ..config import BrokerSettings, ClusterConfig
 from ..errors import CallboardError
 from ..model import PartitionKey, TopicId, TopicPartition
 from ..transport.messages import CreateTopicsRequest, NewTopic, ProduceReply
+from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
@@ -38,7 +39,6 @@ from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of
 from .recording import Recorder
 from .simulated import METADATA, METADATA_ENDPOINT, SimulatedCluster, SimulatedProcess
 from .transport import LoopbackServer
-from .workload import ClientProcess, Load, SimConsumer, SimProducer
 
 TOPIC = "orders"
 HEALED_MS = 30_000  # of virtual time from the healing of everything until everything must be well

@@ -1,238 +1,223 @@
-"""Producers and consumers inside a simulation: the real client on a simulated loop, and what it saw written down.
+"""Load for clusters that are being broken: numbered records from one side, a reader on the other, a verdict at the end.
 
-Accumulator, sender, sequencing, fetcher, metadata, inbox: all of it is the client's own code. Only the thread between
-an application and its I/O is missing: here both are one.
+    load = Load(servers, "orders", partitions=6, rate=1_000)
+    reader = Reader(servers, "orders", partitions=6)
+    …                                     # break something
+    assert verdict(load, servers, reader, partitions=6) == []    # named anomalies (``history``)
+
+``Load`` sends at a steady rate, whatever happens: a record that waits for a new leader holds nobody up. It knows of
+each record when it was sent and when it was acknowledged, so it can say when a partition took records again
+(``Watch``).
 """
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..client.accumulator import Accumulator, TopicBuffer
-from ..client.config import ConsumerConfig, ProducerConfig
-from ..client.delivery import Delivery
-from ..client.fetching import Fetching
-from ..client.futures import FutureRecordMetadata
-from ..client.inbox import Inbox
-from ..client.producer_batch import ProducerBatch
-from ..client.reading import Decoding
-from ..errors import CallboardError
-from ..model import RecordMetadata, TopicPartition
-from ..transport.loop import Clock
-from ..transport.messages import ProduceReply, Reply
-from ..transport.seam import Transport
-from .history import Outcome
-from .loop import SimLoop
-from .machine import ProcessClock, ProcessLoop
-from .network import SimNetwork
-from .recording import Recorder
+from ..client.consumer import Consumer
+from ..client.producer import Producer
+from ..errors import BrokerResponseError, CallboardError
+from ..model import TopicPartition
+from .history import Anomaly, History, Outcome, Polled, Send, anomalies
 
-VALUE_BITS = 32  # of a producer's own numbers; above them stands which producer
+PAUSE_S = 0.002  # between two looks at how much is due
+FINAL_S = 120.0  # for what is under way when the load ends: longer than the producer's own patience
 
 
-class ClientProcess:
-    """A process with one client in it. Has what a client asks of its I/O thread."""
+@dataclass(slots=True)
+class _Sent:
+    partition: int
+    value: bytes
+    invoked_ns: int
+    completed_ns: int = 0  # 0: no result yet
+    offset: int = -1
+    error: BaseException | None = None
 
-    def __init__(self, name: str, base: SimLoop, network: SimNetwork, seed: int | str) -> None:
-        self.name = name
-        self.chance = random.Random(f"{seed}/{name}")
-        self.loop = ProcessLoop(base, name)
-        self.clock: Clock = ProcessClock(base)
-        self.transport: Transport = network.transport(self.loop, self.clock, owner=name, seed=f"{seed}/{name}/net")
-        self._base = base
+
+@dataclass
+class Watch:
+    """When each partition first acknowledged a record that was sent after ``since_ns``."""
+
+    since_ns: int
+    missing: set[int]
+    acknowledged_ns: dict[int, int] = field(default_factory=dict)
+    is_complete: threading.Event = field(default_factory=threading.Event)
+
+
+class Load:
+    """Sends ``rate`` records a second to the partitions in turn, from a thread of its own, until ``stop``."""
+
+    def __init__(
+        self,
+        bootstrap_servers: list[str],
+        topic: str,
+        *,
+        partitions: int,
+        rate: int,
+        record_bytes: int = 100,
+        name: str = "load",
+        **settings: Any,
+    ) -> None:
+        self.topic, self.name = topic, name
+        self.acknowledged = 0  # moved by the producer's thread only
+        self._partitions, self._rate, self._record_bytes = partitions, rate, record_bytes
+        self._sent: list[_Sent] = []
+        self._watch: Watch | None = None
+        self._lock = threading.Lock()  # of the watch: it is set here and fulfilled on the producer's thread
+        self._stop = threading.Event()
+        self._producer: Producer[Any, Any] = Producer(bootstrap_servers=bootstrap_servers, **settings)
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def watch(self, partitions: Iterable[int]) -> Watch:
+        """Begin to watch, from now on, when these partitions acknowledge what is sent from now on."""
+        with self._lock:
+            self._watch = Watch(time.monotonic_ns(), set(partitions))
+            return self._watch
 
     @property
-    def now_ns(self) -> int:
-        """The time that is the same for all: only for what is written down."""
-        return self._base.now_us * 1000
+    def errors(self) -> list[BaseException]:
+        """What reached the application."""
+        return [sent.error for sent in self._sent if sent.error is not None]
 
-    def post(self, call: Callable[..., Any], *args: Any) -> None:
-        self.loop.call_soon(call, *args)
+    def wait_for_progress(self, records: int, deadline_s: float = 60.0) -> None:
+        """Return when so many more records have been acknowledged.
 
-
-@dataclass(frozen=True)
-class Load:
-    """How a producer sends."""
-
-    topic: str
-    partitions: int
-    every_ms: float  # on average
-    burst_max: int = 3  # records at once
-
-
-class SimProducer:
-    """Sends unique numbers to the partitions of one topic, each with acks=all and idempotence unless told otherwise."""
-
-    def __init__(
-        self, process: ClientProcess, number: int, recorder: Recorder, load: Load, config: ProducerConfig
-    ) -> None:
-        self.process = process
-        self.unsettled = 0
-        self.sent = self.acked = 0
-        self._recorder = recorder
-        self._load = load
-        self._is_sending = False
-        self._next_value = number << VALUE_BITS
-        self._epochs: dict[tuple[TopicPartition, int], int] = {}  # by base offset: the epoch of the acknowledgement
-        self._accumulator = Accumulator(batch_size=config.batch_size, buffer_memory=config.buffer_memory)
-        self._delivery = _ObservedDelivery(process, config, self._accumulator, self._epochs)
-        process.post(self._delivery.start)
-
-    def start(self) -> None:
-        self._is_sending = True
-        self._set_timer()
+        Raises:
+            CallboardError: not within ``deadline_s``.
+        """
+        target, until = self.acknowledged + records, time.monotonic() + deadline_s
+        while self.acknowledged < target:
+            if time.monotonic() > until:
+                raise CallboardError(f"{self.name}: no {records} records acknowledged within {deadline_s:.0f} s")
+            time.sleep(0.01)
 
     def stop(self) -> None:
-        """Send nothing new; what was sent goes on until it has an outcome."""
-        self._is_sending = False
+        """Send no more, wait for what is under way. Harmless when it has been stopped."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            with suppress(CallboardError):  # the records say it themselves
+                self._producer.flush(timeout=FINAL_S)
+            self._producer.close()
 
-    def send(self, partition: int) -> None:
-        """Send the next number, and write down how it ends."""
-        value = self._next_value
-        accumulator, topic = self._accumulator, self._accumulator.topic(self._load.topic)
-        buffer = topic.buffers[partition] if topic.is_routed else topic.unrouted
-        began = buffer.open
-        clock = self.process.clock
-        with accumulator.lock:
-            placed = accumulator.append(
-                buffer, b"%d" % value, None, None, clock.wall_ms(), clock.monotonic_ms(), requested=partition
+    def abandon(self) -> None:
+        """Stop at once: of what is under way nobody will know."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            with suppress(CallboardError):  # the records say it themselves
+                self._producer.close(timeout=0)
+
+    def sends(self) -> list[Send]:
+        """Return what was sent, for the history."""
+        return [
+            Send(
+                self.name,
+                TopicPartition(self.topic, sent.partition),
+                sent.value,
+                _outcome(sent),
+                sent.offset,
+                sent.invoked_ns,
+                sent.completed_ns,
             )
-        if placed is None:
-            return  # the buffer is full
-        self._next_value += 1
-        self.sent += 1
-        self.unsettled += 1
-        key = TopicPartition(self._load.topic, partition)
-        self._recorder.invoke_send(self.process.now_ns, self.process.name, key, value)
-        batch, index = placed
-        FutureRecordMetadata(batch, index).add_both(self._ended, key, value)
-        if batch is not began:
-            self._delivery.wake()
+            for sent in self._sent
+        ]
 
-    def _ended(self, key: TopicPartition, value: int, outcome: RecordMetadata | CallboardError) -> None:
-        self.unsettled -= 1
-        now, name = self.process.now_ns, self.process.name
-        if isinstance(outcome, CallboardError):
-            kind: Outcome = "info" if outcome.outcome_unknown else "fail"
-            self._recorder.end_send(now, name, key, value, kind, error=str(outcome))
-            return
-        self.acked += 1
-        epoch = self._epoch_of(key, outcome.offset)
-        self._recorder.end_send(now, name, key, value, "ok", offset=outcome.offset, epoch=epoch)
+    def _run(self) -> None:
+        begin, number = time.monotonic(), 0
+        filler = b"." * self._record_bytes
+        while not self._stop.wait(PAUSE_S):
+            due = int((time.monotonic() - begin) * self._rate)
+            while number < due:
+                value = (b"%s-%d" % (self.name.encode(), number) + filler)[: max(self._record_bytes, 24)]
+                sent = _Sent(number % self._partitions, value, time.monotonic_ns())
+                self._sent.append(sent)
+                future = self._producer.send(self.topic, value, partition=sent.partition)
+                future.add_both(self._on_result, sent)
+                number += 1
 
-    def _epoch_of(self, key: TopicPartition, offset: int) -> int:
-        base = next((base for base in range(offset, -1, -1) if (key, base) in self._epochs), -1)
-        return self._epochs.get((key, base), -1)
-
-    def _on_time(self) -> None:
-        if not self._is_sending:
-            return
-        chance = self.process.chance
-        for _ in range(chance.randint(1, self._load.burst_max)):
-            self.send(chance.randrange(self._load.partitions))
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        delay_ms = self._load.every_ms * self.process.chance.expovariate(1.0)
-        self.process.loop.call_later(delay_ms / 1000, self._on_time)
+    def _on_result(self, sent: _Sent, result: Any) -> None:
+        """On the producer's thread."""
+        if isinstance(result, BaseException):
+            sent.error = result
+        else:
+            sent.offset = result.offset
+            self.acknowledged += 1
+        sent.completed_ns = time.monotonic_ns()
+        watch = self._watch
+        if sent.error is None and watch is not None and sent.invoked_ns >= watch.since_ns:
+            with self._lock:
+                if sent.partition in watch.missing:
+                    watch.missing.discard(sent.partition)
+                    watch.acknowledged_ns[sent.partition] = sent.completed_ns
+                    if not watch.missing:
+                        watch.is_complete.set()
 
 
-class _ObservedDelivery(Delivery):
-    """The producer's I/O side; remembers in which epoch each batch was acknowledged."""
+class Reader:
+    """Reads all partitions from their beginning, from a thread of its own, through everything that happens."""
 
-    def __init__(
-        self,
-        process: ClientProcess,
-        config: ProducerConfig,
-        accumulator: Accumulator,
-        epochs: dict[tuple[TopicPartition, int], int],
-    ) -> None:
-        io: Any = process  # has loop, clock, transport and post, as an IoThread has
-        super().__init__(io, config, process.name, accumulator, route=_as_requested, split_columns=_never_split)
-        self.cluster.rng = process.chance
-        self._epochs = epochs
+    def __init__(self, bootstrap_servers: list[str], topic: str, *, partitions: int, name: str = "reader") -> None:
+        self.name = name
+        self.polled: list[Polled] = []
+        self.errors: list[CallboardError] = []  # that reached the application
+        self._stop = threading.Event()
+        self._bootstrap_servers = bootstrap_servers
+        self._keys = [TopicPartition(topic, number) for number in range(partitions)]
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
 
-    def _on_reply(self, request_id: int, reply: Reply | CallboardError, payload: list[bytes]) -> None:
-        request = self.sender.requests.get(request_id)
-        if request is not None and isinstance(reply, ProduceReply):
-            names = {(leader.topic_id, leader.partition): leader.topic for leader, _ in request.parts}
-            for entry in reply.entries:
-                topic = names.get((entry.topic_id, entry.partition))
-                if topic is not None and not entry.error:
-                    self._epochs[TopicPartition(topic, entry.partition), entry.base_offset] = entry.leader_epoch
-        super()._on_reply(request_id, reply, payload)
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
-
-class SimConsumer:
-    """Reads all partitions of a topic from the beginning, and writes down every poll."""
-
-    def __init__(
-        self,
-        process: ClientProcess,
-        recorder: Recorder,
-        topic: str,
-        partitions: int,
-        config: ConsumerConfig,
-        *,
-        poll_records_max: int = 500,
-    ) -> None:
-        self.process = process
-        self.problems: list[str] = []  # what poll() would have raised
-        self._recorder = recorder
-        self._poll_records_max = poll_records_max
-        self._is_polling = False
-        self._inbox = Inbox(Decoding(None, None, is_verifying=True, skips_bad=False))
-        generations = itertools.count(1)
-        io: Any = process
-        self._fetching = Fetching(io, config, process.name, generations, self._inbox.items.append, self._on_news)
-        self._fetching.cluster.rng = process.chance
-        self._inbox.connect(self._fetching.fetcher.total, lambda: process.post(self._fetching.credit_returned))
-        keys = [TopicPartition(topic, number) for number in range(partitions)]
-        readers = self._inbox.assign(keys, lambda: next(generations))
-        for key in keys:
-            recorder.assign(process.now_ns, process.name, key)
-        process.post(self._fetching.start)
-        process.post(self._fetching.assign, [(reader.key, reader.generation, reader.credit) for reader in readers])
-
-    def position(self, key: TopicPartition) -> int:
-        """The offset that is handed out next; -1: not known yet."""
-        position = self._inbox.readers[key].position
-        return -1 if position is None else position
-
-    def high_watermark(self, key: TopicPartition) -> int:
-        watermark = self._inbox.readers[key].high_watermark
-        return -1 if watermark is None else watermark
-
-    def _on_news(self) -> None:
-        if not self._is_polling:
-            self._is_polling = True
-            self.process.post(self._poll)
-
-    def _poll(self) -> None:
-        self._is_polling = False
-        self._inbox.sort()
-        try:
-            found = self._inbox.take(self._poll_records_max)
-        except CallboardError as error:
-            self.problems.append(str(error))
-            return
-        for reader in self._inbox.readers.values():
-            if reader.error is not None:
-                self.problems.append(str(reader.error))
-        for key, records in (found or {}).items():
-            polled = [(record.offset, int(record.value)) for record in records]
-            self._recorder.poll(self.process.now_ns, self.process.name, key, polled)
-        if found:
-            self._on_news()  # there may be more
+    def _run(self) -> None:
+        servers = self._bootstrap_servers
+        consumer: Consumer[Any, Any] = Consumer(bootstrap_servers=servers, auto_offset_reset="earliest")
+        with consumer:
+            consumer.assign(self._keys)
+            while not self._stop.is_set():
+                try:
+                    for partition, records in consumer.poll(timeout_ms=100).items():
+                        self.polled += [Polled(partition, record.offset, record.value) for record in records]
+                except CallboardError as error:
+                    self.errors.append(error)
 
 
-def _as_requested(_: TopicBuffer, batch: ProducerBatch) -> list[int | CallboardError | None]:
-    return [asked for asked in batch.requested or () if isinstance(asked, int)]  # they all are
+def read_everything(bootstrap_servers: list[str], topic: str, *, partitions: int) -> list[Polled]:
+    """Return every record of a topic, up to where its partitions end now."""
+    keys = [TopicPartition(topic, number) for number in range(partitions)]
+    polled: list[Polled] = []
+    consumer: Consumer[Any, Any] = Consumer(bootstrap_servers=bootstrap_servers)
+    with consumer:
+        consumer.assign(keys)
+        consumer.seek_to_beginning(*keys)
+        ends = consumer.end_offsets(keys)
+        while any(consumer.position(key) < end for key, end in ends.items()):
+            for key, records in consumer.poll(timeout_ms=1_000, max_records=5_000).items():
+                polled += [Polled(key, record.offset, record.value) for record in records]
+    return polled
 
 
-def _never_split(_: TopicBuffer, batch: ProducerBatch) -> list[ProducerBatch]:
-    return [batch]
+def verdict(load: Load, bootstrap_servers: list[str], *readers: Reader, partitions: int) -> list[Anomaly]:
+    """Stop the load, read everything anew, and return what must never happen and did."""
+    load.stop()
+    history = History(sends=load.sends())
+    history.polls["final"] += read_everything(bootstrap_servers, load.topic, partitions=partitions)
+    for reader in readers:
+        reader.stop()
+        history.polls[reader.name] += reader.polled
+    return anomalies(history)
+
+
+def _outcome(sent: _Sent) -> Outcome:
+    if sent.error is None:
+        return "ok" if sent.completed_ns else "info"
+    is_certain = isinstance(sent.error, BrokerResponseError) and not sent.error.outcome_unknown
+    return "fail" if is_certain else "info"

@@ -119,7 +119,7 @@ class DealerWire:
                 self._socket.setsockopt(zmq.IPV6, 1)
             self._try_send = sender_of(self._socket)
             self._monitor = Monitor(self._loop, self._socket, self._on_event)
-            self._pump = Pump(self._loop, self._socket, self._on_readable, self._send_unsent)
+            self._pump = Pump(self._loop, self._socket, self._on_readable, self._on_idle)
             self._socket.connect(address.endpoint)
         except zmq.ZMQError as error:  # too many open files, no such protocol
             self._loop.call_soon(self._down, Stage.CONNECT, str(error), "raise the limit of open files (ulimit -n)")
@@ -166,6 +166,11 @@ class DealerWire:
             self._unsent.popleft()
             has_sent = True
         return has_sent
+
+    def _on_idle(self) -> bool:
+        if not self._unsent or self._pump is None:
+            return False
+        return self._send_unsent() or self._pump.is_readable
 
     def _on_readable(self) -> bool:
         may_be_more = self._receive()

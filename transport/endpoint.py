@@ -39,6 +39,7 @@ from .wire import OpenWire
 REQUESTS_A_ROUND = 256
 BYTES_A_ROUND = 16 << 20
 RETRY_MS = 20  # while replies wait for a slow peer: belt to the braces of its wakeups
+LINGER_MS = 1_000  # of a close: mostly nothing is under way, and whoever reads has it at once
 CLOSE_WAIT_MS = 500  # for libzmq to release a listening port; it takes about 1
 
 _DONTWAIT = zmq.DONTWAIT.value
@@ -114,6 +115,7 @@ class RouterServer:
         self._send(peer, message, payload)
 
     def close(self) -> None:
+        """Stop. What was answered still leaves, if the peer reads: the answer to a kill of who serves here, too."""
         if not self._is_open:
             return
         self._is_open = False
@@ -121,11 +123,10 @@ class RouterServer:
             self._retry_timer.cancel()
         self._pump.close()
         self._monitor.stop_watching()
-        for bound in self._bound:
-            bound.unbind(self._socket)
+        # Not unbound before: libzmq ends an endpoint's connections with it, and throws away what they have not sent.
+        self._socket.close(linger=LINGER_MS)
         self._monitor.wait_for(monitor.CLOSED, len(self._bound), CLOSE_WAIT_MS)
         self._monitor.close()
-        self._socket.close(linger=0)
         for bound in self._bound:
             bound.remove_file()
         self._on_closed(self)
@@ -218,7 +219,7 @@ class RouterServer:
         has_sent = self._outbox.retry()
         if not self._outbox.is_empty:
             self._retry_later()
-        return has_sent
+        return has_sent or self._pump.is_readable
 
     def _retry_later(self) -> None:
         if self._retry_timer is None:

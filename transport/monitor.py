@@ -71,8 +71,10 @@ class Monitor:
         self._pump.close()
 
     def close(self) -> None:
+        """Release the socket. The watched one may be closed already: its news came to their end by themselves."""
         self.stop_watching()
-        self._watched.disable_monitor()
+        if not self._watched.closed:
+            self._watched.disable_monitor()
         self._socket.close(linger=0)
 
     def _next(self) -> tuple[int, int] | None:

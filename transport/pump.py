@@ -9,6 +9,7 @@ The rules.
 1. A turn ends only when ``EVENTS``, read after the last other call on the socket, shows nothing to do (or a ``recv``,
    as the last call, said EAGAIN: it has taken all signals in, too); or when the next turn has been scheduled with
    ``call_soon``.
+   A send that the socket refuses is a call like any other: it swallows signals, too (``is_readable`` after it).
 2. Whoever uses the socket outside a turn says so (``touched``), and a turn follows.
 3. A turn is bounded, so that one busy socket does not starve the loop.
 """
@@ -30,7 +31,7 @@ class Pump:
 
     ``on_readable()`` reads a bounded number of messages, none if there is none; it returns whether it knows, by its
     last call on the socket, that there is nothing more. ``on_idle()`` may send (what had to wait) and returns whether
-    it did: then the events are looked at once more.
+    it did, or has tried in vain and ``is_readable`` now: then the events are looked at once more.
     """
 
     ROUNDS_MAX = 4  # of on_readable, in one turn
@@ -55,6 +56,11 @@ class Pump:
         if not self._is_scheduled and not self._in_turn and self._is_open:
             self._is_scheduled = True
             self._loop.call_soon(self._scheduled_turn)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether there is something to read, asked anew. Not on a closed socket."""
+        return bool(self._events(_EVENTS) & _POLLIN)  # type: ignore[operator]
 
     def close(self) -> None:
         """Stop watching. To be called before the socket is closed, and harmless when repeated."""

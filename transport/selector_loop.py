@@ -95,7 +95,6 @@ class SelectorLoop:
         handle = Handle(callback, args)
         self._ready.append(handle)
         if self._is_asleep:
-            self._is_asleep = False  # once is enough, however many callbacks follow
             self._wake()
         return handle
 
@@ -144,7 +143,6 @@ class SelectorLoop:
         """Make ``run`` return after its present turn. From any thread, also before ``run``."""
         self._is_stopping = True
         if self._is_asleep:
-            self._is_asleep = False
             self._wake()
 
     def close(self) -> None:
@@ -205,8 +203,14 @@ class SelectorLoop:
         self._cancelled_max = max(64, 2 * len(self._timers))
 
     def _wake(self) -> None:
+        """End the sleep. Once is enough, however many callbacks follow: hence from now on nobody else does it."""
+        self._is_asleep = False
         try:
             self._descriptors.wake()
-        except OSError:
+        except BaseException as error:
+            # A signal's handler (Ctrl-C) may raise before the call has happened: then nobody would ever do it.
             if not self._is_closed:
+                self._descriptors.wake()
+                raise
+            if not isinstance(error, OSError):
                 raise

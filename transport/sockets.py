@@ -19,6 +19,7 @@ import zmq
 from ..config import MIB, Limits
 
 ZAP_DOMAIN = b"callboard"
+NEVER_MS = 10 * 86_400_000
 
 
 class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,14 +64,18 @@ def router(context: zmq.Context[zmq.Socket[bytes]], options: SocketOptions = DEF
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], options: SocketOptions = DEFAULTS) -> zmq.Socket[bytes]:
-    """Return a DEALER for one attempt to connect: it does not reconnect, its owner makes another."""
+    """Return a DEALER for one attempt to connect: it does not reconnect, its owner makes another.
+
+    What has come before the connection's end can still be read: hence neither ``IMMEDIATE`` nor a ``RECONNECT_IVL``
+    of -1, with which libzmq throws it away (replies of a server that closed right after them: a third was lost). So
+    the owner sends only once the connection is up.
+    """
     socket = context.socket(zmq.DEALER)
     _common(socket, options)
     socket.setsockopt(zmq.MAXMSGSIZE, options.reply_bytes)
     socket.setsockopt(zmq.SNDHWM, options.dealer_sndhwm)
     socket.setsockopt(zmq.RCVHWM, options.dealer_rcvhwm)
-    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a connection that does not exist
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, options.connect_timeout)
     return socket
 

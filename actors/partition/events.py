@@ -319,10 +319,11 @@ class NewEpochNeeded(msgspec.Struct, frozen=True):
 
 
 class LogLost(msgspec.Struct, frozen=True):
-    """To the broker: this replica was elected, and its log is gone; another one must lead, or nobody."""
+    """To the broker: this replica has no log that could be trusted; another one must lead, or nobody."""
 
     key: PartitionKey
     leader_epoch: int
+    why: str = "its log is gone"
 
 
 class ReplicaGone(msgspec.Struct, frozen=True, gc=False):

@@ -277,9 +277,11 @@ class Leader:
 
     def on_isr_answered(self, answered: IsrAnswered, now_ms: int) -> list[Effect]:
         """The controller has answered a proposal."""
-        if answered.leader_epoch != self.epoch or not self.insync.on_answered(answered):
+        if answered.leader_epoch != self.epoch:
             return []
-        return self._after_isr(now_ms)
+        if self.insync.on_answered(answered):
+            return self._after_isr(now_ms)
+        return self._advance()  # who was refused counts no more, and may have held the watermark back
 
     @property
     def needs_watching(self) -> bool:

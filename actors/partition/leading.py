@@ -8,21 +8,22 @@ Part of the replica's actor, made when it begins to lead and thrown away when it
 2. A full disk is no failure: the log is as it was, the batches are refused, the partition is read on and written again
    when there is room. Any other error of the log fails the actor.
 3. What goes to the controller is asked through the broker, and asked again on a timer until somebody answers.
-4. A leader whose disk has become slow hands over, if others are in sync (``storage_slow_ms``): nobody need wait for it.
+4. What is damaged is refused, never served. Where another replica is in sync that one leads, and this one copies anew.
+5. A leader whose disk has become slow hands over, if others are in sync (``storage_slow_ms``): nobody need wait for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, StorageError, StorageFull
-from ...model import Offset
+from ...model import Offset, PartitionKey
 from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
 from ...transport.loop import Timer
-from ...transport.messages import MAX_TIMESTAMP, AlterPartitionEntry, ReplicaDescription
+from ...transport.messages import MAX_TIMESTAMP, AlterPartitionEntry, ListOffsetsEntryReply, ReplicaDescription
 from ..log import event
 from .events import (
     Answer,
@@ -42,7 +43,7 @@ from .events import (
     Unpark,
 )
 from .leader import Leader, refusal_of_fetch, refusal_of_produce
-from .retention import Deletions
+from .retention import Deletions, refusal_of_deletion
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -66,6 +67,12 @@ class Leading:
 
     def __init__(self, replica: Replica, leader: Leader, log: Log) -> None:
         self.rules = leader
+        self.requests: dict[type, Callable[[Any], None]] = {
+            Produce: self.on_produce,
+            Fetch: self.on_fetch,
+            ListOffset: self.on_list_offset,
+            DeleteRecords: self.on_delete_records,
+        }
         self._replica = replica
         self._log = log
         self._deletions = Deletions(replica.key)
@@ -113,6 +120,7 @@ class Leading:
                     found = log.offset_for_timestamp(request.timestamp_ms)
             except CorruptRecordError as error:
                 event(logger, "log.corrupt", logging.ERROR, partition=str(self._replica.name), detail=error.detail)
+                self._replica.note_damage(error.detail)
                 self._replica.answers.append(leader.offset_answer(request, error=error.errno))
                 return
             is_visible = found is not None and found[0] < leader.high_watermark
@@ -256,6 +264,7 @@ class Leading:
             frames = self._log.read(*wanted)
         except CorruptRecordError as error:
             event(logger, "log.corrupt", logging.ERROR, partition=str(self._replica.name), detail=error.detail)
+            self._replica.note_damage(error.detail)
             refusal = refusal_of_fetch(self._replica.key, error.errno, error.detail)
             self._replica.answers.append(Answer(fetch.ticket, refusal))
             return
@@ -280,3 +289,16 @@ class Leading:
 
     def _now_ms(self) -> int:
         return self._replica.context.clock.monotonic_ms()
+
+
+def not_leading_here(
+    key: PartitionKey, request: Produce | Fetch | ListOffset | DeleteRecords, error: ErrorCode, leader: int, epoch: int
+) -> Answer:
+    """Return the refusal of a request by a replica that does not lead: who does, if that is known."""
+    if isinstance(request, Produce):
+        return Answer(request.ticket, refusal_of_produce(key, error, leader=leader, leader_epoch=epoch))
+    if isinstance(request, Fetch):
+        return Answer(request.ticket, refusal_of_fetch(key, error, leader=leader, leader_epoch=epoch))
+    if isinstance(request, DeleteRecords):
+        return refusal_of_deletion(key, request.ticket, error)
+    return Answer(request.ticket, ListOffsetsEntryReply(topic_id=key.topic_id, partition=key.partition, error=error))

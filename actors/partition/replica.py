@@ -28,11 +28,12 @@ from typing import Any, ClassVar
 import msgspec
 
 from ...config import BrokerSettings
-from ...errors import ErrorCode, StorageError, StorageFull
+from ...errors import ErrorCode, StorageCorruption, StorageError, StorageFull
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
+from ...storage.directory import set_aside
 from ...storage.log import Log
 from ...transport.loop import Timer
-from ...transport.messages import ListOffsetsEntryReply, ReplicaDescription
+from ...transport.messages import ReplicaDescription
 from ..log import event
 from ..logdirs import LogDirectory, is_disk_failure
 from ..mailbox import PoolDone
@@ -63,9 +64,9 @@ from .events import (
 from .follower import Follower
 from .following import Following
 from .housekeeping import next_look_ms
-from .leader import Leader, refusal_of_fetch, refusal_of_produce
-from .leading import Leading
-from .retention import RetentionClock, refusal_of_deletion
+from .leader import Leader
+from .leading import Leading, not_leading_here
+from .retention import RetentionClock
 
 logger = logging.getLogger(__name__)
 
@@ -80,19 +81,23 @@ class OpenDue(msgspec.Struct, frozen=True):
     """Time to look again whether the log can be opened."""
 
 
+class _SetAside(msgspec.Struct, frozen=True):
+    """A damaged log lies under another name now."""
+
+    error: BaseException | None
+
+
 class Replica(LoopActor):
     """One partition on one broker."""
 
     handlers: ClassVar[Mapping[type, str]] = {
-        Produce: "on_produce",
-        Fetch: "on_fetch",
+        **dict.fromkeys((Produce, Fetch, ListOffset, DeleteRecords), "on_request"),
         Flushed: "on_flushed",
         Assign: "on_assign",
         OpenDue: "on_open_due",
+        _SetAside: "on_set_aside",
         Opened: "on_opened",
         GoOffline: "on_go_offline",
-        ListOffset: "on_list_offset",
-        DeleteRecords: "on_delete_records",
         RetentionDue: "on_retention_due",
         **dict.fromkeys((*Leading.handlers, *Following.handlers), "on_for_part"),
         DescribeReplica: "on_describe_replica",
@@ -134,12 +139,13 @@ class Replica(LoopActor):
         self._log: Log | None = None  # None until recovered
         self._part: Leading | Following | None = None  # in the epoch of _assignment
         self._high_watermark = Offset(0)  # the highest heard of in this life; a lower one is safe, too
-        self._is_flushing = False
+        self.is_flushing = False
         self._flush_began_ms = 0  # of the one that runs
         self._is_checkpointing = False
-        self._idle_ticks = 0  # in a row that found nothing to do: the next one comes later
+        self._idle_ticks = 0  # in a row: the next one comes later
         self._tick: Timer | None = None
         self._is_full = False
+        self._is_damaged = False  # said to the broker; until the log is set aside
         self.role = "recovering"
 
     @property
@@ -167,7 +173,7 @@ class Replica(LoopActor):
             self.role = "offline" if self.home.is_failed else self.role
             return
         if self._assignment.is_lost:
-            self._tell_of_lost_log()
+            self._let_go_of_log()
             return
         files, directory, config = self.context.files, self._directory, self._assignment.config
         now_ms, expiry_ms = self.context.clock.wall_ms(), self._settings.producer_expiry_ms
@@ -200,6 +206,9 @@ class Replica(LoopActor):
             self.note_full(is_full=True)
             self.role = "waiting for room"
             self.set_timer(FULL_RETRY_MS, OpenDue())
+            return
+        if isinstance(opened.error, StorageCorruption) and self.note_damage(str(opened.error)):
+            self.role = "damaged"
             return
         if opened.error is not None:
             self.doubt_disk(opened.error)
@@ -283,18 +292,47 @@ class Replica(LoopActor):
         if (assignment.leader_epoch, assignment.partition_epoch) < (known.leader_epoch, known.partition_epoch):
             return  # an old order, late
         was_lost, self._assignment = self._assignment.is_lost, assignment
-        if self._log is not None:
+        if assignment.is_lost:
+            self._let_go_of_log()
+        elif self._log is not None:
             self._log.reconfigure(assignment.config)
             self._take_role()
-        elif assignment.is_lost:
-            self._tell_of_lost_log()
         elif was_lost:
-            self.on_open_due(OpenDue())
+            self._set_damaged_log_aside()
 
-    def _tell_of_lost_log(self) -> None:
-        self.role = "lost its log"
+    def note_damage(self, why: str) -> bool:
+        """Have a damaged log replaced by a copy of a sound one; False: there is no other in-sync replica to copy.
+
+        Then what is sound in it is served on, by whoever has it, until a person repairs it.
+        """
+        others = set(self._assignment.isr) - {self._broker_id}
+        if not others or self._is_damaged:
+            return self._is_damaged
+        self._is_damaged = True
+        event(logger, "log.damaged", logging.ERROR, partition=str(self.name), directory=self._directory, why=why)
+        return self.tell_sibling("hosting", LogLost(self.key, self._assignment.leader_epoch, "its log is damaged"))
+
+    def _let_go_of_log(self) -> None:
+        """It is gone or damaged, and counts as in sync still: nothing is served and nothing is made in its place."""
+        self._end_part(self._assignment, is_written=False)
+        log, self._log = self._log, None
+        if log is not None:
+            log.close(self.context.clock.wall_ms(), clean=False)
+        self.role = "damaged" if self._is_damaged else "lost its log"
         if self._assignment.is_leader:
             self.tell_sibling("hosting", LogLost(self.key, self._assignment.leader_epoch))
+
+    def _set_damaged_log_aside(self) -> None:
+        """It has left the in-sync set: begin anew beside what is kept for a person to look at."""
+        files, directory, is_damaged = self.context.files, self._directory, self._is_damaged
+        self._is_damaged = False
+        self.in_pool(lambda: set_aside(files, directory) if is_damaged else None, lambda _, error: _SetAside(error))
+
+    def on_set_aside(self, done: _SetAside) -> None:
+        if done.error is not None:
+            self.doubt_disk(done.error)
+            raise done.error
+        self.on_open_due(OpenDue())
 
     def _take_role(self) -> None:
         assignment, log, part = self._assignment, self._log, self._part
@@ -382,36 +420,13 @@ class Replica(LoopActor):
 
     # -- requests ------------------------------------------------------------------------------------
 
-    def on_produce(self, produce: Produce) -> None:
+    def on_request(self, request: Produce | Fetch | ListOffset | DeleteRecords) -> None:
+        """Whoever leads answers; anybody else says who does, as far as it knows."""
         if isinstance(self._part, Leading):
-            self._part.on_produce(produce)
+            self._part.requests[type(request)](request)
             return
-        error, known = self._not_leading(), self._assignment
-        refusal = refusal_of_produce(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
-        self.answers.append(Answer(produce.ticket, refusal))
-
-    def on_fetch(self, fetch: Fetch) -> None:
-        if isinstance(self._part, Leading):
-            self._part.on_fetch(fetch)
-            return
-        error, known = self._not_leading(), self._assignment
-        refusal = refusal_of_fetch(self.key, error, leader=known.leader, leader_epoch=known.leader_epoch)
-        self.answers.append(Answer(fetch.ticket, refusal))
-
-    def on_list_offset(self, request: ListOffset) -> None:
-        if isinstance(self._part, Leading):
-            self._part.on_list_offset(request)
-            return
-        reply = ListOffsetsEntryReply(
-            topic_id=self.key.topic_id, partition=self.key.partition, error=self._not_leading()
-        )
-        self.answers.append(Answer(request.ticket, reply))
-
-    def on_delete_records(self, request: DeleteRecords) -> None:
-        if isinstance(self._part, Leading):
-            self._part.on_delete_records(request)
-        else:
-            self.answers.append(refusal_of_deletion(self.key, request.ticket, self._not_leading()))
+        known = self._assignment
+        self.answers.append(not_leading_here(self.key, request, self._not_leading(), known.leader, known.leader_epoch))
 
     def on_for_part(self, message: Any) -> None:
         """Of one part only: void when this replica has another one now."""
@@ -444,9 +459,8 @@ class Replica(LoopActor):
     # -- the end of a turn: one write, one flush, one message to the router ------------------------------
 
     def on_drained(self) -> None:
-        part = self._part
-        if part is not None:
-            part.on_drained()
+        if self._part is not None:
+            self._part.on_drained()
         self._flush()
         self._send_answers()
 
@@ -467,32 +481,28 @@ class Replica(LoopActor):
             event(logger, name, level, partition=str(self.name))
 
     def _flush(self) -> None:
-        if self._is_flushing or self._log is None or self.home.is_failed:
+        if self.is_flushing or self._log is None or self.home.is_failed:
             return
         is_awaited = self._part is not None and self._part.must_flush
         if self._assignment.config.flush == "os" and not is_awaited:
             return  # nobody waits for the disk: the next checkpoint syncs what the system has not
         job = self._log.begin_flush()
         if job is not None:
-            self._is_flushing = True
+            self.is_flushing = True
             self._flush_began_ms = self.context.clock.monotonic_ms()
             self.in_pool(job, lambda _, error: Flushed(job, error))
-
-    @property
-    def is_flushing(self) -> bool:
-        return self._is_flushing
 
     def give_up_slow_disk(self, epoch: int) -> bool:
         """Have somebody else lead if the sync that runs has taken too long (a gray failure); True: it was asked for."""
         taken_ms = self.context.clock.monotonic_ms() - self._flush_began_ms
-        if not self._is_flushing or taken_ms < self._settings.storage_slow_ms:
+        if not self.is_flushing or taken_ms < self._settings.storage_slow_ms:
             return False
         event(logger, "disk.slow", logging.ERROR, partition=str(self.name), directory=self.home.path, ms=taken_ms)
         why = f"its disk is slow: a sync has taken {taken_ms} ms so far"
         return self.tell_sibling("hosting", NewEpochNeeded(self.key, epoch, why))
 
     def on_flushed(self, flushed: Flushed) -> None:
-        self._is_flushing = False
+        self.is_flushing = False
         if self._log is None:
             return
         self.doubt_disk(flushed.error, of_sync=True)
@@ -523,7 +533,7 @@ class Replica(LoopActor):
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
-        is_idle = not (self._is_checkpointing or self._is_flushing or self._is_full)
+        is_idle = not (self._is_checkpointing or self.is_flushing or self._is_full)
         self._idle_ticks = min(self._idle_ticks + 1, IDLE_DOUBLINGS_MAX) if is_idle else 0
         self._set_tick()
 

@@ -49,6 +49,7 @@ class Line:
         self._sequence = 0  # of the next request in it
         self._under_way: set[int] = set()  # sequences sent and not answered
         self._armed: dict[PartitionKey, FetchEntry] = {}  # parked at the leader, as far as is known
+        self._named_in: dict[PartitionKey, int] = {}  # the sequence in which each of them was asked for
         self._changed: dict[PartitionKey, FetchEntry] = {}  # to be named in the next request
         self._owed: set[PartitionKey] = set()
         self._forgotten: set[PartitionKey] = set()
@@ -118,6 +119,7 @@ class Line:
             entries=list({**self._told, **self._progress, **self._changed}.values()),
         )
         self._under_way.add(self._sequence)
+        self._named_in.update(dict.fromkeys(self._changed, self._sequence))
         self._sequence += 1
         self._armed.update(self._changed)
         for said in (self._told, self._progress, self._changed, self._forgotten):
@@ -158,6 +160,8 @@ class Line:
         answers = []
         for entry in reply.entries:
             key = key_of(entry)
+            if sequence < self._named_in.get(key, 0):
+                continue  # of a fetch that was named again (with its progress) while its answer was on its way
             if self._disarm(key):  # else it follows anew since, from elsewhere
                 self._owed.add(key)
                 answers.append(entry)
@@ -170,7 +174,7 @@ class Line:
     def end_session(self) -> None:
         """It is not known any more what the leader knows: begin anew, naming all that is wanted (rule 3)."""
         self._session = NO_SESSION
-        for said in (self._under_way, self._progress, self._told, self._forgotten):
+        for said in (self._under_way, self._named_in, self._progress, self._told, self._forgotten):
             said.clear()
         self._changed = {**self._armed, **self._changed}
         self._armed = {}

@@ -96,3 +96,29 @@ def test_close_waits_for_what_runs_and_drops_what_waits(loop):
     assert ran == ["first"]
     with pytest.raises(IllegalStateError):
         pool.submit(print, lambda *_: None)
+
+
+def test_when_the_system_gives_no_more_threads_those_that_run_do_it(loop, monkeypatch):
+    real, refused = threading.Thread.start, []
+
+    def start(thread):
+        if refused:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pool, ends = ThreadPool(loop, 2), []
+    refused.append(1)
+    with pytest.raises(RuntimeError):
+        pool.submit(lambda: 0, lambda *end: ends.append(end))  # nobody could do it: it is refused, not forgotten
+    refused.clear()
+    gate = threading.Event()
+    pool.submit(lambda: gate.wait(60), lambda *end: ends.append(end))
+    refused.append(1)
+    pool.submit(lambda: 2, lambda *end: ends.append(end))
+    gate.set()
+    loop.run_one()
+    loop.run_one()
+
+    assert ends == [(True, None), (2, None)]
+    pool.close()

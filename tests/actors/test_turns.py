@@ -102,3 +102,14 @@ def test_there_and_back_between_actors_is_one_callback(loop):
 
     assert (one.actor.seen, two.actor.seen) == ([4, 2, 0], [3, 1])
     assert not any(actor.mailbox.is_scheduled for actor in (one.actor, two.actor))
+
+
+def test_a_loop_that_is_closed_refuses_every_drain_and_not_the_first_only():
+    class Closed:
+        def call_soon(self, *_):
+            raise RuntimeError("the loop is closed")
+
+    turns = Turns(Closed())
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            turns.soon(lambda: None)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from callboard.client.metadata import REFRESH_PAUSE_MS_MAX, Metadata, RefreshPolicy
+from callboard.client.metadata import (
+    REFRESH_PAUSE_MS_LATER,
+    REFRESH_PAUSE_MS_MAX,
+    REFRESH_QUIET_MS,
+    Metadata,
+    RefreshPolicy,
+)
 from callboard.errors import ErrorCode
 from callboard.transport.messages import BrokerMetadata, MetadataReply, PartitionMetadata, TopicMetadata
 
@@ -111,30 +117,52 @@ def test_available_partitions_are_those_with_a_leader():
     assert not metadata.has_leaders("t")
 
 
-def test_metadata_is_asked_for_at_once_and_then_with_growing_pauses():
-    policy = RefreshPolicy(max_age_ms=300_000)
-    now, pauses = 10_000, []
-    for _ in range(10):
-        policy.want()
+def asked_in_vain(policy: RefreshPolicy, now: int, times: int) -> list[int]:
+    """Return the pauses before each of so many questions whose answers bring nothing new."""
+    pauses = []
+    for _ in range(times):
+        policy.want(now)
         due = policy.due_ms(now)
         pauses.append(due - now)
         now = due
         policy.on_asked()
         policy.on_answer(now, is_news=False)
+    return pauses
 
-    assert pauses[0] == 0
-    assert pauses[1] == 20
+
+def test_metadata_is_asked_for_at_once_and_then_with_pauses_of_half_the_time_that_it_was_in_vain():
+    pauses = asked_in_vain(RefreshPolicy(max_age_ms=300_000), 10_000, 80)
+
+    assert pauses[:6] == [0, 5, 5, 5, 7, 11], "an election takes milliseconds"
     assert pauses == sorted(pauses)
-    assert pauses[-1] == REFRESH_PAUSE_MS_MAX
+    assert REFRESH_PAUSE_MS_MAX in pauses
+    assert pauses[-1] == REFRESH_PAUSE_MS_LATER
+
+
+def test_a_connection_that_was_lost_is_asked_about_at_once_however_long_it_was_in_vain_before():
+    policy = RefreshPolicy(max_age_ms=300_000)
+    now = 10_000 + sum(asked_in_vain(policy, 10_000, 40))
+
+    policy.on_trouble(now)
+
+    assert policy.due_ms(now) == now
+    assert asked_in_vain(policy, now, 3) == [0, 5, 5]
+
+
+def test_what_is_needed_after_a_quiet_time_is_another_matter():
+    policy = RefreshPolicy(max_age_ms=300_000)
+    now = 10_000 + sum(asked_in_vain(policy, 10_000, 40)) + 2 * REFRESH_QUIET_MS
+
+    assert asked_in_vain(policy, now, 3) == [0, 5, 5]
 
 
 def test_news_make_the_next_question_free():
     policy = RefreshPolicy(max_age_ms=300_000)
-    policy.want()
+    policy.want(0)
     policy.on_asked()
     policy.on_answer(0, is_news=True)
 
-    policy.want()
+    policy.want(0)
 
     assert policy.due_ms(0) == 0
 
@@ -143,9 +171,9 @@ def test_nobody_asks_twice_at_a_time_nor_without_need():
     policy = RefreshPolicy(max_age_ms=300_000)
 
     assert policy.due_ms(0) is None
-    policy.want()
+    policy.want(0)
     policy.on_asked()
-    policy.want()
+    policy.want(0)
     assert policy.due_ms(0) is None
 
     policy.on_answer(5, is_news=True)
@@ -154,7 +182,7 @@ def test_nobody_asks_twice_at_a_time_nor_without_need():
 
 def test_good_metadata_is_asked_for_again_when_it_is_too_old():
     policy = RefreshPolicy(max_age_ms=300_000)
-    policy.want()
+    policy.want(0)
     policy.on_asked()
     policy.on_answer(5, is_news=True)
 

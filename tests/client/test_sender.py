@@ -19,6 +19,9 @@ from callboard.client.accumulator import Accumulator
 from callboard.client.metadata import PartitionLeader
 from callboard.client.producer_batch import ProducerBatch
 from callboard.client.sender import (
+    LOOK_AGAIN_MS,
+    SLOW_ANSWER_MS,
+    DoubtBroker,
     LeaderHint,
     NeedProducerId,
     RefreshMetadata,
@@ -408,6 +411,27 @@ def test_a_batch_goes_to_the_new_leader_as_soon_as_it_is_known():
     world.answer()
 
     assert world.settled[batch].error is None
+
+
+def test_a_leader_that_was_stopped_is_doubted_and_its_batches_go_to_who_leads_instead():
+    """It neither answers nor ends its connection; resumed, what it still says counts for nothing."""
+    world = World(SETTINGS._replace(timeout_ms=60_000, delivery_timeout_ms=60_000))
+    batch = world.send(0)
+    world.move(0)
+    world.learn()
+    assert not world.requests[1], "it may still answer"
+
+    world.now += SLOW_ANSWER_MS
+    assert DoubtBroker(0) in world.sender.on_tick(world.now)
+    assert world.sender.next_event_ms(world.now) <= world.now + LOOK_AGAIN_MS
+    world.learn()
+    world.handle(1)
+    world.answer()
+    assert world.settled[batch].error is None
+
+    world.handle(0)
+    world.answer()
+    assert world.logs["id-1", 0].values == [b"0"]
 
 
 def test_what_was_sent_to_a_topic_made_anew_fails_and_what_was_not_goes_there():

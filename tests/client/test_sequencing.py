@@ -237,6 +237,21 @@ def test_a_forgotten_producer_fails_a_batch_that_may_be_in_the_log():
     assert sequence.on_refused(first, 2, UnknownProducerIdError(), NEVER) is Verdict.FAIL
 
 
+def test_a_leader_that_knows_nothing_of_the_producer_yet_says_nothing_about_a_batch_that_was_not_next():
+    """A new leader gets the second batch while the first one, of unknown outcome, is still on its way to it."""
+    sequence = a_sequence()
+    first, second = send(sequence, a_batch(), 1), send(sequence, a_batch(), 2)
+    sequence.on_refused(first, 1, ConnectionLostError(), deadline_ms=NEVER)
+    sequence.on_refused(second, 2, ConnectionLostError(), deadline_ms=NEVER)
+    send(sequence, first, 3)
+    send(sequence, second, 4)
+
+    assert sequence.on_refused(second, 4, UnknownProducerIdError(), NEVER) is Verdict.RETRY
+    assert sequence.on_acked(first, 3) is Verdict.ACKED
+    assert not sequence.must_bump
+    assert sequence.next_retry(0) is second
+
+
 def test_a_batch_that_is_too_large_is_split_only_when_it_holds_several_records():
     sequence = a_sequence()
     many, one = send(sequence, a_batch(2), 1), send(sequence, a_batch(1), 2)

@@ -357,6 +357,18 @@ def test_b7_whoever_waits_is_told_after_the_append_when_the_set_falls_below_the_
     assert leader.log_end_offset == 12, "they may yet be committed"
 
 
+def test_who_was_refused_as_a_member_holds_the_high_watermark_back_no_longer():
+    """It died after it was proposed: whatever waited for it meanwhile is acknowledged when the controller says so."""
+    leader = without_3()
+    (proposal,) = proposals(fetch(leader, 3, 10))
+    produce(leader)
+    assert acknowledged(fetch(leader, 2, 11)) == [], "it counts while it is proposed (B9)"
+
+    effects = leader.on_isr_answered(answered(proposal, ErrorCode.INELIGIBLE_REPLICA, isr=[1, 2]), 0)
+
+    assert acknowledged(effects) == [10]
+
+
 def test_the_high_watermark_stands_while_fewer_than_the_minimum_are_in_sync():
     leader = a_leader(isr=[1])
     produce(leader, acks=1)

@@ -67,6 +67,33 @@ def test_a_request_that_swallows_the_signal_of_a_reply_does_not_lose_it():
         it.until(lambda: answers, timeout_s=2)
 
 
+def test_a_send_that_is_refused_and_swallows_the_signal_of_a_reply_does_not_lose_it():
+    """The crossing within a turn: after its look at EVENTS, what waits is tried once more, in vain."""
+    with rig() as it:
+        server, connection, held = a_server_with_one_greeted_peer(it)
+        answers = []
+        connection.request(messages.MetadataRequest(), lambda *answer: answers.append(answer))
+        it.until(lambda: len(held) == 2)
+        wire = connection._wire
+        fd = wire._pump._fd
+        silences = []
+
+        def refuse(_):
+            if not silences:
+                server.reply(held[1].peer, messages.MetadataReply(id=held[1].message.id))
+                wait_readable(fd)
+                wire._socket.getsockopt(zmq.EVENTS)  # what libzmq does within a send now and then
+                silences.append(is_silent(fd))
+            return False
+
+        wire._try_send = refuse
+        wire._unsent.append((b"x",))
+        wire._pump.touched()
+
+        it.until(lambda: answers, timeout_s=2)
+        assert silences == [True]
+
+
 def test_a_turn_is_bounded_and_the_rest_comes_in_the_next_ones():
     with rig() as it:
         sizes = []

@@ -222,3 +222,27 @@ def test_it_needs_no_asyncio():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == "False", "an asyncio import costs the client 30 ms"
+
+
+def test_a_signal_in_the_middle_of_a_wake_up_does_not_cost_it():
+    """Ctrl-C in the thread that wakes: after it has said that it does, before it has."""
+    woken, seen = descriptors(), []
+    wake, loop = woken.wake, SelectorLoop(on_failure=raise_it, make_descriptors=lambda: woken)
+
+    def interrupted():
+        woken.wake = wake
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    while not loop._is_asleep:
+        time.sleep(0.001)
+    woken.wake = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        loop.call_soon_threadsafe(seen.append, 1)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert seen == [1]
+    loop.close()

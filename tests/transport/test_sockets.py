@@ -33,8 +33,8 @@ EXPECTED = {
         zmq.MAXMSGSIZE: 256 << 20,
         zmq.SNDHWM: 1_000,
         zmq.RCVHWM: 1_000,
-        zmq.IMMEDIATE: 1,
-        zmq.RECONNECT_IVL: -1,
+        zmq.IMMEDIATE: 0,
+        zmq.RECONNECT_IVL: 864_000_000,
         zmq.CONNECT_TIMEOUT: 3_000,
     },
 }
@@ -69,7 +69,7 @@ def test_the_sockets_in_use_come_from_the_factory():
 
         assert server._socket.getsockopt(zmq.ZAP_ENFORCE_DOMAIN) == 1
         assert server._socket.getsockopt(zmq.MAXMSGSIZE) == 1 << 20
-        assert connection._wire._socket.getsockopt(zmq.RECONNECT_IVL) == -1
+        assert connection._wire._socket.getsockopt(zmq.RECONNECT_IVL) == sockets.NEVER_MS
 
 
 def test_a_router_says_that_a_peer_is_not_there(context):

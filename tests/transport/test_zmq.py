@@ -371,9 +371,11 @@ def test_the_clock_offset_between_processes_of_one_machine_is_small():
 
 
 def test_a_slow_reader_costs_bounded_memory_and_nobody_elses_time():
-    with rig(router_sndhwm=2, dealer_rcvhwm=2) as it:
+    # Its side takes two messages as well, else all would pass while the server answers; and nobody is taken for
+    # dead because he does not read, however long this takes.
+    with rig(router_sndhwm=2, dealer_rcvhwm=2, heartbeat_ivl=0) as it:
         server, _ = it.serve_echo(reply_bytes_waiting_per_peer=20_000_000)
-        other = ZmqTransport(it.loop, SystemClock())
+        other = ZmqTransport(it.loop, SystemClock(), options=it.transport._options)
         slow_states, slow = [], None
         try:
             slow = other.connect(server.endpoints[0], client_id="slow", on_state=slow_states.append, options=QUICK)
@@ -393,6 +395,45 @@ def test_a_slow_reader_costs_bounded_memory_and_nobody_elses_time():
         finally:
             other.close()
         it.until(lambda: len(server.peers()) == 1)
+
+
+def test_a_peer_that_reads_nothing_for_longer_than_heartbeats_allow_is_let_go():
+    with rig(router_sndhwm=2, dealer_rcvhwm=2, heartbeat_ivl=20, heartbeat_timeout=60) as it:
+        server, _ = it.serve_echo()
+        slow, states = it.ready(server.endpoints[0])
+        slow._wire._pump.close()
+        ends = []
+        for _ in range(80):
+            slow.request(produce(), lambda *answer: ends.append(answer), [b"p", b"x" * 1_000_000])
+        it.until(lambda: states[-1].stage is not Stage.READY)
+
+        it.until(lambda: len(ends) == 80)
+        it.until(lambda: all(peer.waiting_bytes == 0 for peer in server.peers()))
+        assert any(isinstance(reply, ConnectionLostError) for reply, _ in ends)  # but for those that had come
+
+
+@pytest.mark.parametrize("replies", [1, 2, 57, 58, 59, 60])  # each alone may be lucky
+def test_what_was_answered_before_a_server_closes_still_arrives(replies):
+    """So the actor that serves can be killed, and whoever asked for it is told."""
+    with rig() as it:
+        other = ZmqTransport(it.loop, SystemClock())
+        held, ends, states = [], [], []
+        server = it.transport.serve(["127.0.0.1:0"], messages.ClientRequest, held.extend, identity=BROKER)
+        try:
+            connection = other.connect(server.endpoints[0], client_id="", on_state=states.append, options=QUICK)
+            it.until(lambda: states)
+            for _ in range(replies):
+                connection.request(produce(), lambda *answer: ends.append(answer), [b"p", b"x"])
+            it.until(lambda: len(held) == replies)
+
+            for inbound in held:
+                server.reply(inbound.peer, messages.ProduceReply(id=inbound.message.id), [b"x" * 2_000])
+            server.close()
+
+            it.until(lambda: len(ends) == replies)
+            assert [type(reply).__name__ for reply, _ in ends] == ["ProduceReply"] * replies
+        finally:
+            other.close()
 
 
 def test_replies_that_had_to_wait_come_in_order_when_the_peer_reads_again():
