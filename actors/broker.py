@@ -109,8 +109,7 @@ class Broker(LoopActor):
 
     handlers: ClassVar[Mapping[type, str]] = {
         MetadataChanged: "on_metadata_changed",
-        SessionOpened: "on_session_opened",
-        SessionLost: "on_session_lost",
+        **dict.fromkeys((SessionOpened, SessionLost), "on_session"),
         NewEpochNeeded: "on_new_epoch_needed",
         GaveUp: "on_gave_up",
         Discarded: "on_discarded",
@@ -204,13 +203,9 @@ class Broker(LoopActor):
             self._apply(key)
         self._is_first_look = False
 
-    def on_session_opened(self, opened: SessionOpened) -> None:
-        self._incarnation = opened.incarnation
-        self._apply_all()
-
-    def on_session_lost(self, _: SessionLost) -> None:
-        """What was led under it is being given to others."""
-        self._incarnation = ""
+    def on_session(self, news: SessionOpened | SessionLost) -> None:
+        """What was led under a session that is lost is being given to others."""
+        self._incarnation = news.incarnation if isinstance(news, SessionOpened) else ""
         self._apply_all()
 
     @property

@@ -14,7 +14,7 @@ leader that committed it had it. Nothing in the cluster knows it; that is why it
 | enough-in-sync | the high watermark moves only while the ISR has min_insync_replicas members |
 | commit-agreement | what is committed at an offset is never committed as something else |
 | leader-completeness | a leader has all that was committed before its epoch |
-| candidate-completeness | whoever may be elected (ISR and ELR) has all that is committed |
+| candidate-completeness | whoever may be elected (ISR and ELR) has all that is committed (on disk, with flush=ack) |
 | log-matching | below their high watermarks replicas hold the same |
 | quorum | ISR and ELR are replicas, without overlap; the ISR is not empty; a leader is in it |
 | acked-is-committed | what was acknowledged to acks=all is committed |
@@ -68,6 +68,8 @@ class Laws:
         self.controller_epoch = -1
         self._leaders: dict[tuple[PartitionKey, int], tuple[int, str]] = {}  # who led in which epoch
         self._live: dict[PartitionKey, set[int]] = {}  # brokers whose replica is open
+        # What is on disk, as far as any life of a replica has known: one that opens its log begins to count anew.
+        self._durable: dict[tuple[PartitionKey, int], int] = {}
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class Laws:
         ghost = self._ghost(view.key)
         if before is not None and _may_hold_less(before, view):
             ghost.matched[view.broker] = 0
+        self._durable[place] = min(view.log_end_offset, max(view.durable_offset, self._durable.get(place, 0)))
         offsets_in_order(view)
         if before is not None and before.life == view.life and view.epoch < before.epoch:
             raise LawBroken("monotone-epochs", f"{_name(view)}: {before.epoch}, then {view.epoch}")
@@ -168,7 +171,7 @@ class Laws:
             other = self.views.get((view.key, member))
             held = -1
             if other is not None:
-                held = other.durable_offset if view.flush == "ack" else other.log_end_offset
+                held = self._durable[view.key, member] if view.flush == "ack" else other.log_end_offset
             if held < view.high_watermark:
                 detail = f"{_name(view)}: high watermark {view.high_watermark}, broker {member} holds {held}"
                 raise LawBroken("committed-is-held", detail)
@@ -200,6 +203,10 @@ class Laws:
         if missing := self._missing(view):
             detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, log end {view.log_end_offset}"
             raise LawBroken("candidate-completeness", f"{detail}, lacks {missing}")
+        durable, committed = self._durable[view.key, view.broker], self._ghost(view.key).end_offset
+        if view.flush == "ack" and durable < committed:
+            detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, on disk below {durable}"
+            raise LawBroken("candidate-completeness", f"{detail}, committed below {committed}")
 
     def _log_matching(self, view: ReplicaView) -> None:
         if missing := self._missing(view, up_to_offset=min(view.high_watermark, view.log_end_offset)):

@@ -21,12 +21,12 @@ from ..actors.runtime import LoopRef
 from ..errors import StorageError
 from ..storage.checkpoint import FAILED_FILE
 from ..storage.metadata_store import DocumentStore, Row
+from .clients import ClientProcess
 from .disk import SimDisk
 from .loop import SimLoop
 from .machine import Latency, ProcessLoop, quick
 from .network import LinkQuality, SimNetwork
 from .recording import Recorder
-from .sim_clients import ClientProcess
 from .simulated import METADATA, METADATA_ENDPOINT, KeptDocuments, MemoryStore, SimulatedCluster, end_of_session
 
 NOTICE_MS = 3  # from the death of a process until its host has told the metadata process

@@ -132,6 +132,10 @@ def _ignores_the_minimum(on_isr: Any) -> Any:
     return lambda self, isr, partition_epoch, _, now_ms: on_isr(self, isr, partition_epoch, 1, now_ms)
 
 
+def _forgets_what_it_proposed(_: Any) -> Any:
+    return lambda self: self.isr
+
+
 def _forgets_producers(init: Any) -> Any:
     def begin_without_producers(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
@@ -171,6 +175,12 @@ plant(
     ("actors.partition.leader:Leader.__init__", _needs_nobody_in_sync),
     ("actors.partition.leader:Leader.on_isr", _ignores_the_minimum),
     finds=frozenset({"enough-in-sync"}),
+)
+plant(
+    "B9",
+    "a member whose addition is proposed is not counted before it is known to be committed",
+    ("actors.partition.insync:InSync.maximal", _forgets_what_it_proposed),
+    finds=LOST,
 )
 plant(
     "B14",

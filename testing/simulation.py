@@ -28,6 +28,7 @@ from ..config import BrokerSettings, ClusterConfig
 from ..errors import CallboardError
 from ..model import PartitionKey, TopicId, TopicPartition
 from ..transport.messages import CreateTopicsRequest, NewTopic, ProduceReply
+from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
@@ -36,7 +37,6 @@ from .nemesis import KINDS, LOSSY, Fault, Host, Nemesis, schedule
 from .network import LinkQuality, SimNetwork
 from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of
 from .recording import Recorder
-from .sim_clients import ClientProcess, Load, SimConsumer, SimProducer
 from .simulated import METADATA, METADATA_ENDPOINT, SimulatedCluster, SimulatedProcess
 from .transport import LoopbackServer
 

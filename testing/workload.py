@@ -209,10 +209,10 @@ def verdict(load: Load, bootstrap_servers: list[str], *readers: Reader, partitio
     """Stop the load, read everything anew, and return what must never happen and did."""
     load.stop()
     history = History(sends=load.sends())
-    history.polls["final"] = [*read_everything(bootstrap_servers, load.topic, partitions=partitions)]
+    history.polls["final"] += read_everything(bootstrap_servers, load.topic, partitions=partitions)
     for reader in readers:
         reader.stop()
-        history.polls[reader.name] = [*reader.polled]
+        history.polls[reader.name] += reader.polled
     return anomalies(history)
 
 

@@ -154,6 +154,20 @@ def test_a_candidate_that_cuts_away_what_was_committed(laws):
     assert broken_by(lambda: laws.on_replica(a_view(2, (A,), cuts=1))) == "candidate-completeness"
 
 
+def test_a_candidate_that_has_not_on_disk_what_was_committed(laws):
+    laws.on_document(KEY, a_document(isr=(1, 2)))
+    laws.on_replica(a_view(2, (A, B, C)))
+    laws.on_replica(a_view(3, (A, B, C), durable_offset=4))
+    laws.on_replica(a_leader(1, (A, B, C), isr=frozenset({1, 2})))
+    assert broken_by(lambda: laws.on_document(KEY, a_document(isr=(1, 2, 3)))) == "candidate-completeness"
+
+
+def test_a_log_that_is_opened_anew_has_on_disk_what_its_last_life_had_synced(laws):
+    laws.on_replica_down(KEY, 2)
+    laws.on_replica(a_view(2, (A, B), life="2-2", durable_offset=0))
+    laws.on_replica(a_leader(1, (A, B), isr=frozenset({1, 2, 3})))
+
+
 def test_a_candidate_of_the_eligible_replicas_counts_too(laws):
     laws.on_document(KEY, a_document(isr=(1,), elr=(2,)))
     laws.on_replica(a_view(3, (A,), cuts=1))
