@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
-from ..errors import CallboardError
+from ..errors import BrokerResponseError, CallboardError, ErrorCode
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
@@ -152,13 +152,16 @@ class RunningCluster:
     def create_topic(
         self, name: str, partitions: int = 1, replication_factor: int | None = None, **configs: Any
     ) -> None:
-        """Create a topic and return when every partition has a leader."""
+        """Create a topic and return when every partition has a leader.
+
+        Waits for brokers that are away just now (a test has killed one, or cut it off a moment ago).
+        """
         wanted: dict[str, Any] = {"num_partitions": partitions}
         if replication_factor is not None:
             wanted["replication_factor"] = replication_factor
         if configs:
             wanted["configs"] = configs
-        self._admin.create_topics({name: wanted})
+        self._wait_until(lambda: self._is_created(name, wanted), f"enough live brokers for topic {name}")
 
     # -- what a test wants to know ---------------------------------------------------------------------
 
@@ -351,6 +354,18 @@ class RunningCluster:
             if not chunk or any(word in line for line in said.splitlines()):
                 break
         return said
+
+    def _is_created(self, name: str, wanted: dict[str, Any]) -> bool:
+        try:
+            self._admin.create_topics({name: wanted})
+        except BrokerResponseError as error:
+            if (
+                error.errno != ErrorCode.INVALID_REPLICATION_FACTOR
+                or wanted.get("replication_factor", 1) > self.brokers
+            ):
+                raise
+            return False
+        return True
 
     def _wait_until(self, condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
         self._wait_for(lambda: True if condition() else None, what, deadline_s)
