@@ -8,10 +8,10 @@ INPUTS ?= 1000000
 MESSAGES ?= 50000
 SEED_GIVEN := $(SEED)
 SEED ?= 7
+MINUTES ?= 5
 SEEDS ?= 100
 PROFILE ?= all
 SIMULATE_ARGS ?=
-MINUTES ?= 5
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -46,7 +46,7 @@ fuzz: $(DEV_STAMP) ## Feed decoders and a live cluster's ports with bad input: I
 	@INPUTS=$(INPUTS) MESSAGES=$(MESSAGES) SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 simulate: $(DEV_STAMP) ## Run seeds of the simulated cluster: SEEDS=100, or one: SEED=7 PROFILE=default
-	@$(BIN)/python -m callboard.testing.simulate $(if $(SEED_GIVEN),--seed $(SEED_GIVEN),--seeds $(SEEDS)) --profile $(PROFILE) $(SIMULATE_ARGS)
+	@$(BIN)/python -m callboard.testing.simulate $(if $(filter command line environment,$(origin SEED)),--seed $(SEED),--seeds $(SEEDS)) --profile $(PROFILE) $(SIMULATE_ARGS)
 
 bench: $(BENCH_STAMP) ## Measure everything as ratios, some minutes; BENCH_ARGS="b --quick" for less (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks --json bench.json $(BENCH_ARGS)

@@ -39,7 +39,8 @@ from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
 from .log import event
 from .logdirs import (
-    GONE_BYTES,
+    FULL,
+    GONE,
     LogDirectories,
     LogDirectory,
     identify,
@@ -142,7 +143,6 @@ class Broker(LoopActor):
         self._broker_id = broker_id
         self._broker_address = broker_address
         self._directories = directories
-        self._full: set[str] = set()  # paths of directories that were said to be full
         self._led_epochs = led_epochs
         self._pool_jobs = pool_jobs
         self._image = ClusterImage.empty()
@@ -169,7 +169,7 @@ class Broker(LoopActor):
         for connection in self._peers.values():
             connection.close()
 
-    def on_failure(self, *failure: Any) -> None:
+    def on_failure(self, *_: Any) -> None:
         self.on_stop()
 
     def on_announce_replicas(self, _: AnnounceReplicas) -> None:
@@ -567,21 +567,13 @@ class Broker(LoopActor):
         self.in_pool(job, lambda found, _: Measured(found or {}))
 
     def on_measured(self, measured: Measured) -> None:
-        for directory in self._directories.live:
-            if directory.path not in measured.free_bytes:
-                continue
-            if measured.free_bytes[directory.path] == GONE_BYTES:
+        for news, directory in self._directories.on_measured(measured.free_bytes):
+            if news == GONE:
                 why = "it is gone: somebody removed it, or took its disk away"
                 self.on_directory_failed(DirectoryFailed(directory.path, why))
                 continue
-            was_full = directory.path in self._full or directory.is_full
-            directory.measured(measured.free_bytes[directory.path])
-            if directory.is_full and directory.path not in self._full:
-                self._full.add(directory.path)
-                event(logger, "directory.full", logging.ERROR, path=directory.path, free_bytes=directory.free_bytes)
-            elif was_full and not directory.is_full:
-                self._full.discard(directory.path)
-                event(logger, "directory.has_room", logging.WARNING, path=directory.path, free=directory.free_bytes)
+            level = logging.ERROR if news == FULL else logging.WARNING
+            event(logger, f"directory.{news}", level, path=directory.path, free_bytes=directory.free_bytes)
         self.set_timer(self._config.broker.storage_check_ms, LookAtRoom())
 
     # -- inside ----------------------------------------------------------------------------------------

@@ -86,10 +86,12 @@ class DataDir:
 
     def close(self) -> None:
         """Remove what is only of this run, then let others in. What took our place is another's: left alone."""
-        if self.is_there():
+        is_there = self.is_there()
+        if is_there:
             _empty(self.run_dir)
-            if Path(self.run_dir).parent != Path(self.path):
-                shutil.rmtree(self.run_dir, ignore_errors=True)  # made by us, for sockets alone
+        is_anothers = not is_there and os.path.exists(f"{self.path}/lock")
+        if Path(self.run_dir).parent != Path(self.path) and not is_anothers:
+            shutil.rmtree(self.run_dir, ignore_errors=True)  # made by us, for sockets alone
         self._lock.release()
 
 

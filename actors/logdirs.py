@@ -20,7 +20,7 @@ import contextlib
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import EIO, ENODEV, ENXIO, EROFS, ESTALE
 
 import orjson
@@ -33,6 +33,7 @@ from ..transport.messages import LogDirectoryDescription
 
 IDENTITY_FILE = "broker.json"
 UNKNOWN_BYTES = -1
+GONE, FULL, HAS_ROOM = "gone", "full", "has_room"  # what a look at the room can show
 GONE_BYTES = -2  # said of the room in a directory that is not there any more
 DISK_ERRORS = frozenset({EIO, EROFS, ENXIO, ENODEV, ESTALE, 117})  # 117: EUCLEAN, Linux's "structure needs cleaning"
 
@@ -86,6 +87,7 @@ class LogDirectories:
     def __init__(self, paths: Iterable[str], min_free_bytes: int = 0) -> None:
         self.all = tuple(LogDirectory(path, min_free_bytes) for path in dict.fromkeys(paths))
         self._homes: dict[PartitionKey, LogDirectory] = {}  # where each replica's log is, or will be
+        self._full: set[str] = set()  # paths of those that were said to be full
 
     @property
     def live(self) -> list[LogDirectory]:
@@ -114,6 +116,25 @@ class LogDirectories:
         counts = self.counts()
         chosen = min(candidates, key=lambda directory: (counts[directory.path], -directory.free_bytes))
         return self._homes.setdefault(key, chosen)
+
+    def on_measured(self, free_bytes: Mapping[str, int]) -> list[tuple[str, LogDirectory]]:
+        """Take a look at the room in; return what is news: which directory is GONE, FULL or HAS_ROOM again."""
+        news = []
+        for directory in self.live:
+            if directory.path not in free_bytes:
+                continue
+            if free_bytes[directory.path] == GONE_BYTES:
+                news.append((GONE, directory))
+                continue
+            was_full = directory.path in self._full or directory.is_full
+            directory.measured(free_bytes[directory.path])
+            if directory.is_full and directory.path not in self._full:
+                self._full.add(directory.path)
+                news.append((FULL, directory))
+            elif was_full and not directory.is_full:
+                self._full.discard(directory.path)
+                news.append((HAS_ROOM, directory))
+        return news
 
     def removed(self, key: PartitionKey) -> None:
         self._homes.pop(key, None)

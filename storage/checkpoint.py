@@ -36,7 +36,7 @@ GAPS_FILE = "gaps"
 REPAIR_FILE = "repairing"
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known to be on disk. Everything below ``recovery_offset`` is, whole and synced."""
 
     log_start_offset: int
@@ -46,6 +46,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     segment_created_ms: int  # wall clock of that segment's first append; 0: not known
     epochs: tuple[tuple[int, int], ...]  # (leader epoch, start offset), oldest first
     has_producers: bool  # whether the log knew any: then a missing snapshot must be rebuilt
+    high_watermark: int = 0  # <= recovery_offset; committed then, as far as this replica knew
 
 
 class CleanShutdown(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ def lowered(
         segment_created_ms=last.created_ms,
         epochs=tuple(entry for entry in epochs if entry[1] <= last.base_offset),
         has_producers=known.has_producers,
+        high_watermark=min(known.high_watermark, last.base_offset),
     )
 
 

@@ -42,6 +42,7 @@ def empty_checkpoint(start: int, now_ms: int) -> Checkpoint:
         segment_created_ms=now_ms,
         epochs=(),
         has_producers=False,
+        high_watermark=start,
     )
 
 

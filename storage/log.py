@@ -55,6 +55,8 @@ class Log:
         self.producers = recovered.producers  # moved by append and truncate_to
         self.log_start_offset = recovered.log_start_offset  # <= log_end_offset; moved by delete_before and retain
         self.durable_offset = recovered.recovery_offset  # <= log_end_offset; moved by flushes
+        # What is committed, as far as the replica knows: moved by it, kept by checkpoints, cut with the log.
+        self.high_watermark = recovered.checkpoint.high_watermark if recovered.checkpoint else 0
         self._files = files
         self._config = config
         self._segments = recovered.segments  # never empty, ascending; the last one is appended to
@@ -463,6 +465,7 @@ class Log:
             segment_created_ms=active.created_ms,
             epochs=self.epochs.entries,
             has_producers=len(self.producers) > 0,
+            high_watermark=min(self.high_watermark, recovery_offset),
         )
 
     # -- cutting ---------------------------------------------------------------------------------------------
@@ -510,6 +513,7 @@ class Log:
         self._fresh_indexes = [full for full in self._fresh_indexes if full not in removed and full is not last]
         self._reader.forget([*removed, last])
         self.durable_offset = durable_offset
+        self.high_watermark = min(self.high_watermark, mark.next_offset)
         self.log_start_offset = min(self.log_start_offset, mark.next_offset)  # the cut is at a batch's begin
         rebuild_producers(self.producers, self._segments, self.log_start_offset)
         for segment in self._dirty:
@@ -553,7 +557,7 @@ class Log:
         fresh = Segment(self._files, self.directory, start, self._config.index_interval_bytes)
         self._segments[:], self._bases[:], self._doomed = [fresh], [start], []
         self._dirty, self._fresh_indexes, self._is_dir_dirty = [], [], False
-        self.log_start_offset = self.durable_offset = self._told_durable_offset = start
+        self.log_start_offset = self.durable_offset = self._told_durable_offset = self.high_watermark = start
         self._on_disk, self._producers_on_disk = checkpoint, self.producers.version
         for segment in old:
             segment.remove()

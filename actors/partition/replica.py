@@ -138,7 +138,6 @@ class Replica(LoopActor):
         self._broker_address = broker_address
         self._log: Log | None = None  # None until recovered
         self._part: Leading | Following | None = None  # in the epoch of _assignment
-        self._high_watermark = Offset(0)  # the highest heard of in this life; a lower one is safe, too
         self.is_flushing = False
         self._flush_began_ms = 0  # of the one that runs
         self._is_checkpointing = False
@@ -149,8 +148,7 @@ class Replica(LoopActor):
         self.role = "recovering"
 
     @property
-    def part(self) -> Leading | Following | None:
-        """What this replica does just now: for whoever looks inside."""
+    def part(self) -> Leading | Following | None:  # for whoever looks inside
         return self._part
 
     @property
@@ -361,7 +359,8 @@ class Replica(LoopActor):
             part.depose(assignment, is_written=is_written)
         else:
             part.end()
-        self._high_watermark = part.high_watermark
+        if self._log is not None:
+            self._log.high_watermark = part.high_watermark
 
     def _lead_if_allowed(self, assignment: Assign, log: Log) -> None:
         if assignment.leader_epoch <= self._led_epochs.get(self.key, -1):
@@ -388,7 +387,7 @@ class Replica(LoopActor):
             log_start_offset=Offset(log.log_start_offset),
             log_end_offset=Offset(log.log_end_offset),
             durable_offset=Offset(log.durable_offset),
-            high_watermark=self._high_watermark,
+            high_watermark=Offset(log.high_watermark),
             lag_ms=self._settings.replica_lag_ms,
             now_ms=self.context.clock.monotonic_ms(),
         )
@@ -405,7 +404,7 @@ class Replica(LoopActor):
     def _follow(self, assignment: Assign, log: Log) -> None:
         epoch = assignment.leader_epoch
         log.epochs.truncate_from_end(log.log_end_offset)  # one that it began to lead, and wrote nothing in
-        follower = Follower(epoch, log.epochs, Offset(max(self._high_watermark, log.log_start_offset)))
+        follower = Follower(epoch, log.epochs, Offset(max(log.high_watermark, log.log_start_offset)))
         self._part = following = Following(self, follower, assignment.leader, log)
         self.role = "follower"
         event(
@@ -459,8 +458,9 @@ class Replica(LoopActor):
     # -- the end of a turn: one write, one flush, one message to the router ------------------------------
 
     def on_drained(self) -> None:
-        if self._part is not None:
+        if self._part is not None and self._log is not None:
             self._part.on_drained()
+            self._log.high_watermark = self._part.high_watermark
         self._flush()
         self._send_answers()
 

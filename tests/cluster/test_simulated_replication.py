@@ -341,3 +341,18 @@ def test_a_log_that_is_gone_is_copied_anew():
     replicated.produce(2)
 
     replicated.check()
+
+
+def test_after_a_full_restart_one_replica_alone_shows_what_was_committed_before():
+    """Too few are in sync to commit anything new, but what was committed is read on."""
+    it = Replicated(min_insync_replicas=2)
+    it.produce(2)
+    it.cluster.loop.advance(20_000)  # checkpoints say what was committed
+    for broker in BROKERS:
+        it.cluster.crash(f"broker-{broker}")
+
+    last = BROKERS[-1]  # of the in-sync set: the others had left it when it ended
+    it.cluster.restart(f"broker-{last}")
+    it.cluster.run_until(lambda: it.partition.leader == last)
+
+    assert fetch(it.cluster, it.topic, 0, broker=last)[1] == list(it.acknowledged.values())

@@ -61,8 +61,7 @@ class Stage:
             sessions=documents,
             brokers={session.broker_id: session for session in documents.values()},
         )
-        self.ref.post(SessionOpened("broker-2", own))
-        return self.tell(MetadataChanged(image, None))
+        return self.tell(SessionOpened("broker-2", own)).tell(MetadataChanged(image, None))
 
     def tell(self, message, *, for_ms=50):
         self.ref.post(message)

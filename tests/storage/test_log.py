@@ -697,3 +697,18 @@ def test_a_retry_after_a_restart_is_told_its_first_offset(place):
 
     frames = encode_batch(None, [b"x"], 0, producer_id=8, producer_epoch=2, base_sequence=4)
     assert log.producers.check(check_batch([restamp(frames[0], 0, 0), *frames[1:]])) == Duplicate(4, 4, 1_000)
+
+
+def test_what_was_committed_is_known_after_a_restart_and_never_above_the_end(place):
+    log = place.open()
+    for value in (b"a", b"b", b"c"):
+        append(log, value)
+    log.high_watermark = 2
+    log.close(0)
+
+    log = place.open()
+    assert log.high_watermark == 2
+    log.truncate_to(1)
+    assert log.high_watermark == 1
+    log.close(0, clean=False)
+    assert place.open().high_watermark <= 1
