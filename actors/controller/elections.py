@@ -57,7 +57,7 @@ def reconcile(
     if keys is None:
         found: Iterable[tuple[PartitionKey, PartitionDocument | None]] = image.partitions()
     else:
-        found = ((key, image.partition(key)) for key in keys)
+        found = ((key, image.partition(key)) for key in sorted(keys))
     terms: dict[TopicId, Terms] = {}
     for key, partition in found:
         if partition is None:

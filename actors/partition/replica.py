@@ -513,7 +513,7 @@ class Replica(LoopActor):
     def _send_answers(self) -> None:
         if self.answers:
             answers, self.answers = self.answers, []
-            for door in {answer.ticket.door for answer in answers}:
+            for door in dict.fromkeys(answer.ticket.door for answer in answers):  # in order: a run is to be repeatable
                 self.tell_sibling(door, Answers([answer for answer in answers if answer.ticket.door == door]))
 
     # -- housekeeping --------------------------------------------------------------------------------

@@ -115,7 +115,9 @@ class Line:
             max_bytes=self.max_bytes,
             session=self._session,
             sequence=self._sequence,
-            forgotten=[ForgottenEntry(topic_id=key.topic_id, partition=key.partition) for key in self._forgotten],
+            forgotten=[
+                ForgottenEntry(topic_id=key.topic_id, partition=key.partition) for key in sorted(self._forgotten)
+            ],
             entries=list({**self._told, **self._progress, **self._changed}.values()),
         )
         self._under_way.add(self._sequence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from callboard.actors.controller.image import ClusterImage
-from callboard.actors.metadata.client import MetadataChanged, SessionOpened
+from callboard.actors.metadata.client import MetadataChanged, SessionLost, SessionOpened
 from callboard.actors.metadata.documents import SessionDocument
 from callboard.actors.partition.events import Durable, Fetched, FetcherBegan, Follow, Unfollow
 from callboard.actors.replication.fetcher import RETRY_MS_MAX, Fetcher
@@ -203,6 +203,15 @@ def test_in_another_life_of_this_broker_all_is_asked_anew():
 
     assert stage.asked()[-1] == (2, 0, [0, 1])
     assert stage.requests[-1].message.replica_incarnation == "own-life-2"
+
+
+def test_the_session_of_an_earlier_life_that_still_stands_is_not_ours():
+    stage = Stage()
+    stage.tell(SessionLost("broker-2", "own-life-1", 0, ""))  # and the picture shows it as before
+
+    stage.follow(A)
+
+    assert stage.requests[-1].message.replica_incarnation == ""
 
 
 def test_in_another_life_of_the_leader_the_line_is_another():

@@ -56,7 +56,7 @@ def test_the_same_seed_is_the_same_run(seed):
 def test_a_run_does_not_depend_on_how_strings_are_hashed():
     program = (
         "from callboard.testing.simulation import run_seed\n"
-        "for seed, profile in ((3, 'default'), (4, 'deaths'), (5, 'pauses'), (6, 'links')):\n"
+        "for seed, profile in ((3, 'default'), (6, 'deaths'), (5, 'pauses'), (6, 'links')):\n"
         "    print(run_seed(seed, profile).digest)\n"
     )
     runs = [
@@ -68,7 +68,7 @@ def test_a_run_does_not_depend_on_how_strings_are_hashed():
             check=True,
             timeout=100,
         ).stdout.split()
-        for hash_seed in ("1", "2")
+        for hash_seed in ("1", "3")
     ]
 
     assert runs[0] == runs[1]
