@@ -66,6 +66,7 @@ from .partition.events import (
     NewEpochNeeded,
 )
 from .partition.replica import DOORS, Replica
+from .partition.retention import RetentionClock
 from .runtime import Context, LoopActor, LoopRef
 from .supervisor import ChildSpec, GaveUp, OnGiveUp, Restart, StartChild, StopChild
 
@@ -137,6 +138,7 @@ class Broker(LoopActor):
         directories: LogDirectories,
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
+        retention_clock: RetentionClock,
     ) -> None:
         super().__init__(context, address, parent)
         self._config = config
@@ -145,6 +147,7 @@ class Broker(LoopActor):
         self._directories = directories
         self._led_epochs = led_epochs
         self._pool_jobs = pool_jobs
+        self._retention_clock = retention_clock
         self._image = ClusterImage.empty()
         self._incarnation = ""  # of the session that this life of the process has; "": none just now
         self._is_identified = False  # the directory is known to be ours
@@ -304,6 +307,7 @@ class Broker(LoopActor):
                 assignment=hosted.assignment,
                 led_epochs=self._led_epochs,
                 pool_jobs=self._pool_jobs,
+                retention_clock=self._retention_clock,
                 settings=self._config.broker,
                 broker_address=self._broker_address,
             )

@@ -120,6 +120,7 @@ class Replica(LoopActor):
         assignment: Assign,
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
+        retention_clock: RetentionClock,
         settings: BrokerSettings,
         broker_address: str,
     ) -> None:
@@ -134,7 +135,7 @@ class Replica(LoopActor):
         self._led_epochs = led_epochs  # of this process, all partitions; this actor writes its own key only
         self._pool_jobs = pool_jobs  # likewise: jobs under way, of this actor and of those before it
         self._settings = settings
-        self._retention_clock = RetentionClock(context.clock.wall_ms(), context.clock.monotonic_ms())
+        self._retention_clock = retention_clock  # of the process: an actor that begins after a jump does not believe it
         self._broker_address = broker_address
         self._log: Log | None = None  # None until recovered
         self._part: Leading | Following | None = None  # in the epoch of _assignment
@@ -152,8 +153,7 @@ class Replica(LoopActor):
         return self._part
 
     @property
-    def log(self) -> Log | None:
-        """The log, once it is recovered: for whoever looks inside."""
+    def log(self) -> Log | None:  # None until it is recovered
         return self._log
 
     # -- life ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from callboard.actors.lifecycle import Fail
 from callboard.actors.partition.retention import RetentionClock
 from callboard.config import BrokerSettings, ClusterConfig
 from callboard.errors import ErrorCode
@@ -86,6 +87,21 @@ def test_a_jump_of_the_wall_clock_deletes_nothing(cluster, jump_ms):
     look(cluster, 10)
     assert first_offset(cluster) == 0
     clock.wall_offset_ms -= jump_ms
+    look(cluster, 10)
+
+    assert first_offset(cluster) == 0
+    assert len(values_of(cluster, topic)) == 4
+
+
+def test_an_actor_that_begins_after_a_jump_deletes_nothing(cluster):
+    topic = cluster.create_topic("orders", segment_bytes=1_024, retention_ms=HOUR_MS // 2)
+    fill(cluster, topic, 4)
+    cluster.processes["broker-1"].context.clock.wall_offset_ms += 10 * 365 * 24 * HOUR_MS
+
+    find(cluster, "partitions/orders-0").post(Fail("raise"))
+    cluster.run_until(
+        lambda: partition_of(cluster, topic).leader_epoch > 0 and describe(cluster).replicas[0].role == "leader"
+    )
     look(cluster, 10)
 
     assert first_offset(cluster) == 0

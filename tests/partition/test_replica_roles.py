@@ -12,6 +12,7 @@ from callboard.actors.partition.follower import TROUBLE_RETRY_MS
 from callboard.actors.partition.following import Following
 from callboard.actors.partition.leading import Leading
 from callboard.actors.partition.replica import Replica
+from callboard.actors.partition.retention import RetentionClock
 from callboard.config import BrokerSettings, TopicConfig
 from callboard.errors import ErrorCode
 from callboard.model import TopicPartition
@@ -43,6 +44,7 @@ class Stage:
             assignment=an_assignment(**first),
             led_epochs={},
             pool_jobs=Counter(),
+            retention_clock=RetentionClock(0, 0),
             settings=BrokerSettings(),
             broker_address="b",
         )
