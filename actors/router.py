@@ -262,6 +262,7 @@ class Router(LoopActor):
             entry_number = session.forget(key)
             if entry_number is not None:
                 self._tell(key, Unpark(Ticket(number, entry_number, self._door)))
+        self._tell_progress(request, request.progress)
         for index, entry in session.on_request(request, inbound.received_ms, max_wait_ms):
             key = session.keys[index]
             fetch = Fetch(
@@ -274,6 +275,7 @@ class Router(LoopActor):
                 last_fetched_epoch=entry.last_fetched_epoch,
                 durable_offset=entry.durable_offset,
                 high_watermark=entry.high_watermark,
+                log_start_offset=entry.log_start_offset,
             )
             if not self._tell(key, fetch):
                 error, leader, epoch = self._whereabouts(key)
@@ -306,11 +308,20 @@ class Router(LoopActor):
         self._unpark(number, session)
 
     def _progress(self, inbound: Inbound, request: m.ReplicaProgressRequest) -> None:
-        for entry in request.entries:
-            key = PartitionKey(TopicId(entry.topic_id), entry.partition)
-            self._tell(
-                key, Progress(request.replica_id, request.replica_incarnation, entry.leader_epoch, entry.durable_offset)
+        self._tell_progress(request, request.entries)
+
+    def _tell_progress(
+        self, request: m.ReplicaProgressRequest | m.FetchRequest, entries: list[m.ReplicaProgressEntry]
+    ) -> None:
+        for entry in entries:
+            progress = Progress(
+                replica_id=request.replica_id,
+                replica_incarnation=request.replica_incarnation,
+                leader_epoch=entry.leader_epoch,
+                durable_offset=entry.durable_offset,
+                log_start_offset=entry.log_start_offset,
             )
+            self._tell(PartitionKey(TopicId(entry.topic_id), entry.partition), progress)
 
     def _list_offsets(self, inbound: Inbound, request: m.ListOffsetsRequest) -> None:
         keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]

@@ -92,7 +92,9 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
         supervisor("partitions", partitions, shutdown_ms=PARTITION_SHUTDOWN_MS),
         ChildSpec(
             name="replication",
-            start=Fetcher.starter(settings=config.broker, broker_id=broker_id, broker_address=name),
+            start=Fetcher.starter(
+                settings=config.broker, limits=config.limits, broker_id=broker_id, broker_address=name
+            ),
         ),
         ChildSpec(
             name="hosting",

@@ -179,13 +179,16 @@ class Delivery:
     # -- the end -----------------------------------------------------------------------------------
 
     def shut_down(self, done: Done[None]) -> None:
-        """Fail whatever is left, close the connections."""
-        error = IllegalStateError("the producer was closed before this record was acknowledged")
+        """Fail whatever is left, close the connections. What was sent may be stored: its error says so."""
+        error = IllegalStateError("the producer was closed before this record was sent")
+        if_sent = CallboardTimeoutError(
+            "the producer was closed before this record was acknowledged; it was sent, and may be stored"
+        )
         self.on_wake()
         for topic in self._accumulator.topics.values():
             for batch in self._take_unrouted(topic):
                 self._settle(batch, -1, error)
-        self._perform(self.sender.fail_everything(error))
+        self._perform(self.sender.fail_everything(error, if_sent))
         self._is_ended = True
         if self._timer is not None:
             self._timer.cancel()

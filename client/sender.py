@@ -242,11 +242,11 @@ class Sender:
         slow = {request.broker_id for request in self.requests.values() if request.sent_ms + SLOW_ANSWER_MS <= now_ms}
         return effects + [DoubtBroker(broker_id) for broker_id in sorted(slow)]
 
-    def fail_everything(self, error: CallboardError) -> list[Effect]:
-        """The producer ends: whatever is left fails."""
+    def fail_everything(self, error: CallboardError, if_sent: CallboardError | None = None) -> list[Effect]:
+        """The producer ends: whatever is left fails; ``if_sent``: of what may be stored all the same."""
         effects: list[Effect] = []
         for lane in list(self.lanes.values()):
-            effects += self._fail_lane(lane, error)
+            effects += self._fail_lane(lane, error, if_sent)
         return effects
 
     # -- sending -----------------------------------------------------------------------------------
@@ -484,11 +484,12 @@ class Sender:
             CallboardTimeoutError(f"{batch.topic_partition}: {what} within {seconds:g} s (delivery_timeout_ms){why}"),
         )
 
-    def _fail_lane(self, lane: _Lane, error: CallboardError) -> list[Effect]:
+    def _fail_lane(self, lane: _Lane, error: CallboardError, if_sent: CallboardError | None = None) -> list[Effect]:
         sent = lane.sequence.on_topic_id("")
         with self.accumulator.lock:
             waiting = self.accumulator.drop_waiting(lane.buffer, lambda _: True)
-        return [Settle(batch, -1, failed_because(batch, error)) for batch in (*sent, *waiting)]
+        failed = [(batch, if_sent or error) for batch in sent] + [(batch, error) for batch in waiting]
+        return [Settle(batch, -1, failed_because(batch, why)) for batch, why in failed]
 
     def _lane_event_ms(self, lane: _Lane, now_ms: int) -> int | None:
         sequence, waiting = lane.sequence, lane.buffer.waiting

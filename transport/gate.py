@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 PRODUCE_FRAMES_MIN = 2  # the prefix outside the checksum, and the rest of the batch
 NAME_CHARS_MAX = 255  # of what a client says of itself
-LISTS = ("entries", "names", "topic_ids", "topics")  # fields that name things
+LISTS = ("entries", "forgotten", "names", "progress", "topic_ids", "topics")  # fields that name things
 
 COUNTERS = (
     "requests",

@@ -183,6 +183,8 @@ class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers.
 
     ``high_watermark``: the highest that a follower has heard of. One that is behind is told at once.
+
+    ``log_start_offset``: where a follower's log begins after any crash. ``delete_records`` waits for it.
     """
 
     topic_id: str
@@ -192,7 +194,16 @@ class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
     last_fetched_epoch: Int64 = UNKNOWN_EPOCH
     durable_offset: Int64 = UNKNOWN_OFFSET
     high_watermark: Int64 = UNKNOWN_OFFSET
+    log_start_offset: Int64 = 0
     max_bytes: Int64 = 1_048_576
+
+
+class ReplicaProgressEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    topic_id: str
+    partition: Int64
+    leader_epoch: Int64
+    durable_offset: Int64
+    log_start_offset: Int64 = 0
 
 
 class ForgottenEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -218,6 +229,7 @@ class FetchRequest(Request, frozen=True, kw_only=True, tag="fetch", omit_default
     session: Int64 = 0  # > 0: of a follower, chosen by it, new with each connection and each beginning
     sequence: Int64 = 0
     forgotten: list[ForgottenEntry] = []
+    progress: list[ReplicaProgressEntry] = []  # of entries that are parked and are not fetched anew
     entries: list[FetchEntry] = []
 
 
@@ -239,13 +251,6 @@ class FetchEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
 
 class FetchReply(Reply, frozen=True, kw_only=True, tag="fetch.reply", omit_defaults=True):
     entries: list[FetchEntryReply] = []
-
-
-class ReplicaProgressEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
-    topic_id: str
-    partition: Int64
-    leader_epoch: Int64
-    durable_offset: Int64
 
 
 class ReplicaProgressRequest(Request, frozen=True, kw_only=True, tag="replica_progress", omit_defaults=True):

@@ -63,6 +63,7 @@ class Fetch(msgspec.Struct, frozen=True, gc=False):
     last_fetched_epoch: int = -1  # of the follower's last record; -1: it has none
     durable_offset: int = -1  # below it the follower's copy survives power loss
     high_watermark: int = -1  # the highest that the follower has heard of
+    log_start_offset: int = 0  # a follower's: where its log begins after any crash
 
 
 class Unpark(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +79,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     replica_incarnation: str
     leader_epoch: int
     durable_offset: int
+    log_start_offset: int = 0  # after any crash
 
 
 class LookAtFollowers(msgspec.Struct, frozen=True, gc=False):
@@ -254,6 +256,7 @@ class Durable(msgspec.Struct, frozen=True, gc=False):
     key: PartitionKey
     leader_epoch: int
     durable_offset: int
+    log_start_offset: int = 0
 
 
 class Fetched(msgspec.Struct, frozen=True, gc=False):

@@ -55,7 +55,6 @@ class Following:
     """See the top of the file."""
 
     name = "follower"
-    must_flush = False
     handlers: ClassVar[Mapping[type, str]] = {
         Fetched: "on_fetched",
         FetchAgain: "on_fetch_again",
@@ -69,11 +68,17 @@ class Following:
         self._log = log
         self._pause: Timer | None = None
         self._told_durable_offset = -1
+        self._told_start_offset = 0  # likewise durable
         self._problem = ""
 
     @property
     def high_watermark(self) -> Offset:
         return self.rules.high_watermark
+
+    @property
+    def must_flush(self) -> bool:
+        """Whether the leader may wait for the disk although ``flush`` is "os": for what was deleted."""
+        return self._log.durable_log_start_offset < self._log.log_start_offset
 
     def begin(self) -> None:
         """Ask the leader for the first time."""
@@ -104,10 +109,12 @@ class Following:
 
     def on_flushed(self) -> None:
         """The leader counts what is on disk here: tell it now, not with the next fetch."""
-        durable_offset = self._log.durable_offset
-        if durable_offset > self._told_durable_offset:
-            self._told_durable_offset = durable_offset
-            self._replica.tell_sibling("replication", Durable(self._replica.key, self.rules.epoch, durable_offset))
+        log, replica = self._log, self._replica
+        is_longer = log.durable_offset > self._told_durable_offset
+        if is_longer or log.durable_log_start_offset > self._told_start_offset:
+            self._told_durable_offset, self._told_start_offset = log.durable_offset, log.durable_log_start_offset
+            told = Durable(replica.key, self.rules.epoch, log.durable_offset, log.durable_log_start_offset)
+            replica.tell_sibling("replication", told)
 
     def on_drained(self) -> None:
         """Nothing is collected over a turn: an answer was appended when it came."""
@@ -165,6 +172,7 @@ class Following:
             self._pause = None
         durable_offset = min(self._log.durable_offset, fetch.fetch_offset)
         self._told_durable_offset = max(self._told_durable_offset, durable_offset)
+        self._told_start_offset = self._log.durable_log_start_offset
         entry = FetchEntry(
             topic_id=replica.key.topic_id,
             partition=replica.key.partition,
@@ -173,6 +181,7 @@ class Following:
             last_fetched_epoch=fetch.last_fetched_epoch,
             durable_offset=durable_offset,
             high_watermark=self.rules.high_watermark,
+            log_start_offset=self._log.durable_log_start_offset,
             max_bytes=FETCH_BYTES,
         )
         replica.tell_sibling("replication", Follow(replica.key, self.leader, entry, replica.actor_ref))

@@ -18,6 +18,8 @@ controller, compared there with the partition's epochs (R5), and true when it is
    later, and later each time, alone.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
+6. What was deleted stays deleted, whoever of the set leads next: ``delete_records`` is confirmed when no member's log would
+   begin before that after a crash, and whose log would does not join.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class Follower:
     incarnation: str = ""  # of its broker, at its last fetch; another one begins unheard
     log_end_offset: Offset = UNHEARD  # <= the leader's; moved by fetches alone
     durable_offset: Offset = UNHEARD  # <= log_end_offset; moved by fetches and progress
+    log_start_offset: Offset = Offset(0)  # of its log after any crash; moved by fetches and progress
+    told_start_offset: Offset = Offset(0)  # where the leader's log begins, as it was told last
     mark_offset: Offset = UNHEARD  # the leader's log end at mark_ms: held, it was caught up then
     mark_ms: int = 0
     refusals: int = 0  # in a row, in this life of it, of being added to the set
@@ -119,6 +123,11 @@ class InSync:
             positions[broker_id] = Position(follower.log_end_offset, follower.durable_offset)
         return high_watermark(positions, self.maximal, flush=self.flush)
 
+    def log_start_offset(self, own: Offset) -> Offset:
+        """Return where the log begins, at the earliest, whoever of the maximal set leads after any crash."""
+        others = [self.followers.get(one) for one in self.maximal if one != self.broker_id]
+        return min([own, *(one.log_start_offset if one and one.is_heard else Offset(0) for one in others)])
+
     def held_by(self, follower: Follower) -> Offset:
         """Return below which offset a follower holds the log, in the sense of the topic's ``flush``."""
         return follower.durable_offset if self.flush == "ack" else follower.log_end_offset
@@ -133,19 +142,30 @@ class InSync:
         durable_offset: Offset,
         leader_end_offset: Offset,
         now_ms: int,
+        log_start_offset: Offset = Offset(0),
     ) -> None:
         """A follower has said, in this epoch and of a log that agrees with this one, how far it is."""
         if incarnation != follower.incarnation:
             follower.incarnation = incarnation
             follower.mark_offset = UNHEARD
+            follower.told_start_offset = Offset(0)
             follower.refusals = follower.looks_to_wait = 0
         follower.looks_to_wait = min(follower.looks_to_wait, 1)  # it lives, at least
         follower.log_end_offset = log_end_offset
         follower.durable_offset = min(durable_offset, log_end_offset)
+        follower.log_start_offset = log_start_offset
         self._note_caught_up(follower, leader_end_offset, now_ms)
 
-    def on_progress(self, follower: Follower, durable_offset: Offset, leader_end_offset: Offset, now_ms: int) -> None:
+    def on_progress(
+        self,
+        follower: Follower,
+        durable_offset: Offset,
+        leader_end_offset: Offset,
+        now_ms: int,
+        log_start_offset: Offset = Offset(0),
+    ) -> None:
         """More of what it has is on its disk."""
+        follower.log_start_offset = max(follower.log_start_offset, log_start_offset)
         follower.durable_offset = max(follower.durable_offset, min(durable_offset, follower.log_end_offset))
         self._note_caught_up(follower, leader_end_offset, now_ms)
 
@@ -167,15 +187,18 @@ class InSync:
 
     # -- the set -------------------------------------------------------------------------------------
 
-    def propose(self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int) -> ProposeIsr | None:
+    def propose(
+        self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int, needed_start_offset: Offset = Offset(0)
+    ) -> ProposeIsr | None:
         """Return the change that is due, if one is and none is under way.
 
         Args:
             needed_offset: the high watermark or the start of this epoch, whichever is higher (rule 4).
+            needed_start_offset: where the leader's log begins: what was deleted stays deleted (rule 6).
         """
         if self._proposal is not None or self._is_refused:
             return None
-        joining = self._joining(leader_end_offset, needed_offset, now_ms)
+        joining = self._joining(leader_end_offset, needed_offset, now_ms, needed_start_offset)
         leaving = {
             one.broker_id
             for one in self.followers.values()
@@ -191,7 +214,9 @@ class InSync:
         self._proposal = _Proposal(self.partition_epoch, isr, members)
         return self._proposed()
 
-    def _joining(self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int) -> set[BrokerId]:
+    def _joining(
+        self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int, needed_start_offset: Offset
+    ) -> set[BrokerId]:
         """Return who is to be added: all that were never refused; if there are none, one of the others (rule 4)."""
         ready = [
             one
@@ -200,6 +225,7 @@ class InSync:
             and one.is_heard
             and not one.looks_to_wait
             and self.held_by(one) >= needed_offset
+            and one.log_start_offset >= needed_start_offset
             and not self._is_lagging(one, leader_end_offset, now_ms)
         ]
         clean = {one.broker_id for one in ready if not one.refusals}

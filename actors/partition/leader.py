@@ -202,6 +202,16 @@ class Leader:
         self.log_start_offset = log_start_offset
         return self._tell_followers(list(self._parked_followers.values()))
 
+    def deleted_offset(self, durable_log_start_offset: Offset) -> Offset:
+        """Return below which offset nothing comes back, whoever may lead next; 0 when nobody can say.
+
+        Args:
+            durable_log_start_offset: of this replica's own log.
+        """
+        if len(self.isr) < self.min_insync_replicas:
+            return Offset(0)  # who left the set may be elected, too (rule 8), and is not heard
+        return self.insync.log_start_offset(durable_log_start_offset)
+
     # -- reading -------------------------------------------------------------------------------------
 
     def on_fetch(self, fetch: Fetch, now_ms: int) -> list[Effect]:
@@ -250,6 +260,7 @@ class Leader:
             Offset(fetch.durable_offset),
             end,
             now_ms,
+            Offset(fetch.log_start_offset),
         )
         effects = self._after_followers(now_ms)
         if fetch.fetch_offset < end:
@@ -257,6 +268,10 @@ class Leader:
         if fetch.high_watermark < self.high_watermark:  # nothing to copy, but to know: should it lead, it begins there
             return [*effects, Answer(fetch.ticket, self._fetch_reply())]
         self._parked_followers[fetch.ticket] = fetch
+        if (
+            max(follower.log_start_offset, follower.told_start_offset) < self.log_start_offset
+        ):  # told, it is at its disk
+            effects += self._tell_followers([fetch])
         return effects
 
     def on_progress(self, progress: Progress, now_ms: int) -> list[Effect]:
@@ -266,14 +281,20 @@ class Leader:
             return []
         if progress.replica_incarnation != follower.incarnation:
             return []
-        self.insync.on_progress(follower, Offset(progress.durable_offset), self._appended_offset, now_ms)
+        self.insync.on_progress(
+            follower,
+            Offset(progress.durable_offset),
+            self._appended_offset,
+            now_ms,
+            Offset(progress.log_start_offset),
+        )
         return self._after_followers(now_ms)
 
     def on_look_at_followers(self, now_ms: int) -> list[Effect]:
         """Time has passed: propose to go on without those who lag; ask again what was not answered."""
         again = self.insync.on_look()
         effects: list[Effect] = [again] if again is not None else self._propose(now_ms)
-        return effects + self._tell_followers(self._behind_watermark())
+        return effects + self._tell_followers(self._behind())
 
     def on_isr_answered(self, answered: IsrAnswered, now_ms: int) -> list[Effect]:
         """The controller has answered a proposal."""
@@ -286,7 +307,7 @@ class Leader:
     @property
     def needs_watching(self) -> bool:
         """Whether ``on_look_at_followers`` must be called after a while, although nothing else happens."""
-        return self.insync.needs_watching(self._appended_offset) or bool(self._behind_watermark())
+        return self.insync.needs_watching(self._appended_offset) or bool(self._behind())
 
     def _problem_with_follower(self, fetch: Fetch) -> tuple[ErrorCode, str] | None:
         if fetch.leader_epoch != self.epoch:
@@ -302,7 +323,7 @@ class Leader:
 
     def _propose(self, now_ms: int) -> list[Effect]:
         needed = max(self.high_watermark, self.epoch_start_offset)
-        proposal = self.insync.propose(self._appended_offset, needed, now_ms)
+        proposal = self.insync.propose(self._appended_offset, needed, now_ms, self.log_start_offset)
         return [proposal] if proposal is not None else []
 
     def _wake_followers(self) -> list[Effect]:
@@ -312,17 +333,24 @@ class Leader:
         waiting, self._parked_followers = self._parked_followers, {}
         return [Read(fetch, self._appended_offset) for fetch in waiting.values()]
 
-    def _behind_watermark(self) -> list[Fetch]:
-        """Return the followers that have everything and do not know that it is committed.
+    def _behind(self) -> list[Fetch]:
+        """Return the followers that have everything and do not know that it is committed, or deleted.
 
         They are told a while later, not with each move: the next batch tells them for nothing. Should one lead, what
         lies below the high watermark that it knows is read without waiting for the others.
         """
-        return [fetch for fetch in self._parked_followers.values() if fetch.high_watermark < self.high_watermark]
+        followers = self.insync.followers
+        return [
+            fetch
+            for fetch in self._parked_followers.values()
+            if fetch.high_watermark < self.high_watermark
+            or followers[BrokerId(fetch.replica_id)].log_start_offset < self.log_start_offset
+        ]
 
     def _tell_followers(self, fetches: list[Fetch]) -> list[Effect]:
         for fetch in fetches:
             del self._parked_followers[fetch.ticket]
+            self.insync.followers[BrokerId(fetch.replica_id)].told_start_offset = self.log_start_offset
         return [Answer(fetch.ticket, self._fetch_reply()) for fetch in fetches]
 
     def on_list_offset(self, request: ListOffset) -> list[Effect] | None:

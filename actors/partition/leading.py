@@ -134,7 +134,7 @@ class Leading:
             return
         self._log.delete_before(verdict, self.rules.high_watermark)
         self.on_deleted("asked")
-        self._deletions.wait(verdict, request.ticket)  # answered when it is on disk
+        self._deletions.wait(verdict, request.ticket)  # answered when it is on the disk of each that is in sync
 
     def on_deleted(self, why: str) -> None:
         """The log begins later now."""
@@ -203,7 +203,8 @@ class Leading:
         self.write()
         self._last_read = NOTHING_READ
         if self._deletions:
-            self._perform(self._deletions.on_durable(self._log.durable_log_start_offset, self.rules))
+            deleted_offset = self.rules.deleted_offset(Offset(self._log.durable_log_start_offset))
+            self._perform(self._deletions.on_durable(deleted_offset, self.rules))
         if self._watch is None and self.rules.insync.followers and self._needs_watching:
             lag_ms = self.rules.insync.lag_ms
             self._watch = self._replica.set_timer(lag_ms / LOOKS_PER_LAG, LookAtFollowers())

@@ -7,7 +7,7 @@ not about files.
    the boot clock: it starts with the wall clock and then takes in at most a tenth of what has passed of any
    difference between the two. Where the wall clock is behind it, the wall clock counts. A clock that was set right
    after a jump only makes records stay longer.
-2. *Is it deleted?* A log start offset is told to nobody before it would survive power loss.
+2. *Is it deleted?* A log start offset is told to nobody before it would survive power loss, and any failover.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RetentionClock:
 
 
 class Deletions:
-    """The delete_records that are in memory and not known to be on disk: who waits for which log start offset."""
+    """The delete_records that are not known to be on all disks: who waits for which log start offset."""
 
     def __init__(self, key: PartitionKey) -> None:
         self._key = key
@@ -64,7 +64,7 @@ class Deletions:
         self._waiting.append((offset, ticket))
 
     def on_durable(self, log_start_offset: int, leader: Leader) -> list[Effect]:
-        """Answer those whose log start offset has come to disk."""
+        """Answer those whose log start offset has come to disk wherever it must (``Leader.deleted_offset``)."""
         done = [ticket for offset, ticket in self._waiting if offset <= log_start_offset]
         self._waiting = [(offset, ticket) for offset, ticket in self._waiting if offset > log_start_offset]
         return [

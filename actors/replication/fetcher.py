@@ -10,6 +10,8 @@ Replicas say what they want (``Follow``), the rules say what goes out (``line``)
 3. A leader's broker is reached where its session says, in its present life; another life, another line. When this
    broker's own session was lost and opened again, everything is asked anew in the new life: leaders take nobody back
    into the in-sync set for what he said in a life that is over.
+4. A line that nobody needs stays for ``LINGER_MS``: a partition that pauses, or changes its leader to and fro, must not wait for
+   a connection in the middle of a failover.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...config import BrokerSettings
+from ...config import BrokerSettings, Limits
 from ...errors import CallboardError, ErrorCode
 from ...model import BrokerId, PartitionKey
 from ...transport import messages as m
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 CONNECT = ConnectOptions(attempt_timeout_ms=1_000, backoff_min_ms=20, backoff_max_ms=500)
 OWED_MS = 5
 RETRY_MS, RETRY_MS_MAX = 20, 500
+LINGER_MS = 5_000
+NAMED_MAX = 2_000  # partitions in one request: more would hold up the leader's loop, and be refused above its limit
 ANSWER_GRACE_MS = 1_000  # beyond what the leader may park a fetch
 
 
@@ -62,6 +66,10 @@ class _OwedLongEnough(msgspec.Struct, frozen=True):
     leader: int
 
 
+class _LingeredLongEnough(msgspec.Struct, frozen=True):
+    leader: int
+
+
 class _RetryDue(msgspec.Struct, frozen=True):
     leader: int
     life: int
@@ -77,6 +85,7 @@ class _Leader:
     incarnation: str = ""
     connection: Connection | None = None
     owed_timer: Timer | None = None
+    linger_timer: Timer | None = None  # while nobody needs it
     failures: int = 0  # in a row
     is_resting: bool = False  # until _RetryDue
     followers: dict[PartitionKey, LoopRef] = field(default_factory=dict)
@@ -95,6 +104,7 @@ class Fetcher(LoopActor):
         _StateChanged: "on_state_changed",
         _Replied: "on_replied",
         _OwedLongEnough: "on_owed_long_enough",
+        _LingeredLongEnough: "on_lingered_long_enough",
         _RetryDue: "on_retry_due",
     }
 
@@ -105,11 +115,13 @@ class Fetcher(LoopActor):
         parent: LoopRef | None,
         *,
         settings: BrokerSettings,
+        limits: Limits,
         broker_id: BrokerId,
         broker_address: str,
     ) -> None:
         super().__init__(context, address, parent)
         self._settings = settings
+        self._limits = limits  # as the leaders have them, in one cluster
         self._broker_id = broker_id
         self._broker_address = broker_address
         self._image = ClusterImage.empty()
@@ -155,7 +167,8 @@ class Fetcher(LoopActor):
     def on_durable(self, durable: Durable) -> None:
         leader_id = self._led_by.get(durable.key)
         if leader_id is not None:
-            self._leaders[leader_id].line.durable(durable.key, durable.leader_epoch, durable.durable_offset)
+            line = self._leaders[leader_id].line
+            line.durable(durable.key, durable.leader_epoch, durable.durable_offset, durable.log_start_offset)
             self._due.add(leader_id)
 
     def _forget(self, key: PartitionKey, leader_id: int) -> None:
@@ -191,7 +204,12 @@ class Fetcher(LoopActor):
 
     def _new_leader(self, leader_id: int) -> _Leader:
         settings = self._settings
-        line = Line(self._broker_id, wait_ms=settings.replica_fetch_wait_ms, max_bytes=settings.replica_fetch_bytes)
+        line = Line(
+            self._broker_id,
+            wait_ms=settings.replica_fetch_wait_ms,
+            max_bytes=settings.replica_fetch_bytes,
+            entries_max=min(NAMED_MAX, self._limits.request_entries),
+        )
         leader = self._leaders[leader_id] = _Leader(line, life=0)
         self._connect(leader_id, leader)
         return leader
@@ -242,8 +260,12 @@ class Fetcher(LoopActor):
     def _send(self, leader_id: int, leader: _Leader) -> None:
         connection, line = leader.connection, leader.line
         if line.is_idle:
-            self._hang_up(leader_id, leader)
+            if leader.linger_timer is None:
+                leader.linger_timer = self.set_timer(LINGER_MS, _LingeredLongEnough(leader_id))
             return
+        if leader.linger_timer is not None:
+            leader.linger_timer.cancel()
+            leader.linger_timer = None
         if connection is None or not connection.is_ready or leader.is_resting:
             return
         request = None
@@ -273,6 +295,11 @@ class Fetcher(LoopActor):
             leader.owed_timer = None
             leader.line.give_up_waiting()
             self._due.add(owed.leader)
+
+    def on_lingered_long_enough(self, lingered: _LingeredLongEnough) -> None:
+        leader = self._leaders.get(lingered.leader)
+        if leader is not None and leader.linger_timer is not None and leader.line.is_idle:
+            self._hang_up(lingered.leader, leader)
 
     def _hang_up(self, leader_id: int, leader: _Leader) -> None:
         if leader.connection is not None:

@@ -10,10 +10,15 @@ last one, so an idle partition costs nothing and a busy one the same among ten a
 3. **Any doubt ends the session**: a lost connection, a time-out, an answer that does not fit. The next one names
    everything that is wanted. So nothing relies on delivery.
 4. Progress of the disk is told between fetches, without an answer. The next request, after ``wait_ms`` at most, says it
-   again: what was lost is soon made good.
+   again: what was lost is soon made good. It is said beside the entries: a fetch that is named is asked again, and a
+   second answer to it would be taken for one to the next fetch.
+5. No list is longer than ``entries_max``, which a leader's door would refuse for ever. The rest goes with the next request,
+   which is due at once.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -36,14 +41,25 @@ def key_of(entry: FetchEntry | FetchEntryReply) -> PartitionKey:
     return PartitionKey(TopicId(entry.topic_id), entry.partition)
 
 
+def _progress_of(entry: FetchEntry) -> ReplicaProgressEntry:
+    return ReplicaProgressEntry(
+        topic_id=entry.topic_id,
+        partition=entry.partition,
+        leader_epoch=entry.leader_epoch,
+        durable_offset=entry.durable_offset,
+        log_start_offset=entry.log_start_offset,
+    )
+
+
 class Line:
     """What one broker fetches from another."""
 
-    def __init__(self, broker_id: int, *, wait_ms: int, max_bytes: int) -> None:
+    def __init__(self, broker_id: int, *, wait_ms: int, max_bytes: int, entries_max: int) -> None:
         self.broker_id = broker_id  # the follower's
         self.incarnation = ""  # likewise; set before the first request of each session
         self.wait_ms = wait_ms
         self.max_bytes = max_bytes
+        self.entries_max = entries_max
         self._last_session = NO_SESSION
         self._session = NO_SESSION  # > 0 while one is open
         self._sequence = 0  # of the next request in it
@@ -61,6 +77,7 @@ class Line:
     def follow(self, key: PartitionKey, entry: FetchEntry) -> None:
         """Fetch this, from there on."""
         self._owed.discard(key)
+        self._forgotten.discard(key)  # named anew is as good; forgotten in a later request (rule 5) it would be lost
         self._disarm(key)
         self._changed[key] = entry
 
@@ -71,12 +88,18 @@ class Line:
         if self._disarm(key):
             self._forgotten.add(key)
 
-    def durable(self, key: PartitionKey, leader_epoch: int, durable_offset: int) -> None:
+    def durable(self, key: PartitionKey, leader_epoch: int, durable_offset: int, log_start_offset: int = 0) -> None:
         """More of its copy is on disk: told at once where a fetch is parked, else with the fetch that comes."""
         for entries in (self._armed, self._changed):
             entry = entries.get(key)
-            if entry is not None and entry.leader_epoch == leader_epoch and entry.durable_offset < durable_offset:
-                entries[key] = replace(entry, durable_offset=durable_offset)
+            if entry is None or entry.leader_epoch != leader_epoch:
+                continue
+            if entry.durable_offset < durable_offset or entry.log_start_offset < log_start_offset:
+                entries[key] = replace(
+                    entry,
+                    durable_offset=max(entry.durable_offset, durable_offset),
+                    log_start_offset=max(entry.log_start_offset, log_start_offset),
+                )
                 if entries is self._armed:
                     self._progress[key] = entries[key]
 
@@ -108,6 +131,7 @@ class Line:
             self._last_session += 1
             self._session, self._sequence = self._last_session, 0
             self._forgotten.clear()
+        forgotten, progress, changed = self._take_forgotten(), self._take_progress(), self._take_changed()
         request = FetchRequest(
             replica_id=self.broker_id,
             replica_incarnation=self.incarnation,
@@ -115,37 +139,46 @@ class Line:
             max_bytes=self.max_bytes,
             session=self._session,
             sequence=self._sequence,
-            forgotten=[
-                ForgottenEntry(topic_id=key.topic_id, partition=key.partition) for key in sorted(self._forgotten)
-            ],
-            entries=list({**self._told, **self._progress, **self._changed}.values()),
+            forgotten=[ForgottenEntry(topic_id=key.topic_id, partition=key.partition) for key in sorted(forgotten)],
+            progress=[_progress_of(entry) for entry in progress.values()],
+            entries=list(changed.values()),
         )
         self._under_way.add(self._sequence)
-        self._named_in.update(dict.fromkeys(self._changed, self._sequence))
+        self._named_in.update(dict.fromkeys(changed, self._sequence))
         self._sequence += 1
-        self._armed.update(self._changed)
-        for said in (self._told, self._progress, self._changed, self._forgotten):
-            said.clear()
+        self._armed.update(changed)
         return request
+
+    def _take_changed(self) -> dict[PartitionKey, FetchEntry]:
+        taken = dict(islice(self._changed.items(), self.entries_max))
+        for key in taken:
+            del self._changed[key]
+        return taken
+
+    def _take_progress(self) -> dict[PartitionKey, FetchEntry]:
+        taken = dict(islice({**self._told, **self._progress}.items(), self.entries_max))
+        for key in taken:
+            self._told.pop(key, None)
+            self._progress.pop(key, None)
+        return taken
+
+    def _take_forgotten(self) -> set[PartitionKey]:
+        taken = set(islice(sorted(self._forgotten), self.entries_max))
+        self._forgotten -= taken
+        return taken
 
     def progress(self) -> ReplicaProgressRequest | None:
         """Return what must be told of the disk between two fetches, if anything; it counts as told."""
         if not self._progress:
             return None
-        told, self._progress = self._progress, {}
+        told = dict(islice(self._progress.items(), self.entries_max))
+        for key in told:
+            del self._progress[key]
         self._told.update(told)
         return ReplicaProgressRequest(
             replica_id=self.broker_id,
             replica_incarnation=self.incarnation,
-            entries=[
-                ReplicaProgressEntry(
-                    topic_id=key.topic_id,
-                    partition=key.partition,
-                    leader_epoch=entry.leader_epoch,
-                    durable_offset=entry.durable_offset,
-                )
-                for key, entry in told.items()
-            ],
+            entries=[_progress_of(entry) for entry in told.values()],
         )
 
     # -- what comes back -----------------------------------------------------------------------------------
@@ -163,7 +196,7 @@ class Line:
         for entry in reply.entries:
             key = key_of(entry)
             if sequence < self._named_in.get(key, 0):
-                continue  # of a fetch that was named again (with its progress) while its answer was on its way
+                continue  # of a fetch that was named again while its answer was on its way
             if self._disarm(key):  # else it follows anew since, from elsewhere
                 self._owed.add(key)
                 answers.append(entry)

@@ -10,6 +10,8 @@ whenever ``is_complete``. Rules:
 2. A newer request answers the one that still waits, with what is ready, be it nothing.
 3. Between a reply and the next request each parked partition may become ready once: what is held is bounded by one
    read a partition, and by ``idle_ms``: a follower that does not come back loses its session.
+4. An answer of another leader epoch than was asked for last is one to an earlier fetch, and dropped: that fetch was forgotten
+   while its answer was on its way, and the later one gets an answer of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class FollowerSession(Session):
     """One follower broker's fetches here. ``keys`` by entry grows; a partition keeps its number."""
 
     __slots__ = (
+        "_asked_epochs",
         "_entries",
         "_max_bytes",
         "_numbered",
@@ -48,6 +51,7 @@ class FollowerSession(Session):
         self.expires_ms = now_ms
         self._max_bytes = request.max_bytes
         self._entries: dict[PartitionKey, int] = {}
+        self._asked_epochs: dict[int, int] = {}  # by number
         self._ready: dict[int, tuple[FetchEntryReply, Sequence[bytes]]] = {}
 
     def may_follow(self, request: FetchRequest) -> bool:
@@ -66,6 +70,7 @@ class FollowerSession(Session):
             number = self._number_of(PartitionKey(TopicId(entry.topic_id), entry.partition))
             self._ready.pop(number, None)  # it was read for an older position
             self.missing.add(number)
+            self._asked_epochs[number] = entry.leader_epoch
             asked.append((number, entry))
         return asked
 
@@ -79,6 +84,8 @@ class FollowerSession(Session):
 
     def on_answer(self, entry: int, reply: Part, frames: Sequence[bytes]) -> None:
         if entry in self.missing and isinstance(reply, FetchEntryReply):
+            if not reply.error and reply.leader_epoch != self._asked_epochs[entry]:
+                return  # rule 4; a refusal names whatever epoch there is
             self.missing.discard(entry)
             self._ready[entry] = (reply, frames)
 

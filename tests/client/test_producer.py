@@ -339,13 +339,14 @@ def test_close_is_bounded_and_tells_what_was_left(cluster, producer):
     p = producer()
     p.send("t", b"0").get(10)
     cluster.add_fault(ProduceRequest, "drop", count=1_000)
-    p.send("t", b"1")
+    sent = p.send("t", b"1")
 
     begin = time.monotonic()
     with pytest.raises(DeliveryError, match="closed before this record was acknowledged"):
         p.close(timeout=0.2)
 
     assert time.monotonic() - begin < 3
+    assert sent.exception.outcome_unknown, "the broker got it, and may have stored it"
     with pytest.raises(IllegalStateError):
         p.send("t", b"2")
     p.close()

@@ -6,7 +6,7 @@ import pytest
 
 from callboard.actors.lifecycle import Fail
 from callboard.config import BrokerSettings, ClusterConfig
-from callboard.errors import CallboardError, ErrorCode
+from callboard.errors import CallboardError, CallboardTimeoutError, ErrorCode
 from callboard.model import PartitionKey
 from callboard.testing.logs import contents
 from callboard.testing.simulated import METADATA, SimulatedCluster
@@ -300,6 +300,66 @@ def test_the_preferred_leader_returns():
     replicated.cluster.run_until(lambda: replicated.leader == preferred)
     replicated.produce(3)
     replicated.check()
+
+
+@pytest.mark.parametrize("flush", ["ack", "os"])
+def test_what_was_deleted_stays_deleted_when_the_leader_dies_with_the_answer(flush):
+    """Followers heard of it a while later, and had it on disk later still: the next leader brought the records back."""
+    replicated = Replicated(flush=flush).produce(8)
+    entry = m.DeleteRecordsEntry(topic_id=replicated.topic.topic_id, partition=0, before_offset=5)
+    endpoint = replicated.cluster.client_endpoint(replicated.leader)
+
+    (reply,) = replicated.cluster.ask(endpoint, m.DeleteRecordsRequest(entries=[entry])).entries
+    assert (reply.error, reply.log_start_offset) == (0, 5)
+    victims = replicated.live
+    for victim in victims:  # whoever leads next, from what a kill leaves
+        replicated.crash(victim)
+        replicated.restart(victim)
+
+    for _ in range(3):
+        first = replicated.leader
+        assert replicated.replica(first).log.log_start_offset == 5
+        replicated.until_in_sync()
+        replicated.crash(first)
+        replicated.cluster.run_until(lambda first=first: replicated.leader != first)
+        replicated.restart(first)
+
+
+def test_a_deletion_that_followers_have_not_heard_of_is_not_confirmed():
+    replicated = Replicated().produce(8)
+    leader = replicated.leader
+    for follower in replicated.followers():  # they do not ask just now
+        replicated.replica(follower).part.end()
+    replicated.cluster.loop.run_until_idle()
+    entry = m.DeleteRecordsEntry(topic_id=replicated.topic.topic_id, partition=0, before_offset=5)
+    endpoint = replicated.cluster.client_endpoint(leader)
+
+    with pytest.raises(CallboardTimeoutError):
+        replicated.cluster.ask(endpoint, m.DeleteRecordsRequest(entries=[entry]))
+
+    assert replicated.replica(leader).log.durable_log_start_offset == 5
+    for follower in replicated.followers():
+        replicated.replica(follower).part.begin()
+    (reply,) = replicated.cluster.ask(endpoint, m.DeleteRecordsRequest(entries=[entry])).entries
+    assert (reply.error, reply.log_start_offset) == (0, 5)
+    assert [replicated.replica(one).log.durable_log_start_offset for one in replicated.live] == [5, 5, 5]
+
+
+def test_a_follower_that_is_away_keeps_no_deletion_waiting_and_cannot_bring_records_back():
+    replicated = Replicated().produce(8)
+    away = replicated.followers()[0]
+    replicated.crash(away)
+    entry = m.DeleteRecordsEntry(topic_id=replicated.topic.topic_id, partition=0, before_offset=5)
+    endpoint = replicated.cluster.client_endpoint(replicated.leader)
+
+    (reply,) = replicated.cluster.ask(endpoint, m.DeleteRecordsRequest(entries=[entry])).entries
+
+    assert (reply.error, reply.log_start_offset) == (0, 5)
+    assert away not in replicated.partition.isr
+    replicated.restart(away)
+    replicated.until_in_sync()
+    replica = replicated.replica(away)
+    assert replica.log.durable_log_start_offset == 5
 
 
 def test_what_only_a_deposed_leader_has_is_cut_from_it():

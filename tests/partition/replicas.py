@@ -57,7 +57,9 @@ def produce(leader, count=1, *, acks=-1, now_ms=0, sequence=-1, is_durable=True)
     return effects
 
 
-def a_fetch(broker, offset, *, durable=None, epoch=5, last_epoch=None, life="life-1", high_watermark=1 << 40):
+def a_fetch(
+    broker, offset, *, durable=None, epoch=5, last_epoch=None, life="life-1", high_watermark=1 << 40, log_start=0
+):
     """A follower's fetch: at the end of a log that agrees with the leader's, all on disk, unless said otherwise."""
     return Fetch(
         ticket=Ticket(1_000 + broker, 0, "peers"),
@@ -69,6 +71,7 @@ def a_fetch(broker, offset, *, durable=None, epoch=5, last_epoch=None, life="lif
         last_fetched_epoch=(5 if offset > 10 else 4) if last_epoch is None else last_epoch,
         durable_offset=offset if durable is None else durable,
         high_watermark=high_watermark,
+        log_start_offset=log_start,
     )
 
 

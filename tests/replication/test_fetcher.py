@@ -8,8 +8,8 @@ from callboard.actors.controller.image import ClusterImage
 from callboard.actors.metadata.client import MetadataChanged, SessionLost, SessionOpened
 from callboard.actors.metadata.documents import SessionDocument
 from callboard.actors.partition.events import Durable, Fetched, FetcherBegan, Follow, Unfollow
-from callboard.actors.replication.fetcher import RETRY_MS_MAX, Fetcher
-from callboard.config import BrokerSettings
+from callboard.actors.replication.fetcher import LINGER_MS, RETRY_MS_MAX, Fetcher
+from callboard.config import BrokerSettings, Limits
 from callboard.errors import ErrorCode
 from callboard.model import PartitionKey
 from callboard.testing.context import sim_context
@@ -38,6 +38,7 @@ class Stage:
             "broker-2/replication",
             None,
             settings=BrokerSettings(),
+            limits=Limits(),
             broker_id=2,
             broker_address="broker-2",
         )
@@ -233,9 +234,23 @@ def test_an_answer_to_who_follows_no_more_is_dropped_and_an_unused_line_is_close
     stage.advance(50)
 
     assert stage.fetched(A) == []
+    stage.advance(LINGER_MS)
     assert stage.server.peers() == []
     stage.follow(A, 3)
     assert stage.requests[-1].message.entries[0].fetch_offset == 3
+
+
+def test_a_partition_that_pauses_finds_its_line_as_it_was():
+    """The only one there: a new connection in the middle of a failover would cost more than the pause."""
+    stage = Stage().follow(A)
+    (peer,) = stage.server.peers()
+    for _ in range(3):
+        stage.reply(A)
+        stage.tell(Unfollow(A), for_ms=LINGER_MS - 100)
+        stage.follow(A, 1)
+
+    assert [one.peer for one in stage.server.peers()] == [peer.peer]
+    assert {session for session, _, _ in stage.asked()} == {1}
 
 
 def test_a_restarted_fetcher_has_everybody_ask_again():
@@ -244,7 +259,13 @@ def test_a_restarted_fetcher_has_everybody_ask_again():
     stage.advance(10)
 
     Fetcher.start(
-        stage.context, "broker-2/replication", None, settings=BrokerSettings(), broker_id=2, broker_address="broker-2"
+        stage.context,
+        "broker-2/replication",
+        None,
+        settings=BrokerSettings(),
+        limits=Limits(),
+        broker_id=2,
+        broker_address="broker-2",
     )
     stage.advance(10)
 

@@ -21,7 +21,7 @@ def a_reply(*keys):
 
 
 def a_line(*keys):
-    line = Line(2, wait_ms=1_000, max_bytes=1 << 20)
+    line = Line(2, wait_ms=1_000, max_bytes=1 << 20, entries_max=3)
     for key in keys:
         line.follow(key, an_entry(key))
     return line
@@ -139,9 +139,10 @@ def test_progress_is_told_once_between_fetches_and_said_again_by_the_next_reques
     answer(line, first)
     second = line.next_request()
 
-    assert [(entry.partition, entry.durable_offset) for entry in second.entries] == [(0, 4)], "it may have been lost"
+    assert [(entry.partition, entry.durable_offset) for entry in second.progress] == [(0, 4)], "it may have been lost"
+    assert named(second) == [], "its fetch is parked: asked again it would be answered twice"
     answer(line, second)
-    assert named(line.next_request()) == []
+    assert line.next_request().progress == []
 
 
 @pytest.mark.parametrize(("epoch", "offset"), [(2, 9), (1, 0)])
@@ -171,7 +172,62 @@ def test_what_was_told_of_an_older_fetch_is_not_said_again_after_a_newer_one():
     answer(line, first, A)
     line.follow(A, an_entry(A, 3, durable=3))
 
-    assert [entry.durable_offset for entry in line.next_request().entries] == [3]
+    request = line.next_request()
+    assert [entry.durable_offset for entry in request.entries] == [3]
+    assert request.progress == []
+
+
+def test_where_the_log_begins_on_disk_is_told_likewise():
+    line = a_line(A)
+    line.next_request()
+
+    line.durable(A, 1, 0, 7)
+
+    assert [(one.durable_offset, one.log_start_offset) for one in line.progress().entries] == [(0, 7)]
+
+
+# -- limits ------------------------------------------------------------------------------------------
+
+
+def test_no_request_names_more_than_a_door_lets_in():
+    many = [PartitionKey(TOPIC, number) for number in range(8)]
+    line = a_line(*many)
+
+    first, second = line.next_request(), line.next_request()
+    assert named(first) + named(second) == many[:6]
+    assert line.next_request() is None, "two at most: the older one is answered at once"
+    answer(line, first)
+    assert named(line.next_request()) == many[6:]
+
+    for key in many:
+        line.durable(key, 1, 4)
+    assert len(line.progress().entries) == 3
+    for key in many[:4]:
+        line.unfollow(key)
+    answer(line, second)
+    third = line.next_request()
+    answer(line, third)
+    fourth = line.next_request()
+    assert [len(one.forgotten) for one in (third, fourth)] == [3, 1]
+    assert [len(one.progress) for one in (third, fourth)] == [3, 1]
+
+
+def test_who_follows_again_is_not_forgotten_by_a_later_request():
+    many = [PartitionKey(TOPIC, number) for number in range(4)]
+    line = a_line(*many)
+    answer(line, line.next_request())
+    line.next_request()
+    for key in many:
+        line.unfollow(key)
+    for key in many:
+        line.follow(key, an_entry(key, 5))
+
+    requests = []
+    while (request := line.next_request()) is not None:
+        requests.append(request)
+        answer(line, request)
+    assert sorted(key.partition for request in requests for key in named(request)) == [0, 1, 2, 3]
+    assert not any(request.forgotten for request in requests)
 
 
 def test_a_line_that_nobody_needs_is_idle():
