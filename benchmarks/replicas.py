@@ -43,7 +43,7 @@ def figures(options: Options) -> Iterator[Result | None]:
 
 
 def _throughput(running: Bench, options: Options) -> Iterator[Result | None]:
-    made, _ = batches(max(2, options.count(24 * MIB // BATCH_BYTES * 1_000) // 1_000), BATCH_BYTES)
+    made, _ = batches(max(2, options.count(20 * MIB // BATCH_BYTES * 1_000) // 1_000), BATCH_BYTES)
     total = sum(len(frame) for batch in made for frame in batch)
     with ExitStack() as stack:
         writers = [stack.enter_context(_writer(options.directory, len(made))) for _ in range(REPLICAS)]
@@ -178,7 +178,7 @@ def _cpu_a_request(running: Bench, topic: m.TopicMetadata) -> float:
 
 def _cpu_a_gigabyte(brokers: int, options: Options) -> Iterator[Result | None]:
     """CPU seconds of the brokers a GB: with one broker and one replica, with two and two."""
-    made, _ = batches(max(2, options.count(24 * MIB // BATCH_BYTES * 1_000) // 1_000), BATCH_BYTES)
+    made, _ = batches(max(2, options.count(20 * MIB // BATCH_BYTES * 1_000) // 1_000), BATCH_BYTES)
     total = sum(len(frame) for batch in made for frame in batch)
     name = f"CPU seconds a GB in, {brokers} broker{'s' if brokers > 1 else ''}, as many replicas, acks=all, flush=ack"
     if options.only not in name:

@@ -18,8 +18,8 @@ controller, compared there with the partition's epochs (R5), and true when it is
    later, and later each time, alone.
 5. Out: who has not had everything for ``replica_lag_ms``. Had everything when? When it holds now what the log was at a
    moment before (Kafka's rule); and whoever holds all of an idle log has it now, however long ago it spoke.
-6. What was deleted stays deleted, whoever of the set leads next: ``delete_records`` is confirmed when no member's log would
-   begin before that after a crash, and whose log would does not join.
+6. What was deleted stays deleted, whoever of the set leads next: ``delete_records`` is confirmed when no member's log
+   would begin before that after a crash, and whose log would does not join.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ...transport.messages import FollowerDescription, IsrMember
 from .events import IsrAnswered, ProposeIsr
 from .progress import Position, high_watermark
 
-UNHEARD = Offset(-1)
+UNHEARD, NO_OFFSET = Offset(-1), Offset(0)
 
 # After these the proposal was not committed, and never will be with that partition epoch. FENCED_LEADER_EPOCH is not
 # one of them: it may have been committed before the next epoch began, and whoever was added may lead in that one.
@@ -56,8 +56,8 @@ class Follower:
     incarnation: str = ""  # of its broker, at its last fetch; another one begins unheard
     log_end_offset: Offset = UNHEARD  # <= the leader's; moved by fetches alone
     durable_offset: Offset = UNHEARD  # <= log_end_offset; moved by fetches and progress
-    log_start_offset: Offset = Offset(0)  # of its log after any crash; moved by fetches and progress
-    told_start_offset: Offset = Offset(0)  # where the leader's log begins, as it was told last
+    log_start_offset: Offset = NO_OFFSET  # of its log after any crash; moved by fetches and progress
+    told_start_offset: Offset = NO_OFFSET  # where the leader's log begins, as it was told last
     mark_offset: Offset = UNHEARD  # the leader's log end at mark_ms: held, it was caught up then
     mark_ms: int = 0
     refusals: int = 0  # in a row, in this life of it, of being added to the set
@@ -142,7 +142,7 @@ class InSync:
         durable_offset: Offset,
         leader_end_offset: Offset,
         now_ms: int,
-        log_start_offset: Offset = Offset(0),
+        log_start_offset: Offset = NO_OFFSET,
     ) -> None:
         """A follower has said, in this epoch and of a log that agrees with this one, how far it is."""
         if incarnation != follower.incarnation:
@@ -162,7 +162,7 @@ class InSync:
         durable_offset: Offset,
         leader_end_offset: Offset,
         now_ms: int,
-        log_start_offset: Offset = Offset(0),
+        log_start_offset: Offset = NO_OFFSET,
     ) -> None:
         """More of what it has is on its disk."""
         follower.log_start_offset = max(follower.log_start_offset, log_start_offset)
@@ -188,7 +188,7 @@ class InSync:
     # -- the set -------------------------------------------------------------------------------------
 
     def propose(
-        self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int, needed_start_offset: Offset = Offset(0)
+        self, leader_end_offset: Offset, needed_offset: Offset, now_ms: int, needed_start_offset: Offset = NO_OFFSET
     ) -> ProposeIsr | None:
         """Return the change that is due, if one is and none is under way.
 

@@ -10,8 +10,8 @@ Replicas say what they want (``Follow``), the rules say what goes out (``line``)
 3. A leader's broker is reached where its session says, in its present life; another life, another line. When this
    broker's own session was lost and opened again, everything is asked anew in the new life: leaders take nobody back
    into the in-sync set for what he said in a life that is over.
-4. A line that nobody needs stays for ``LINGER_MS``: a partition that pauses, or changes its leader to and fro, must not wait for
-   a connection in the middle of a failover.
+4. A line that nobody needs stays for ``LINGER_MS``: a partition that pauses, or changes its leader to and fro, must not
+   wait for a connection in the middle of a failover.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ last one, so an idle partition costs nothing and a busy one the same among ten a
 4. Progress of the disk is told between fetches, without an answer. The next request, after ``wait_ms`` at most, says it
    again: what was lost is soon made good. It is said beside the entries: a fetch that is named is asked again, and a
    second answer to it would be taken for one to the next fetch.
-5. No list is longer than ``entries_max``, which a leader's door would refuse for ever. The rest goes with the next request,
-   which is due at once.
+5. No list is longer than ``entries_max``, which a leader's door would refuse for ever. The rest goes with the next
+   request, which is due at once.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ whenever ``is_complete``. Rules:
 2. A newer request answers the one that still waits, with what is ready, be it nothing.
 3. Between a reply and the next request each parked partition may become ready once: what is held is bounded by one
    read a partition, and by ``idle_ms``: a follower that does not come back loses its session.
-4. An answer of another leader epoch than was asked for last is one to an earlier fetch, and dropped: that fetch was forgotten
-   while its answer was on its way, and the later one gets an answer of its own.
+4. An answer of another leader epoch than was asked for last is one to an earlier fetch, and dropped: that fetch was
+   forgotten while its answer was on its way, and the later one gets an answer of its own.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def an_answer(*keys: PartitionKey) -> FetchReply:
 
 
 def test_a_fetch_whose_answer_is_on_its_way_is_not_asked_again_with_its_progress():
-    """It would be answered twice, and the second answer be taken for that of the next fetch: "the leader sent offset 10,
-    this log ends at 11". Where the leader's door takes two requests at once nothing else tells them apart."""
+    """It would be answered twice, and the second answer be taken for that of the next fetch: "the leader sent offset
+    10, this log ends at 11". Where the leader's door takes two requests at once nothing else tells them apart."""
     line = Line(2, wait_ms=1_000, max_bytes=1_000, entries_max=1_000)
     line.follow(KEY, an_entry(KEY, 10))
     first = line.next_request()
