@@ -373,7 +373,7 @@ class Desk(LoopActor):
             return refusal(address, NOT_ALLOWED)
         actor = self.context.directory.find(address)
         if actor is None or not plan.pid or not actor.post(KillProcess(how, for_ms)):
-            return refusal(address, "it does not run just now")
+            return m.KillReply(error=ErrorCode.BROKER_NOT_AVAILABLE, detail=f"{address} does not run just now")
         return m.KillReply(address=address, what=f"process {plan.pid}: {how}")
 
     def _experiment(self, inbound: Inbound, request: m.ExperimentRequest) -> None:
@@ -395,7 +395,7 @@ class Desk(LoopActor):
         address = f"{self._roster.name}/{plan.name}"
         actor, is_pause = self.context.directory.find(address), request.what == "pause"
         if actor is None or not plan.pid or not actor.post(PauseProcess(request.for_ms if is_pause else 0)):
-            self._reply(inbound, experiment_refused(request, f"{address} does not run just now"))
+            self._reply(inbound, not_serving(address))
         elif is_pause:
             self._reply(inbound, m.ExperimentReply(address=address, what=request.what, count=1))
         else:
@@ -404,7 +404,7 @@ class Desk(LoopActor):
     def _pass_on(self, inbound: Inbound, plan: ProcessPlan, request: m.Request) -> None:
         connection = self._connections.get(plan.name)
         if connection is None:
-            self._reply(inbound, refusal(plan.name, "its process does not serve just now"))
+            self._reply(inbound, not_serving(plan.name))
             return
 
         def on_reply(reply: m.Reply | CallboardError, _payload: list[bytes]) -> None:
@@ -528,3 +528,8 @@ def _state_of(plan: ProcessPlan) -> str:
     if plan.is_ready:
         return "running"
     return "starting" if plan.pid else "restarting"
+
+
+def not_serving(address: str) -> m.ErrorReply:
+    """The process that is meant is being started, or stays away: the request is right, and may succeed later."""
+    return m.ErrorReply(error=ErrorCode.BROKER_NOT_AVAILABLE, detail=f"{address} does not run just now")

@@ -12,7 +12,7 @@ import pykka
 import pytest
 
 from callboard.client.timeline import noticed_by
-from callboard.errors import CallboardError, InvalidRequestError, UnknownAddressError
+from callboard.errors import BrokerNotAvailableError, CallboardError, InvalidRequestError, UnknownAddressError
 from callboard.testing.clusters import RunningCluster, cluster, is_alive
 from callboard.transport.loop import SystemClock
 
@@ -131,6 +131,18 @@ def test_a_kill_for_a_while_keeps_the_broker_away_for_that_time(running):
 
     assert started.monotonic_ms - begun.monotonic_ms >= 700
     running._wait_until(lambda: running.broker_pid(3) != 0, "broker 3")
+
+
+def test_a_process_that_is_away_can_be_neither_killed_nor_disturbed_just_now(running):
+    """It was called a malformed request, which one need not try again."""
+    pid = running.broker_pid(3)
+    running.kill_broker(3, for_s=2.0)
+    with running.admin() as admin:
+        for disturb in (admin.kill, admin.experiments.pause, admin.experiments.hang):
+            with pytest.raises(BrokerNotAvailableError, match="broker-3 does not run just now") as told:
+                disturb("broker-3", for_ms=500)
+            assert told.value.retriable
+    running._wait_until(lambda: running.broker_pid(3) not in (0, pid), "broker 3")
 
 
 def test_a_paused_broker_is_noticed_by_its_silence_and_goes_on_by_itself(running):
