@@ -1,0 +1,44 @@
+"""``callboard bench failover``: one real kill, and the table that tells of it."""
+
+import re
+
+from callboard.cli import bench
+from callboard.cli.exits import ExitStatus
+from callboard.model import TopicPartition
+
+DISTRIBUTION = r"( +\d+ ms){3}"
+
+
+def test_one_kill_is_measured_and_shown_with_where_the_time_went(callboard):
+    ended = callboard("bench", "failover", "--kills", "1", "--partitions", "3", "--rate", "100")
+
+    assert ended.status == ExitStatus.OK, ended
+    lines = [line.strip() for line in ended.out.splitlines()]
+    assert re.fullmatch(r"victim was (not )?the controller: 1 signals, [1-3] partitions", lines[0])
+    assert lines[1].split() == ["p50", "p99", "max"]
+    for name, _ in bench.PARTS:
+        assert any(re.fullmatch(re.escape(name) + DISTRIBUTION, line) for line in lines), f"{name}: {ended.out}"
+    told = re.fullmatch(r"(\d+) records acknowledged, 0 anomalies, 0 errors seen by clients", lines[-1])
+    assert told
+    assert int(told[1]) > 0
+
+
+def test_what_was_lost_is_told_and_is_a_failure(callboard, monkeypatch):
+    """No run of a sound cluster shows this: the figures are made up, the table and the status are not."""
+    from callboard.testing import failover
+    from callboard.testing.history import Anomaly
+
+    lost = failover.Measured(
+        plan=failover.Plan(kills=1),
+        failovers=[],
+        sent=7,
+        errors=["NotEnoughReplicasError"],
+        anomalies=[Anomaly("lost", TopicPartition("orders", 2), "offset 5 was acknowledged and is not there")],
+    )
+    monkeypatch.setattr(failover, "measure", lambda _: lost)
+
+    ended = callboard("bench", "failover", "--kills", "1")
+
+    assert ended.status == ExitStatus.FAILED
+    assert "7 records acknowledged, 1 anomalies, 1 errors seen by clients" in ended.out
+    assert "offset 5 was acknowledged and is not there" in ended.out
