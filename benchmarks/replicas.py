@@ -28,6 +28,7 @@ KIB, MIB, GB = 1 << 10, 1 << 20, 1_000_000_000
 REPLICAS = 3
 BATCH_BYTES = 256 * KIB
 FEW, MANY = 10, 1_000  # partitions
+SERVED_S_MAX = 60.0
 REQUESTS = 2_000  # small ones, spread over the partitions
 
 
@@ -139,7 +140,8 @@ def _cost_a_partition(running: Bench, options: Options) -> Result | None:
         running.topic(FEW, replication_factor=REPLICAS) as few,
         running.topic(MANY, replication_factor=REPLICAS) as many,
     ):
-        time.sleep(5)  # until what follows the making of a topic is done
+        for topic in (few, many):
+            _until_served(running, topic)
         return compare(
             "h",
             name,
@@ -152,6 +154,19 @@ def _cost_a_partition(running: Bench, options: Options) -> Result | None:
             is_less_better=True,
             requests=REQUESTS,
         )
+
+
+def _until_served(running: Bench, topic: m.TopicMetadata) -> None:
+    """Wait until every partition that is asked takes records: three thousand logs are made after the topic is."""
+    until = time.monotonic() + SERVED_S_MAX
+    while True:
+        try:
+            _cpu_a_request(running, topic)
+            return
+        except WrongReply:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def _cpu_a_request(running: Bench, topic: m.TopicMetadata) -> float:
