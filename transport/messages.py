@@ -13,13 +13,33 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-from msgspec import Meta
-
-API_VERSION = 1
-API_VERSION_MIN = 1
+from .group_messages import (
+    AlterGroupReply,
+    CoordinatorsReply,
+    DeleteGroupsRequest,
+    DeleteOffsetsRequest,
+    DescribeGroupsReply,
+    DescribeGroupsRequest,
+    FindCoordinatorsRequest,
+    GroupHeartbeatReply,
+    GroupHeartbeatRequest,
+    ListGroupsReply,
+    ListGroupsRequest,
+    OffsetCommitReply,
+    OffsetCommitRequest,
+    OffsetFetchReply,
+    OffsetFetchRequest,
+    RemoveMembersRequest,
+)
+from .shapes import API_VERSION as API_VERSION
+from .shapes import API_VERSION_MIN as API_VERSION_MIN
+from .shapes import Int64 as Int64
+from .shapes import Message as Message
+from .shapes import Part as Part
+from .shapes import Reply as Reply
+from .shapes import Request as Request
 
 EARLIEST_TIMESTAMP = -2  # ListOffsets: the log start offset
 LATEST_TIMESTAMP = -1  # ListOffsets: the high watermark
@@ -30,28 +50,6 @@ ACKS_NONE, ACKS_LEADER, ACKS_ALL = 0, 1, -1
 CONSUMER_REPLICA_ID = -1
 UNKNOWN_OFFSET = -1
 UNKNOWN_EPOCH = -1
-
-Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # JSON knows no bound; logs, headers and SQLite do
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag=True, omit_defaults=True):
-    """Anything that travels. ``id`` ties a reply to its request."""
-
-    id: Int64 = 0
-
-
-class Request(Message, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    v: Int64 = API_VERSION
-    deadline_ms: Int64 = 0
-
-
-class Reply(Message, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    error: Int64 = 0
-    detail: str = ""
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something inside a message."""
 
 
 class ErrorReply(Reply, frozen=True, kw_only=True, tag="error", omit_defaults=True):
@@ -856,6 +854,15 @@ ClientRequest = (
     | AlterTopicsRequest
     | ElectLeadersRequest
     | DescribeReplicasRequest
+    | FindCoordinatorsRequest
+    | GroupHeartbeatRequest
+    | OffsetCommitRequest
+    | OffsetFetchRequest
+    | ListGroupsRequest
+    | DescribeGroupsRequest
+    | DeleteGroupsRequest
+    | DeleteOffsetsRequest
+    | RemoveMembersRequest
     | DescribeTreeRequest
     | KillRequest
     | ExperimentRequest
@@ -914,6 +921,13 @@ AnyReply = (
     | ReelectReply
     | AlterPartitionReply
     | ElectLeadersReply
+    | CoordinatorsReply
+    | GroupHeartbeatReply
+    | OffsetCommitReply
+    | OffsetFetchReply
+    | ListGroupsReply
+    | DescribeGroupsReply
+    | AlterGroupReply
     | StoreCommitReply
     | StoreSnapshotReply
     | StoreDeltaReply

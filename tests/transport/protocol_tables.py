@@ -16,9 +16,10 @@ import msgspec
 
 import callboard
 from callboard.errors import ERRORS_BY_CODE, is_metadata_stale
-from callboard.transport import messages
+from callboard.transport import group_messages, messages
 
 DOCUMENT = Path(callboard.__file__).parent / "docs" / "protocol.md"
+MODULES = (messages, group_messages)
 UNIONS = {
     "client": messages.ClientRequest,
     "peer": messages.PeerRequest,
@@ -31,6 +32,9 @@ REPLY_OF = {  # where the tag of the reply is not the request's with ".reply" be
     "create_partitions": "topics.reply",
     "alter_topics": "topics.reply",
     "replica_progress": "",  # wants no reply
+    "delete_groups": "alter_group.reply",
+    "delete_offsets": "alter_group.reply",
+    "remove_members": "alter_group.reply",
     "store.load": "store.snapshot",
     "store.watch": "store.delta` or `store.snapshot",
     "session.open": "session.reply",
@@ -53,7 +57,7 @@ def replies() -> list[type]:
 
 
 def parts() -> list[type]:
-    return declared({cls for cls in vars(messages).values() if is_part(cls)})
+    return declared({cls for module in MODULES for cls in vars(module).values() if is_part(cls)})
 
 
 def is_part(cls: object) -> bool:
@@ -61,7 +65,8 @@ def is_part(cls: object) -> bool:
 
 
 def declared(classes: set[type]) -> list[type]:
-    return sorted(classes, key=lambda cls: inspect.getsourcelines(cls)[1])
+    names = [module.__name__ for module in MODULES]
+    return sorted(classes, key=lambda cls: (names.index(cls.__module__), inspect.getsourcelines(cls)[1]))
 
 
 def tag(cls: type) -> str:
