@@ -2,11 +2,11 @@
 
 Pure: what comes goes in with the time, effects come out.
 
-1. Loading: ``replay`` is told every record up to the coordinator's own marker, ``on_topics`` the topics, then ``loaded``;
-   before that every request is refused with COORDINATOR_LOAD_IN_PROGRESS.
+1. Loading: ``replay`` is told every record up to the coordinator's own marker, ``on_topics`` the topics, then
+   ``loaded``; before that every request is refused with COORDINATOR_LOAD_IN_PROGRESS.
 2. A decision changes the state at once. What reveals it (a reply) waits until its records survive: until
-   ``on_written`` has said so of its number. When an append fails, or nobody knows, this object is thrown away (``give_up``
-   answers who waits) and another one loads.
+   ``on_written`` has said so of its number. When an append fails, or nobody knows, this object is thrown away
+   (``give_up`` answers who waits) and another one loads.
 3. A reply comes exactly once for each request, perhaps later: from any method that returns effects.
 """
 

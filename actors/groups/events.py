@@ -24,6 +24,18 @@ GroupRequest: TypeAlias = (
     | said.RemoveMembersRequest
 )
 
+
+class GroupPartition(NamedTuple):
+    """A partition as groups know it: one made anew under the same name is another one. Ordered by name, then number."""
+
+    topic: str
+    topic_id: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
 Record: TypeAlias = tuple[bytes, bytes | None]  # key, value; None: a tombstone
 
 
