@@ -1,7 +1,7 @@
 """What must be looked at later: thousands of deadlines, a few wake-ups.
 
-Deadlines are rounded up to a grain, and those of one grain come up together. One that is not needed any more is not taken
-away: who is asked to look finds that there is nothing to do.
+Deadlines are rounded up to a grain, and those of one grain come up together. One that is not needed any more is not
+taken away: who is asked to look finds that there is nothing to do.
 """
 
 from __future__ import annotations

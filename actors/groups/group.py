@@ -1,14 +1,15 @@
 """The rules of one group: who is in it, who should own what, and how partitions get from one to the other.
 
-There is one *target*: a share for each member, made anew by an assignor whenever members, what they are subscribed to, or
-the topics change. A member *holds* what it was given until it has said that it gave it back, or is out. Rules of this file:
+There is one *target*: a share for each member, made anew by an assignor whenever members, what they are subscribed to,
+or the topics change. A member *holds* what it was given until it has said that it gave it back, or is out. The rules:
 
 1. One owner at any time: ``owners`` has at most one member a partition, and ``_give`` takes only what has none.
-2. Revoke before assign: what a member holds beyond its target it is *asked* for; once it has given that back, or is out,
-   the one whose target it is gets it at once. Nobody waits for a whole group: partitions move one by one.
+2. Revoke before assign: what a member holds beyond its target it is *asked* for; once it has given that back, or is
+   out, the one whose target it is gets it at once. Nobody waits for a whole group: partitions move one by one.
 3. Members that keep theirs never notice: a member's epoch grows when what it is given changes, and only then.
-4. Epochs only grow: the group's with each new target, above every epoch given before; a member's to at least the group's.
-   So whoever is given a partition has a higher epoch than anybody who was given it before: an application may fence by it.
+4. Epochs only grow: the group's with each new target, above every epoch given before; a member's to at least the
+   group's. So whoever is given a partition has a higher epoch than anybody who was given it before: applications may
+   fence by it.
 5. A member that is away owns in name only: what it is asked for is free at once.
 6. What has changed is written: ``take_records`` gives each changed record once, and replaying them gives this state.
 """
@@ -77,16 +78,14 @@ class Group:
         if (member.topics, member.assignors) != (old.topics, old.assignors):
             self.retarget(topics, now_ms, f"{member.described()} came back with another subscription")
 
-    def remove(
-        self, member: Member, gone: Gone, topics: Mapping[str, TopicPicture], now_ms: int, wall_ms: int
-    ) -> None:
+    def remove(self, member: Member, gone: Gone, topics: Mapping[str, TopicPicture], now_ms: int, wall_ms: int) -> None:
         """Put a member out, or let it go: what it held is free at once."""
         self._exit(member, gone)
         if not self.members:
             self.empty_since_ms = wall_ms
         self.retarget(topics, now_ms, gone.why, is_new=True)
 
-    def leave_for_a_while(self, member: Member, topics: Mapping[str, TopicPicture], now_ms: int) -> None:
+    def leave_for_a_while(self, member: Member) -> None:
         """Keep a static member's place: it has closed, so it owns in name only."""
         member.is_away = True
         self._changed[member.member_id] = None
@@ -129,9 +128,7 @@ class Group:
 
     # -- who should own what
 
-    def retarget(
-        self, topics: Mapping[str, TopicPicture], now_ms: int, why: str, *, is_new: bool = False
-    ) -> None:
+    def retarget(self, topics: Mapping[str, TopicPicture], now_ms: int, why: str, *, is_new: bool = False) -> None:
         """Make the target anew; a new epoch if it differs, or ``is_new``: somebody came or went."""
         assignor = (self.common_assignor() if self.members else None) or self.assignor or DEFAULT_ASSIGNOR
         ranks = {member.rank: member for member in self.members.values()}
@@ -142,9 +139,7 @@ class Group:
             {rank: self._previous(member) for rank, member in ranks.items()},
         )
         changed = [
-            (member, share)
-            for rank, member in ranks.items()
-            if (share := frozenset(shares[rank])) != member.target
+            (member, share) for rank, member in ranks.items() if (share := frozenset(shares[rank])) != member.target
         ]
         if not changed and not is_new and assignor == self.assignor:
             return
@@ -158,7 +153,7 @@ class Group:
 
     def _previous(self, member: Member) -> set[GroupPartition]:
         """What an assignor should leave to the member: its target, and what it holds that is nobody's target."""
-        return member.target | {partition for partition in member.holds if partition not in self._wanted}
+        return {*member.target, *(partition for partition in member.holds if partition not in self._wanted)}
 
     def _reconcile(self, now_ms: int) -> None:
         """Ask for what is beyond a target, give what is within one and has no owner."""
@@ -256,9 +251,7 @@ class Group:
         return records
 
     def value(self) -> GroupValue:
-        return GroupValue(
-            epoch=self.epoch, assignor=self.assignor, why=self.why, empty_since_ms=self.empty_since_ms
-        )
+        return GroupValue(epoch=self.epoch, assignor=self.assignor, why=self.why, empty_since_ms=self.empty_since_ms)
 
     def load(self, value: GroupValue | None, members: Mapping[str, MemberValue], now_ms: int) -> None:
         """Become what was written. Sessions, and the time to give partitions back, begin now.

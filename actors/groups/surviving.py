@@ -1,7 +1,8 @@
 """What is written, and who waits until it survives.
 
-A decision changes the state at once, and its records go out with a number. A reply that reveals the decision is held until
-the records with its number survive. When they do not, everything is thrown away and read again, and nobody was told.
+A decision changes the state at once, and its records go out with a number. A reply that reveals the decision is held
+until the records with its number survive. When they do not, everything is thrown away and read again, and nobody was
+told.
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ class Surviving:
             for at in range(0, len(records), RECORDS_PER_WRITE_MAX)
         ]
 
-    def reply(
-        self, ticket: Hashable, reply: AnyReply, number: int, member: Member | None = None
-    ) -> list[Effect]:
+    def reply(self, ticket: Hashable, reply: AnyReply, number: int, member: Member | None = None) -> list[Effect]:
         """Reply, once everything up to ``number`` survives. ``member``: whose session goes on when it is sent."""
         if number <= self.written:
             return [Reply(ticket, reply)]
@@ -96,5 +95,3 @@ class Surviving:
 def refusal(kind: type[AnyReply], request_id: int, code: ErrorCode, detail: str) -> AnyReply:
     """Return a reply of that kind that says nothing but an error."""
     return kind(id=request_id, error=code, detail=detail)
-
-
