@@ -58,6 +58,7 @@ class Group:
         self._enter(member)
         self.empty_since_ms = -1
         self.retarget(topics, now_ms, f"{member.described()} joined", is_new=True)
+        member.epoch = max(member.epoch, self.epoch)  # though it may have been given nothing yet
 
     def replace(self, old: Member, member: Member, topics: Mapping[str, TopicPicture], now_ms: int) -> None:
         """Let a member take the place of the one with the same instance id: its partitions, at once (B21).

@@ -53,11 +53,14 @@ class Heartbeats:
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int
     ) -> list[Effect]:
         """A member lives: take what it says, tell it what is new, or park its heartbeat."""
+        epoch = request.member_epoch
+        if epoch > member.epoch:
+            detail = f"{member.described()} says generation {epoch}; it is in generation {member.epoch}"
+            return self._groups.refuse(request, caller, Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group)
         member.seen_ms = now_ms
         member.has_spoken = True
-        epoch = request.member_epoch
         effects: list[Effect] = []
-        if epoch != member.epoch or request.owned is not None or request.topics is not None or request.assignors:
+        if request.owned is not None or request.topics is not None or request.assignors:
             if refused := self._take_words(group, member, request, now_ms):
                 return self._groups.refuse(request, caller, refused)
             effects = self._groups.settle(group)
@@ -74,9 +77,6 @@ class Heartbeats:
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int
     ) -> Refused | None:
         """Take what the member says of itself and what it owns; all, or nothing of it, and why."""
-        if request.member_epoch > member.epoch:
-            detail = f"{member.described()} says generation {request.member_epoch}; it is in generation {member.epoch}"
-            return Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail)
         if refused := check_heartbeat(request):
             return refused
         if request.assignors and (refused := _no_common(group, request.assignors, member)):
@@ -87,11 +87,11 @@ class Heartbeats:
                 if partition not in member.holds:
                     detail = f"{member.described()} owns {partition}, it says; {group.whose(partition)}"
                     return Refused(ErrorCode.INVALID_REQUEST, detail)
+        if is_current and member.asked:  # before it can be asked for more, of which it has not heard yet
+            group.give_back(member, frozenset(owned))
         if request.topics is not None or request.assignors:
             topics = member.topics if request.topics is None else request.topics
             group.subscribe(member, topics, request.assignors or member.assignors, self._groups.topics, now_ms)
-        if is_current and member.asked:
-            group.give_back(member, frozenset(owned))
         return None
 
     def _on_join(
@@ -102,9 +102,8 @@ class Heartbeats:
         caller: Caller,
         now_ms: int,
     ) -> list[Effect]:
-        if group is not None and member is not None:  # its join came twice
-            member.seen_ms = now_ms
-            return self._groups.tell(group, member, caller.ticket, request.id, said.JOINING)
+        if group is not None and member is not None:
+            return self._on_join_again(group, member, request, caller, now_ms)
         if refused := check_join(request, self._groups.settings) or self._no_place(group, request, now_ms):
             return self._groups.refuse(request, caller, refused, group)
         group = self._groups.make(request.group_id)
@@ -127,6 +126,18 @@ class Heartbeats:
         effects = self._groups.settle(group)
         if old is not None:
             effects += self._groups.dismiss(group, old, group.gone[old.member_id].refused(now_ms))
+        return effects + self._groups.tell(group, member, caller.ticket, request.id, said.JOINING)
+
+    def _on_join_again(
+        self, group: Group, member: Member, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int
+    ) -> list[Effect]:
+        """A member says again that it joins: it has not heard that it has, or this came late."""
+        member.seen_ms = now_ms
+        effects: list[Effect] = []
+        if not member.has_spoken:
+            if refused := self._take_words(group, member, request, now_ms):
+                return self._groups.refuse(request, caller, refused)
+            effects = self._groups.settle(group)
         return effects + self._groups.tell(group, member, caller.ticket, request.id, said.JOINING)
 
     def _no_place(self, group: Group | None, request: said.GroupHeartbeatRequest, now_ms: int) -> Refused | None:
