@@ -39,13 +39,10 @@ from .metadata.client import MetadataChanged, NewProducerId, SessionLost, Sessio
 from .partition.events import (
     AnnounceReplicas,
     Answers,
-    DeleteRecords,
-    DescribeReplica,
     Discarded,
     Fetch,
     ForController,
     Hosted,
-    ListOffset,
     Produce,
     Progress,
     ReplicaGone,
@@ -53,6 +50,7 @@ from .partition.events import (
     Unpark,
 )
 from .partition.leader import refusal_of_fetch, refusal_of_produce
+from .questions import Questions, delete_records, describe_replicas, list_offsets
 from .replication.sessions import FollowerSession
 from .runtime import Context, LoopActor, LoopRef
 from .sessions import FetchSession, GatherSession, ProduceSession, Session
@@ -324,77 +322,24 @@ class Router(LoopActor):
             self._tell(PartitionKey(TopicId(entry.topic_id), entry.partition), progress)
 
     def _list_offsets(self, inbound: Inbound, request: m.ListOffsetsRequest) -> None:
-        keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
-
-        def missing(key: PartitionKey) -> m.ListOffsetsEntryReply:
-            error, _, epoch = self._whereabouts(key)
-            return m.ListOffsetsEntryReply(
-                topic_id=key.topic_id, partition=key.partition, error=error, leader_epoch=epoch
-            )
-
-        def reply(entries: list[Any]) -> m.ListOffsetsReply:
-            return m.ListOffsetsReply(id=request.id, entries=entries)
-
-        self._gather(
-            inbound,
-            keys,
-            lambda ticket: ListOffset(
-                ticket, request.entries[ticket.entry].leader_epoch, request.entries[ticket.entry].timestamp_ms
-            ),
-            reply,
-            missing,
-        )
+        self._gather(inbound, list_offsets(request, self._whereabouts))
 
     def _delete_records(self, inbound: Inbound, request: m.DeleteRecordsRequest) -> None:
-        keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
-
-        def missing(key: PartitionKey) -> m.DeleteRecordsEntryReply:
-            error, _, epoch = self._whereabouts(key)
-            return m.DeleteRecordsEntryReply(
-                topic_id=key.topic_id, partition=key.partition, error=error, leader_epoch=epoch
-            )
-
-        def reply(entries: list[Any]) -> m.DeleteRecordsReply:
-            return m.DeleteRecordsReply(id=request.id, entries=entries)
-
-        def question(ticket: Ticket) -> DeleteRecords:
-            entry = request.entries[ticket.entry]
-            return DeleteRecords(ticket, entry.leader_epoch, entry.before_offset)
-
-        self._gather(inbound, keys, question, reply, missing)
+        self._gather(inbound, delete_records(request, self._whereabouts))
 
     def _describe_replicas(self, inbound: Inbound, request: m.DescribeReplicasRequest) -> None:
-        wanted = set(request.topic_ids)
-        keys = [key for key in self._replicas if not wanted or key.topic_id in wanted]
+        self._gather(inbound, describe_replicas(request, self._replicas, self._directories))
 
-        def missing(key: PartitionKey) -> m.ReplicaDescription:
-            home = self._directories.home_of(key)
-            directory = home.path if home is not None else ""
-            return m.ReplicaDescription(
-                topic_id=key.topic_id, partition=key.partition, role="offline", directory=directory
-            )
-
-        def reply(replicas: list[Any]) -> m.DescribeReplicasReply:
-            directories = self._directories.describe()
-            return m.DescribeReplicasReply(id=request.id, replicas=replicas, directories=directories)
-
-        self._gather(inbound, keys, DescribeReplica, reply, missing)
-
-    def _gather(
-        self,
-        inbound: Inbound,
-        keys: list[PartitionKey],
-        question: Callable[[Ticket], Any],
-        make_reply: Callable[[list[Any]], m.Reply],
-        when_missing: Callable[[PartitionKey], m.Part],
-    ) -> None:
+    def _gather(self, inbound: Inbound, asked: Questions) -> None:
         deadline_ms = inbound.received_ms + patience(inbound)
-        session = GatherSession(inbound.peer, inbound.message.id, keys, deadline_ms, make_reply, when_missing)
+        session = GatherSession(
+            inbound.peer, inbound.message.id, asked.keys, deadline_ms, asked.make_reply, asked.when_missing
+        )
         number = self._open(session)
-        for index, key in enumerate(keys):
-            if not self._tell(key, question(Ticket(number, index, self._door))):
-                self._answered(number, index, when_missing(key), ())
-        if not keys:
+        for index, key in enumerate(asked.keys):
+            if not self._tell(key, asked.ask(Ticket(number, index, self._door))):
+                self._answered(number, index, asked.when_missing(key), ())
+        if not asked.keys:
             self._completed.append(number)
 
     def _metadata(self, inbound: Inbound, request: m.MetadataRequest) -> None:
