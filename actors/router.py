@@ -31,11 +31,16 @@ from ..transport.seam import Inbound, PeerInfo, Server
 from .admission import patience, problem_with_fetch, problem_with_follower_fetch, problem_with_produce
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
+from .controller.internal import is_for_cluster
+from .controller.topics import INTERNAL_PREFIX
+from .groups.asking import CoordinatorGone, GroupAnswers
+from .groups.door import GroupDoor
 from .inspect import REQUESTS as INSPECTIONS
 from .inspect import Inspection
 from .log import event
 from .logdirs import LogDirectories
 from .metadata.client import MetadataChanged, NewProducerId, SessionLost, SessionOpened, Subscribe
+from .metadata.documents import kind_of
 from .partition.events import (
     AnnounceReplicas,
     Answers,
@@ -60,6 +65,7 @@ logger = logging.getLogger(__name__)
 LOOK_MS = 5_000  # between looks for followers' sessions that are over
 NO_ANSWER = 0  # session number of a produce with acks=0
 SWEEP_MS = 50  # how late a timed-out produce may be answered
+INTERNAL = "the topic is the cluster's own: it may be read, not written"
 CLIENTS_SHOWN = 5  # in the tree
 
 
@@ -96,6 +102,8 @@ class Router(LoopActor):
         Hosted: "on_hosted",
         ReplicaGone: "on_replica_gone",
         Discarded: "on_discarded",
+        GroupAnswers: "on_group_answers",
+        CoordinatorGone: "on_coordinator_gone",
         MetadataChanged: "on_metadata_changed",
         SessionOpened: "on_session_opened",
         SessionLost: "on_session_lost",
@@ -134,6 +142,16 @@ class Router(LoopActor):
         self._session_numbers = session_numbers  # above NO_ANSWER
         self._is_sweeping = False
         self._overloaded = 0
+        self._internal: frozenset[TopicId] = frozenset()  # the cluster's own topics: nobody else writes to them
+        self._groups = GroupDoor(
+            context,
+            config=config,
+            broker_address=broker_address,
+            door=self._door,
+            next_number=session_numbers.__next__,
+            reply=self._send,
+            peer=self._peer,
+        )
         self._dispatch: dict[type, Callable[[Inbound, Any], None]] = {
             m.ProduceRequest: self._produce,
             m.FetchRequest: self._fetch,
@@ -150,6 +168,7 @@ class Router(LoopActor):
             m.ReelectRequest: self._administer,
             m.AlterPartitionRequest: self._administer,
             m.DescribeReplicasRequest: self._describe_replicas,
+            **self._groups.requests,
             m.DescribeClusterRequest: self._describe_cluster,
             **dict.fromkeys(INSPECTIONS, self._inspect),
         }
@@ -202,6 +221,7 @@ class Router(LoopActor):
             self._refuse(inbound, *problem)
             return
         keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
+        internal = self._internal_among(keys)
         number = NO_ANSWER
         if request.acks != m.ACKS_NONE:
             deadline_ms = inbound.received_ms + min(request.timeout_ms, patience(inbound))
@@ -210,6 +230,9 @@ class Router(LoopActor):
         for index, (entry, key) in enumerate(zip(request.entries, keys, strict=True)):
             frames = inbound.payload[first : first + entry.frames]
             first += entry.frames
+            if key in internal:
+                self._answered(number, index, refusal_of_produce(key, ErrorCode.INVALID_TOPIC, INTERNAL), ())
+                continue
             produce = Produce(Ticket(number, index, self._door), entry.leader_epoch, request.acks, frames)
             if not self._tell(key, produce) and number != NO_ANSWER:
                 error, leader, epoch = self._whereabouts(key)
@@ -325,7 +348,11 @@ class Router(LoopActor):
         self._gather(inbound, list_offsets(request, self._whereabouts))
 
     def _delete_records(self, inbound: Inbound, request: m.DeleteRecordsRequest) -> None:
-        self._gather(inbound, delete_records(request, self._whereabouts))
+        asked = delete_records(request, self._whereabouts)
+        if self._internal_among(asked.keys):
+            self._refuse(inbound, ErrorCode.INVALID_TOPIC, INTERNAL)
+        else:
+            self._gather(inbound, asked)
 
     def _describe_replicas(self, inbound: Inbound, request: m.DescribeReplicasRequest) -> None:
         self._gather(inbound, describe_replicas(request, self._replicas, self._directories))
@@ -344,7 +371,11 @@ class Router(LoopActor):
 
     def _metadata(self, inbound: Inbound, request: m.MetadataRequest) -> None:
         may_create = request.allow_auto_create and self._config.broker.auto_create_topics
-        absent = [name for name in request.topics or () if self._image.topic_named(name) is None]
+        absent = [
+            name
+            for name in request.topics or ()
+            if self._image.topic_named(name) is None and not name.startswith(INTERNAL_PREFIX)
+        ]
         if may_create and absent:
             create = m.CreateTopicsRequest(topics=[m.NewTopic(name=name) for name in absent])
             self._tell_sibling("hosting", ForController(create))  # the client asks again until it is there
@@ -355,7 +386,9 @@ class Router(LoopActor):
             self._refuse(inbound, ErrorCode.STORE_UNAVAILABLE, "the metadata client is restarting")
 
     def _administer(self, inbound: Inbound, request: m.Request) -> None:
-        if not self._tell_sibling("controller", AdminCommand(request, lambda reply: self._reply(inbound, reply))):
+        is_internal = self._door == "peers" and is_for_cluster(request)
+        command = AdminCommand(request, lambda reply: self._reply(inbound, reply), is_internal=is_internal)
+        if not self._tell_sibling("controller", command):
             self._refuse(inbound, ErrorCode.NOT_CONTROLLER, "the controller of this broker is restarting")
 
     def _describe_cluster(self, inbound: Inbound, request: m.DescribeClusterRequest) -> None:
@@ -483,6 +516,16 @@ class Router(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
+        self._groups.on_image(changed.image)
+        if changed.keys is None or any(kind_of(key) == "topic" for key in changed.keys):
+            topics = self._image.topics.values()
+            self._internal = frozenset(topic.topic_id for topic in topics if topic.document.is_internal)
+
+    def on_group_answers(self, answers: GroupAnswers) -> None:
+        self._groups.on_answers(answers)
+
+    def on_coordinator_gone(self, gone: CoordinatorGone) -> None:
+        self._groups.on_coordinator_gone(gone)
 
     def on_session_opened(self, _: SessionOpened) -> None:
         self.started()
@@ -497,9 +540,13 @@ class Router(LoopActor):
         return replica is not None and replica.post(message)
 
     def _waiting(self, request: m.Request) -> int:
-        """Parked fetches are counted apart: many idle consumers do not keep producers out, nor the reverse."""
+        """Parked fetches and heartbeats are counted apart: idle consumers do not keep producers out, nor the reverse."""
         fetches = len(self._fetch_timers)
-        return fetches if isinstance(request, m.FetchRequest) else len(self._sessions) - fetches
+        if isinstance(request, m.FetchRequest):
+            return fetches
+        if isinstance(request, m.GroupHeartbeatRequest):
+            return self._groups.parked
+        return len(self._sessions) - fetches + self._groups.others
 
     def _tell_sibling(self, name: str, message: Any) -> bool:
         sibling = self.context.directory.find(f"{self._broker_address}/{name}")
@@ -519,9 +566,21 @@ class Router(LoopActor):
         self._reply(inbound, m.ErrorReply(error=error, detail=detail))
 
     def _reply(self, inbound: Inbound, reply: m.Reply) -> None:
+        msgspec.structs.force_setattr(reply, "id", inbound.message.id)
+        self._send(inbound.peer, reply)
+
+    def _send(self, peer: bytes, reply: m.Reply) -> None:
         if self._server is not None:
-            msgspec.structs.force_setattr(reply, "id", inbound.message.id)
-            self._server.reply(inbound.peer, reply)
+            self._server.reply(peer, reply)
+
+    def _peer(self, peer: bytes) -> PeerInfo | None:
+        return self._server.peer(peer) if self._server is not None else None
+
+    def _internal_among(self, keys: list[PartitionKey]) -> set[PartitionKey]:
+        """Return those of the cluster's own topics: what is in them is not a client's to change."""
+        if not self._internal or self._internal.isdisjoint([key.topic_id for key in keys]):
+            return set()
+        return {key for key in keys if key.topic_id in self._internal}
 
 
 def _described(peer: PeerInfo, now_ms: int, broker_id: int) -> m.ClientDescription:
