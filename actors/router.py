@@ -26,6 +26,7 @@ from ..config import ClusterConfig
 from ..errors import ErrorCode
 from ..model import PartitionKey, TopicId
 from ..transport import messages as m
+from ..transport.group_messages import GroupHeartbeatRequest
 from ..transport.loop import Timer
 from ..transport.seam import Inbound, PeerInfo, Server
 from .admission import patience, problem_with_fetch, problem_with_follower_fetch, problem_with_produce
@@ -544,7 +545,7 @@ class Router(LoopActor):
         fetches = len(self._fetch_timers)
         if isinstance(request, m.FetchRequest):
             return fetches
-        if isinstance(request, m.GroupHeartbeatRequest):
+        if isinstance(request, GroupHeartbeatRequest):
             return self._groups.parked
         return len(self._sessions) - fetches + self._groups.others
 

@@ -133,7 +133,7 @@ class Server(Protocol):
         """Return the connected peers; copies."""
 
     def peer(self, peer: bytes) -> PeerInfo | None:
-        """Return one of them; None: it is gone. Not a copy, and without ``waiting_bytes``: cheap enough for each request."""
+        """Return one of them, no copy, without ``waiting_bytes``: for each request. None: it is gone."""
 
     def close(self) -> None:
         """Stop serving. The port is free and socket files are gone when it returns. Harmless when repeated."""

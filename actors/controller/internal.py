@@ -1,7 +1,7 @@
 """The cluster's own topic: ``__consumer_offsets``, made when somebody first asks for the coordinator of a group. Pure.
 
 How many partitions and replicas it has is the controller's to say, whatever a broker asks for. It waits until as many
-brokers live as it is to have replicas: with the first broker's session it would be made with a single replica, for ever.
+brokers live as it is to have replicas: made with the first broker's session, it would have a single one for ever.
 """
 
 from __future__ import annotations

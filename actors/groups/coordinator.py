@@ -4,7 +4,7 @@ It decides nothing: requests, time and topics go to the rules (``Coordinating``)
 What they want remembered is appended to the partition as anybody's records are, by telling the replica's actor.
 Rules of this file:
 
-1. **Load, then serve.** Marker, acknowledged; read up to it; serve (``loading.py``). Until then every request is refused
+1. **Load, then serve.** Marker, acknowledged; read up to it; serve (``loading.py``). Until then requests are refused
    as COORDINATOR_LOAD_IN_PROGRESS.
 2. **One question at a time** is under way at the replica: the marker, a fetch, or a batch (``journal.py``). Tickets are
    numbered through all coordinators that this process ever has: an answer to an earlier one finds nobody.
@@ -37,7 +37,7 @@ from ..partition.retention import RetentionClock
 from ..runtime import Context, LoopActor, LoopRef
 from .asking import Ask, CoordinatorBegan, CoordinatorGone, GroupAnswers, GroupTicket, TopicsTold
 from .coordinating import Coordinating
-from .events import Effect, GroupSettings, Record, Reply, Write
+from .events import Effect, GroupSettings, Record, Write
 from .journal import Journal
 from .loading import Loading
 from .records import marker

@@ -20,6 +20,7 @@ import msgspec
 from ...config import ClusterConfig
 from ...errors import ErrorCode
 from ...model import OFFSETS_TOPIC
+from ...transport import group_messages as said
 from ...transport import messages as m
 from ...transport.seam import Inbound, PeerInfo
 from ..context import Context
@@ -74,15 +75,15 @@ class GroupDoor:
         self._parked = 0  # heartbeats among them
         self._asked_ms: int | None = None  # for the topic, the last time
         self.requests: Mapping[type, Callable[[Inbound, Any], None]] = {
-            m.FindCoordinatorsRequest: self._find_coordinators,
-            m.GroupHeartbeatRequest: self._pass_on,
-            m.OffsetCommitRequest: self._pass_on,
-            m.OffsetFetchRequest: self._pass_on,
-            m.DeleteOffsetsRequest: self._pass_on,
-            m.RemoveMembersRequest: self._pass_on,
-            m.ListGroupsRequest: self._list,
-            m.DescribeGroupsRequest: self._describe,
-            m.DeleteGroupsRequest: self._delete,
+            said.FindCoordinatorsRequest: self._find_coordinators,
+            said.GroupHeartbeatRequest: self._pass_on,
+            said.OffsetCommitRequest: self._pass_on,
+            said.OffsetFetchRequest: self._pass_on,
+            said.DeleteOffsetsRequest: self._pass_on,
+            said.RemoveMembersRequest: self._pass_on,
+            said.ListGroupsRequest: self._list,
+            said.DescribeGroupsRequest: self._describe,
+            said.DeleteGroupsRequest: self._delete,
         }
 
     @property
@@ -100,29 +101,29 @@ class GroupDoor:
 
     # -- who coordinates -------------------------------------------------------------------------------
 
-    def _find_coordinators(self, inbound: Inbound, request: m.FindCoordinatorsRequest) -> None:
+    def _find_coordinators(self, inbound: Inbound, request: said.FindCoordinatorsRequest) -> None:
         topic = self._image.topic_named(OFFSETS_TOPIC)
         if topic is None and request.group_ids:
             self._have_topic_made()
         entries = [self._coordinator_of(group_id, topic) for group_id in request.group_ids]
-        self._answer(inbound, m.CoordinatorsReply(version=self._image.version, coordinators=entries))
+        self._answer(inbound, said.CoordinatorsReply(version=self._image.version, coordinators=entries))
 
-    def _coordinator_of(self, group_id: str, topic: TopicImage | None) -> m.CoordinatorEntry:
+    def _coordinator_of(self, group_id: str, topic: TopicImage | None) -> said.CoordinatorEntry:
         if wrong := check_group_id(group_id):
-            return m.CoordinatorEntry(group_id=group_id, error=wrong.code, detail=wrong.detail)
+            return said.CoordinatorEntry(group_id=group_id, error=wrong.code, detail=wrong.detail)
         if topic is None:
-            return m.CoordinatorEntry(
+            return said.CoordinatorEntry(
                 group_id=group_id, error=ErrorCode.COORDINATOR_NOT_AVAILABLE, detail=self._why_no_topic()
             )
         partition = topic.partitions[partition_of(group_id, len(topic.partitions))]
         leader = self._image.leader_of(partition)
         if leader < 0:
-            return m.CoordinatorEntry(
+            return said.CoordinatorEntry(
                 group_id=group_id,
                 error=ErrorCode.COORDINATOR_NOT_AVAILABLE,
                 detail=f"its partition of {OFFSETS_TOPIC} has no leader just now",
             )
-        return m.CoordinatorEntry(group_id=group_id, broker_id=leader)
+        return said.CoordinatorEntry(group_id=group_id, broker_id=leader)
 
     def _why_no_topic(self) -> str:
         live = len(self._image.brokers)
@@ -147,6 +148,8 @@ class GroupDoor:
         topic = self._image.topic_named(OFFSETS_TOPIC)
         if topic is None:
             self._refuse(inbound, ErrorCode.NOT_COORDINATOR, f"there is no {OFFSETS_TOPIC} yet: look it up first")
+        elif wrong := check_group_id(request.group_id):
+            self._refuse(inbound, wrong.code, wrong.detail)
         elif inbound.size > REQUEST_BYTES_MAX:
             detail = f"a request of {inbound.size:,} bytes about one group; {REQUEST_BYTES_MAX:,} are the limit"
             self._refuse(inbound, ErrorCode.LIMIT_EXCEEDED, detail)
@@ -155,16 +158,16 @@ class GroupDoor:
             if problem := self._ask(inbound, partition, request, None):
                 self._refuse(inbound, *problem)
 
-    def _list(self, inbound: Inbound, request: m.ListGroupsRequest) -> None:
+    def _list(self, inbound: Inbound, request: said.ListGroupsRequest) -> None:
         topic = self._image.topic_named(OFFSETS_TOPIC)
         here = self._image.broker_id_of(self._broker_address)
         led = [] if topic is None else [n for n, one in topic.partitions.items() if self._image.leader_of(one) == here]
         self._gather(inbound, ListGathering(request, led))
 
-    def _describe(self, inbound: Inbound, request: m.DescribeGroupsRequest) -> None:
+    def _describe(self, inbound: Inbound, request: said.DescribeGroupsRequest) -> None:
         self._gather(inbound, describing(request, self._partition_of))
 
-    def _delete(self, inbound: Inbound, request: m.DeleteGroupsRequest) -> None:
+    def _delete(self, inbound: Inbound, request: said.DeleteGroupsRequest) -> None:
         self._gather(inbound, deleting(request, self._partition_of))
 
     def _partition_of(self, group_id: str) -> int:
@@ -185,7 +188,7 @@ class GroupDoor:
         caller = Caller(GroupTicket(self._door, number), peer.client_id if peer else "", peer.address if peer else "")
         if coordinator is None or not coordinator.post(Ask(request, caller)):
             return self._whereabouts(partition)
-        is_heartbeat = isinstance(request, m.GroupHeartbeatRequest)
+        is_heartbeat = isinstance(request, said.GroupHeartbeatRequest)
         self._parked += is_heartbeat
         self._waiting[number] = _Waiting(inbound.peer, partition, inbound.message.id, is_heartbeat, gathering)
         return None

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ...errors import ErrorCode
+from ...transport import group_messages as said
 from ...transport import messages as m
 
 R = TypeVar("R", bound=m.Part)
@@ -43,20 +44,20 @@ class Gathering:
 class ListGathering(Gathering):
     """The groups of all coordinators here, by name."""
 
-    def __init__(self, request: m.ListGroupsRequest, partitions: Sequence[int]) -> None:
+    def __init__(self, request: said.ListGroupsRequest, partitions: Sequence[int]) -> None:
         super().__init__(dict.fromkeys(partitions, request))
-        self._groups: list[m.GroupListing] = []
+        self._groups: list[said.GroupListing] = []
         self._loading: list[int] = []
 
     def _take(self, partition: int, reply: m.Reply) -> None:
-        if isinstance(reply, m.ListGroupsReply) and not reply.error:
+        if isinstance(reply, said.ListGroupsReply) and not reply.error:
             self._groups += reply.groups
         elif reply.error == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
             self._loading.append(partition)
 
     def reply(self) -> m.Reply:
         groups = sorted(self._groups, key=lambda group: group.group_id)
-        return m.ListGroupsReply(groups=groups, loading=sorted(self._loading))
+        return said.ListGroupsReply(groups=groups, loading=sorted(self._loading))
 
 
 class NamedGathering(Gathering, Generic[R]):
@@ -64,7 +65,7 @@ class NamedGathering(Gathering, Generic[R]):
 
     def __init__(
         self,
-        request: m.DescribeGroupsRequest | m.DeleteGroupsRequest,
+        request: said.DescribeGroupsRequest | said.DeleteGroupsRequest,
         partition_of: Callable[[str], int],
         results_of: Callable[[m.Reply], list[R] | None],
         refused: Callable[[str, int, str], R],
@@ -97,21 +98,21 @@ class NamedGathering(Gathering, Generic[R]):
         return self._make_reply(self._results)
 
 
-def describing(request: m.DescribeGroupsRequest, partition_of: Callable[[str], int]) -> Gathering:
+def describing(request: said.DescribeGroupsRequest, partition_of: Callable[[str], int]) -> Gathering:
     return NamedGathering(
         request,
         partition_of,
-        lambda reply: reply.groups if isinstance(reply, m.DescribeGroupsReply) and not reply.error else None,
-        lambda name, error, detail: m.GroupDescription(group_id=name, error=error, detail=detail),
-        lambda groups: m.DescribeGroupsReply(groups=groups),
+        lambda reply: reply.groups if isinstance(reply, said.DescribeGroupsReply) and not reply.error else None,
+        lambda name, error, detail: said.GroupDescription(group_id=name, error=error, detail=detail),
+        lambda groups: said.DescribeGroupsReply(groups=groups),
     )
 
 
-def deleting(request: m.DeleteGroupsRequest, partition_of: Callable[[str], int]) -> Gathering:
+def deleting(request: said.DeleteGroupsRequest, partition_of: Callable[[str], int]) -> Gathering:
     return NamedGathering(
         request,
         partition_of,
-        lambda reply: reply.results if isinstance(reply, m.AlterGroupReply) and not reply.error else None,
-        lambda name, error, detail: m.AlterGroupResult(name=name, error=error, detail=detail),
-        lambda results: m.AlterGroupReply(results=results),
+        lambda reply: reply.results if isinstance(reply, said.AlterGroupReply) and not reply.error else None,
+        lambda name, error, detail: said.AlterGroupResult(name=name, error=error, detail=detail),
+        lambda results: said.AlterGroupReply(results=results),
     )
