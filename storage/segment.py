@@ -247,8 +247,8 @@ class Segment:
                 if header.base_offset >= offset:
                     greatest = max(greatest, header.max_timestamp)
                 else:
-                    timestamps = decode_batch(self.read(at, at + header.length)).timestamps
-                    greatest = max(greatest, *list(timestamps)[offset - header.base_offset :])
+                    batch = decode_batch(self.read(at, at + header.length))
+                    greatest = max([greatest, *batch.timestamps[batch.count_below(offset) :]])
         return greatest
 
     def find_timestamp(self, timestamp: int, from_offset: int = 0) -> tuple[int, int] | None:
