@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, Header, TopicPartition
-from ..storage.batch import Columns, decode_batch, iter_batches, part_end
+from ..storage.batch import Columns, decode_batch, end_offset_of, iter_batches, part_end
 from ..storage.records import Deserializer, decode_records
 from .fetcher import Credit
 
@@ -236,6 +236,7 @@ class PartitionReader:
             self.records = self._decode_one_by_one(data, position, decoding)
         except CallboardError as error:
             self.bad = error
+        self._chunk_end = end_offset_of(data) if self.bad is None else position
         self.at = 0
 
     def _decode_one_by_one(self, data: bytes, position: int, decoding: Decoding) -> list[AnyRecord]:

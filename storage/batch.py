@@ -70,6 +70,8 @@ PREFIX = struct.Struct(">qiibI")
 _PLACE = struct.Struct(">qii")
 REST = struct.Struct(">hiqqqhii3x")
 
+_LENGTH = struct.Struct(">i")
+
 Frames = Sequence[bytes]
 
 
@@ -196,7 +198,7 @@ def block_of(
 
 def restamp(prefix: bytes, base_offset: int, leader_epoch: int) -> bytes:
     """Return the 21-byte prefix with a place in a log; checksum and everything behind it stay as they are."""
-    (length,) = struct.unpack_from(">i", prefix, 8)
+    (length,) = _LENGTH.unpack_from(prefix, 8)
     return _PLACE.pack(base_offset, length, leader_epoch) + prefix[16:PREFIX_BYTES]
 
 
@@ -354,6 +356,14 @@ def iter_batches(data: bytes | memoryview) -> Iterator[tuple[BatchHeader, int]]:
         yield header, at
         at += header.length
         expected = header.next_offset
+
+
+def end_offset_of(data: bytes | memoryview) -> int:
+    """Return the offset behind the last of contiguous batches that have been gone through before."""
+    at = following = 0
+    while following < len(data):
+        at, following = following, following + LENGTH_COUNTS_FROM + _LENGTH.unpack_from(data, following + 8)[0]
+    return parse_header(data, at).next_offset
 
 
 def part_end(data: bytes | memoryview, records_max: int, bytes_max: int) -> int:

@@ -27,20 +27,22 @@ from ..errors import (
     OffsetOutOfRangeError,
     StorageCorruption,
     StorageError,
-    StorageFull,
 )
 from .batch import BatchHeader
-from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
+from .checkpoint import CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_clean
+from .cleaned import Cleaned, forget_cleaned
+from .compaction import Compaction, Terms, plan
 from .cutting import lowered, rebuild_producers
 from .directory import begin_empty, empty_checkpoint, make_directory, remove_directory
 from .files import Buffer, Files
-from .flushing import DISK_FULL, FlushJob, write_checkpoint, write_index
+from .flushing import FlushJob, storage_error, write_checkpoint, write_first, write_index
 from .index import NO_TIMESTAMP
 from .reading import Reader
 from .recovery import Recovered, RecoveryReport, recover
 from .retention import due_count, make_room, remove_segments
 from .segment import Mark, Segment
-from .verification import Damage
+from .swapping import Swapping, install
+from .verification import Damage, require_next
 
 __all__ = ["FlushJob", "Log", "RecoveryReport"]
 
@@ -76,8 +78,11 @@ class Log:
             self._segments,
             self._bases,
             self.epochs,
-            lambda segment: segment in self._dirty,  # for the sync, which must see errors since the write
+            self._is_handle_needed,
         )
+        self.cleaned = recovered.cleaned  # what was compacted; offset <= recovery point; moved by end_compaction and cuts
+        self._compaction: Compaction | None = None  # under way; void if the log was cut meanwhile
+        self._swapping: Swapping | None = None  # made in memory already; the next job makes it on disk
         self._failure: str = ""  # why nothing works any more
         if recovered.report.was_clean and self.durable_offset == self.log_end_offset:
             self._dirty, self._is_dir_dirty = [], False
@@ -109,7 +114,7 @@ class Log:
             is_known = known is not None and known.segment == active.base_offset and known.segment_created_ms > 0
             active.created_ms = known.segment_created_ms if known is not None and is_known else now_ms
         except OSError as error:
-            raise _storage_error(f"{directory}: cannot be opened", error) from error
+            raise storage_error(f"{directory}: cannot be opened", error) from error
         return cls(files, directory, config, recovered)
 
     def close(self, now_ms: int, clean: bool = True) -> None:
@@ -171,7 +176,7 @@ class Log:
             InvariantViolated: the offsets do not follow the log end.
         """
         self._require_usable()
-        self._require_next(batches, headers)
+        require_next(self.directory, batches, headers, self.log_end_offset, self.epochs.latest)
         if self._has_clean_marker:
             self._remove_clean_marker()
         before = self._segments[-1]
@@ -181,7 +186,7 @@ class Log:
         except OSError as error:
             self._undo(before, mark, created_ms, rolled_at)
             self._require_usable()
-            raise _storage_error(f"{self.directory}: append failed", error) from error
+            raise storage_error(f"{self.directory}: append failed", error) from error
         for header in headers:
             self.epochs.assign(header.leader_epoch, header.base_offset)
             if header.producer_id >= 0:
@@ -196,7 +201,7 @@ class Log:
         try:
             self._roll()
         except OSError as error:
-            raise _storage_error(f"{self.directory}: a new segment failed", error) from error
+            raise storage_error(f"{self.directory}: a new segment failed", error) from error
         return True
 
     def _append(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader], now_ms: int) -> None:
@@ -274,7 +279,7 @@ class Log:
         except StorageCorruption as error:
             raise CorruptRecordError(str(error)) from error
         except OSError as error:
-            raise _storage_error(f"{self.directory}: read failed", error) from error
+            raise storage_error(f"{self.directory}: read failed", error) from error
 
     def offset_for_timestamp(self, timestamp: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the first record whose timestamp is at or after ``timestamp`` (ms)."""
@@ -296,7 +301,7 @@ class Log:
         except StorageCorruption as error:
             raise CorruptRecordError(str(error)) from error
         except OSError as error:
-            raise _storage_error(f"{self.directory}: read failed", error) from error
+            raise storage_error(f"{self.directory}: read failed", error) from error
 
     # -- deleting from the front -----------------------------------------------------------------------------
 
@@ -353,7 +358,7 @@ class Log:
             try:
                 self._roll()
             except OSError as error:
-                raise _storage_error(f"{self.directory}: a new segment failed", error) from error
+                raise storage_error(f"{self.directory}: a new segment failed", error) from error
             count -= removed
         return removed + self.delete_before(self._segments[count].base_offset, up_to_offset)
 
@@ -367,6 +372,63 @@ class Log:
             segment.close()
         self._doomed += doomed
 
+    # -- compacting ------------------------------------------------------------------------------------------
+
+    def begin_compaction(self, terms: Terms) -> Compaction | None:
+        """Return a compaction to be done in pool threads, a step at a time; None: too little is to be done.
+
+        Tell its end with ``end_compaction``, or ``discard`` it. Until then the log goes on as if there was none.
+        """
+        self._is_busy()
+        if self._failure or self._swapping is not None:
+            return None
+        chosen = plan(self._segments, self._dirty, self._on_disk, self._config, self.cleaned, terms)
+        if chosen is None:
+            return None
+        kept = self.producers.batch_offsets()
+        self._compaction = Compaction(self._files, self.directory, chosen, self._config, self.epochs.copy(), kept)
+        return self._compaction
+
+    def end_compaction(self, compaction: Compaction, now_ms: int) -> bool:
+        """Let what was compacted take its place, for readers now, on disk with the next job; False: it has become void.
+
+        Raises:
+            StorageError: the log has failed.
+        """
+        self._require_usable()
+        if compaction is not self._compaction or self._swapping is not None:
+            compaction.discard()
+            return False
+        self._compaction = None
+        swaps = install(self._segments, self._bases, compaction.swaps)
+        replaced = [segment for swap in swaps for segment in swap.inputs]
+        self._reader.forget(replaced)
+        for segment in replaced:
+            segment.close()
+        self._fresh_indexes += [swap.segment for swap in swaps]
+        left = [segment for swap in compaction.give_up(swaps) for segment in swap.inputs if segment in self._segments]
+        if not left:  # else those are not compacted: what was deleted from the front meanwhile took part of them along
+            self.cleaned = compaction.cleaned(now_ms)
+        self._swapping = Swapping(self._files, self.directory, swaps, self.cleaned)
+        return True
+
+    def _end_swapping(self, done: Swapping) -> None:
+        for swap in done.swaps:
+            swap.segment.close()  # opened from now on by the name that it has now
+        self._swapping = None
+
+    def _is_handle_needed(self, segment: Segment) -> bool:
+        """For a sync, which must see errors since the write; or because it does not have its name yet."""
+        swaps = self._swapping.swaps if self._swapping is not None else ()
+        return segment in self._dirty or any(swap.segment is segment for swap in swaps)
+
+    def _forget_cleaned(self, end_offset: int) -> None:
+        """Before a cut: what comes behind ``end_offset`` will be other records."""
+        self._compaction = None
+        if end_offset < self.cleaned.offset:
+            self.cleaned = Cleaned()
+            forget_cleaned(self._files, self.directory)
+
     # -- flushing --------------------------------------------------------------------------------------------
 
     def begin_flush(self) -> FlushJob | None:
@@ -378,7 +440,7 @@ class Log:
         if self._is_busy() or self._failure:
             return None
         is_all_known = self._told_durable_offset == self.durable_offset
-        if not self._dirty and not self._is_checkpoint_due and is_all_known:
+        if not self._dirty and not self._is_checkpoint_due and is_all_known and self._swapping is None:
             return None
         return self._new_job()
 
@@ -391,7 +453,7 @@ class Log:
         if self._failure:
             return None
         self.producers.expire(now_ms, self.log_start_offset)
-        if self._is_checkpointed() and not self._dirty:
+        if self._is_checkpointed() and not self._dirty and self._swapping is None:
             return None
         self._is_checkpoint_due = True
         return None if is_busy else self._new_job()
@@ -421,6 +483,8 @@ class Log:
             self._fail(f"{job.error}")
             return
         self.durable_offset = max(self.durable_offset, job.target)
+        if job.swapping is not None:
+            self._end_swapping(job.swapping)
         if job.wrote_checkpoint:
             self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
             self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
@@ -431,7 +495,7 @@ class Log:
         try:
             handles = [segment.file().duplicate() for segment in self._dirty]
         except OSError as error:
-            raise _storage_error(f"{self.directory}: flush failed", error) from error
+            raise storage_error(f"{self.directory}: flush failed", error) from error
         job = FlushJob(
             self._files,
             self.directory,
@@ -447,6 +511,7 @@ class Log:
             producers=self.producers.copy() if is_checkpoint else None,
             producers_version=self.producers.version,
             doomed=self._doomed if is_checkpoint else (),
+            swapping=self._swapping,
         )
         synced, self._dirty, self._fresh_indexes = self._dirty, [], []
         for segment in synced:
@@ -496,10 +561,11 @@ class Log:
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
+        self._forget_cleaned(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
         checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
         if checkpoint is not None:
-            self._write_first(checkpoint)
+            write_first(self._files, self.directory, checkpoint)
         self.epochs.truncate_from_end(mark.next_offset)
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
@@ -544,12 +610,13 @@ class Log:
 
     def _begin_anew(self, start: int, now_ms: int) -> None:
         """The checkpoint comes first: from then on a crash leaves an empty log, and what lies before it is removed."""
+        self._forget_cleaned(-1)
         if self._has_clean_marker:
             self._remove_clean_marker()
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
         checkpoint = empty_checkpoint(start, now_ms)
-        self._write_first(checkpoint)
+        write_first(self._files, self.directory, checkpoint)
         self.producers.clear()
         self.epochs.truncate_from_end(0)
         old = self._segments + self._doomed
@@ -564,15 +631,6 @@ class Log:
         fresh.create()
         fresh.created_ms = now_ms
         self._files.sync_dir(self.directory)
-
-    def _write_first(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint that comes before a cut. Without room for it nothing is cut, and nothing has failed."""
-        try:
-            self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise _storage_error(f"{self.directory}: nothing is cut", error) from error
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -598,16 +656,19 @@ class Log:
             if not (self._has_clean_marker and self._is_clean_marker_true):
                 self._files.write_atomic(f"{self.directory}/{CLEAN_FILE}", encode_clean(self.log_end_offset))
         except OSError as error:
-            raise _storage_error(f"{self.directory}: clean close failed", error) from error
+            raise storage_error(f"{self.directory}: clean close failed", error) from error
 
     def _finish_job(self) -> None:
-        """Wait for the job under way, or run it here if no thread has begun."""
+        """Wait for the job under way, or run it here if no thread has begun; make on disk what is made in memory."""
         if self._job is not None:
             job = self._job
             error = job.finish()
             self._settle(job)
             if error is not None:
                 raise StorageError(self._failure) from error
+        if self._swapping is not None:
+            self._swapping()
+            self._end_swapping(self._swapping)
 
     def _is_checkpointed(self) -> bool:
         """Whether the checkpoint on disk says all that a new one would."""
@@ -620,29 +681,12 @@ class Log:
             self._files.remove(f"{self.directory}/{CLEAN_FILE}")
             self._files.sync_dir(self.directory)
         except OSError as error:
-            raise _storage_error(f"{self.directory}: the mark of a clean end could not be removed", error) from error
+            raise storage_error(f"{self.directory}: the mark of a clean end could not be removed", error) from error
         self._has_clean_marker = False
 
     def _require_usable(self) -> None:
         if self._failure:
             raise StorageError(f"{self.directory}: {self._failure}")
 
-    def _require_next(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader]) -> None:
-        if len(batches) != len(headers):
-            raise InvariantViolated(f"{len(batches)} batches with {len(headers)} headers")
-        expected, epoch = self.log_end_offset, self.epochs.latest
-        for header in headers:
-            if header.base_offset != expected or header.leader_epoch < epoch:
-                raise InvariantViolated(
-                    f"{self.directory}: batch at {header.base_offset} of epoch {header.leader_epoch} "
-                    f"cannot follow offset {expected} of epoch {epoch}"
-                )
-            expected, epoch = header.next_offset, header.leader_epoch
-
     def _fail(self, why: str) -> None:
         self._failure = self._failure or why
-
-
-def _storage_error(what: str, error: OSError) -> StorageError:
-    kind = StorageFull if error.errno in DISK_FULL else StorageError
-    return kind(f"{what}: {error.strerror or error}")

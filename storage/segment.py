@@ -96,7 +96,11 @@ class Segment:
         return self._file
 
     def create(self) -> None:
-        self._file = self._files.open(self.path, create=True)
+        self.create_as(self.path)
+
+    def create_as(self, path: str) -> None:
+        """Create it under another name, which it bears until somebody renames it; meanwhile it must stay open."""
+        self._file = self._files.open(path, create=True)
         if self._file.size:
             self._file.truncate(0)
 
