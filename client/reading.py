@@ -1,7 +1,8 @@
 """One partition on the consumer's side: fetched bytes in, records out, and the position between them.
 
 The position moves only when a record is handed out, and over offsets that have none any more (compaction); it is what a
-restart or a commit would go on from. What was fetched for an earlier position (before a seek) is dropped when it comes up.
+restart or a commit would go on from. What was fetched for an earlier position (before a seek) is dropped when it comes
+up.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import le
@@ -180,7 +180,7 @@ class Compaction:
 
     # -- the two passes --------------------------------------------------------------------------------
 
-    def _steps(self) -> Iterator[bool]:
+    def _steps(self) -> Generator[bool, None, None]:
         yield from self._map_keys()
         for group in self._groups():
             yield from self._write(group)
@@ -324,7 +324,7 @@ class _Writer:
         if header.count or header.producer_id >= 0:
             self.is_same = False
         if self._empty is not None:
-            begin, end, epoch = self._empty
+            begin, _, epoch = self._empty
             if epoch == header.leader_epoch and header.next_offset - begin <= RANGE_MAX:
                 self.is_same = False
                 self._empty = begin, header.next_offset, epoch
@@ -390,9 +390,7 @@ def _names(keys: Sequence[bytes | None]) -> Sequence[bytes | None]:
     if longest <= KEY_BYTES_MAX:
         return keys
     return [
-        key
-        if key is None or len(key) <= KEY_BYTES_MAX
-        else hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
+        key if key is None or len(key) <= KEY_BYTES_MAX else hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
         for key in keys
     ]
 

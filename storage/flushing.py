@@ -2,8 +2,8 @@
 
 A job takes, on the loop, everything it needs: handles of its own on the segments that were dirty at that moment, and,
 if a checkpoint is due, an immutable picture of the log. It touches nothing of the log, which goes on appending.
-So syncing, the exchange of compacted segments, the rebuildable index files of full ones, and the checkpoint are one sequence, and the recovery point
-that it writes is exactly the offset up to which it synced.
+So syncing, the exchange of compacted segments, the rebuildable index files of full ones, and the checkpoint are one
+sequence, and the recovery point that it writes is exactly the offset up to which it synced.
 
 Rules:
 

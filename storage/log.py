@@ -23,15 +23,14 @@ from collections.abc import Iterator, Sequence
 from ..config import TopicConfig
 from ..errors import (
     CorruptRecordError,
-    InvariantViolated,
     OffsetOutOfRangeError,
     StorageCorruption,
     StorageError,
 )
 from .batch import BatchHeader
 from .checkpoint import CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_clean
-from .cleaned import Cleaned, forget_cleaned
-from .compaction import Compaction, Terms, plan
+from .cleaner import Cleaner
+from .compaction import Compaction, Terms
 from .cutting import lowered, rebuild_producers
 from .directory import begin_empty, empty_checkpoint, make_directory, remove_directory
 from .files import Buffer, Files
@@ -41,7 +40,6 @@ from .reading import Reader
 from .recovery import Recovered, RecoveryReport, recover
 from .retention import due_count, make_room, remove_segments
 from .segment import Mark, Segment
-from .swapping import Swapping, install
 from .verification import Damage, require_next
 
 __all__ = ["FlushJob", "Log", "RecoveryReport"]
@@ -78,11 +76,12 @@ class Log:
             self._segments,
             self._bases,
             self.epochs,
-            self._is_handle_needed,
+            lambda segment: (
+                segment in self._dirty  # for the sync, which must see errors since the write
+                or self.cleaner.is_unnamed(segment)
+            ),
         )
-        self.cleaned = recovered.cleaned  # what was compacted; offset <= recovery point; moved by end_compaction and cuts
-        self._compaction: Compaction | None = None  # under way; void if the log was cut meanwhile
-        self._swapping: Swapping | None = None  # made in memory already; the next job makes it on disk
+        self.cleaner = Cleaner(files, directory, self._segments, self._bases, recovered.cleaned)
         self._failure: str = ""  # why nothing works any more
         if recovered.report.was_clean and self.durable_offset == self.log_end_offset:
             self._dirty, self._is_dir_dirty = [], False
@@ -375,59 +374,22 @@ class Log:
     # -- compacting ------------------------------------------------------------------------------------------
 
     def begin_compaction(self, terms: Terms) -> Compaction | None:
-        """Return a compaction to be done in pool threads, a step at a time; None: too little is to be done.
-
-        Tell its end with ``end_compaction``, or ``discard`` it. Until then the log goes on as if there was none.
-        """
+        """Return a compaction to be done in pool threads, a step at a time; None: too little is to be done."""
         self._is_busy()
-        if self._failure or self._swapping is not None:
+        if self._failure:
             return None
-        chosen = plan(self._segments, self._dirty, self._on_disk, self._config, self.cleaned, terms)
-        if chosen is None:
-            return None
-        kept = self.producers.batch_offsets()
-        self._compaction = Compaction(self._files, self.directory, chosen, self._config, self.epochs.copy(), kept)
-        return self._compaction
+        return self.cleaner.begin(self._dirty, self._on_disk, self._config, terms, self.epochs, self.producers)
 
     def end_compaction(self, compaction: Compaction, now_ms: int) -> bool:
-        """Let what was compacted take its place, for readers now, on disk with the next job; False: it has become void.
-
-        Raises:
-            StorageError: the log has failed.
-        """
+        """Let what was compacted take its place, for readers now, on disk with the next job; False: it was void."""
         self._require_usable()
-        if compaction is not self._compaction or self._swapping is not None:
-            compaction.discard()
-            return False
-        self._compaction = None
-        swaps = install(self._segments, self._bases, compaction.swaps)
-        replaced = [segment for swap in swaps for segment in swap.inputs]
+        swaps = self.cleaner.end(compaction, now_ms)
+        replaced = [segment for swap in swaps or () for segment in swap.inputs]
         self._reader.forget(replaced)
         for segment in replaced:
             segment.close()
-        self._fresh_indexes += [swap.segment for swap in swaps]
-        left = [segment for swap in compaction.give_up(swaps) for segment in swap.inputs if segment in self._segments]
-        if not left:  # else those are not compacted: what was deleted from the front meanwhile took part of them along
-            self.cleaned = compaction.cleaned(now_ms)
-        self._swapping = Swapping(self._files, self.directory, swaps, self.cleaned)
-        return True
-
-    def _end_swapping(self, done: Swapping) -> None:
-        for swap in done.swaps:
-            swap.segment.close()  # opened from now on by the name that it has now
-        self._swapping = None
-
-    def _is_handle_needed(self, segment: Segment) -> bool:
-        """For a sync, which must see errors since the write; or because it does not have its name yet."""
-        swaps = self._swapping.swaps if self._swapping is not None else ()
-        return segment in self._dirty or any(swap.segment is segment for swap in swaps)
-
-    def _forget_cleaned(self, end_offset: int) -> None:
-        """Before a cut: what comes behind ``end_offset`` will be other records."""
-        self._compaction = None
-        if end_offset < self.cleaned.offset:
-            self.cleaned = Cleaned()
-            forget_cleaned(self._files, self.directory)
+        self._fresh_indexes += [swap.segment for swap in swaps or ()]
+        return swaps is not None
 
     # -- flushing --------------------------------------------------------------------------------------------
 
@@ -440,7 +402,7 @@ class Log:
         if self._is_busy() or self._failure:
             return None
         is_all_known = self._told_durable_offset == self.durable_offset
-        if not self._dirty and not self._is_checkpoint_due and is_all_known and self._swapping is None:
+        if not self._dirty and not self._is_checkpoint_due and is_all_known and self.cleaner.swapping is None:
             return None
         return self._new_job()
 
@@ -453,7 +415,7 @@ class Log:
         if self._failure:
             return None
         self.producers.expire(now_ms, self.log_start_offset)
-        if self._is_checkpointed() and not self._dirty and self._swapping is None:
+        if self._is_checkpointed() and not self._dirty and self.cleaner.swapping is None:
             return None
         self._is_checkpoint_due = True
         return None if is_busy else self._new_job()
@@ -483,8 +445,7 @@ class Log:
             self._fail(f"{job.error}")
             return
         self.durable_offset = max(self.durable_offset, job.target)
-        if job.swapping is not None:
-            self._end_swapping(job.swapping)
+        self.cleaner.end_swapping(job.swapping)
         if job.wrote_checkpoint:
             self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
             self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
@@ -511,7 +472,7 @@ class Log:
             producers=self.producers.copy() if is_checkpoint else None,
             producers_version=self.producers.version,
             doomed=self._doomed if is_checkpoint else (),
-            swapping=self._swapping,
+            swapping=self.cleaner.swapping,
         )
         synced, self._dirty, self._fresh_indexes = self._dirty, [], []
         for segment in synced:
@@ -561,7 +522,7 @@ class Log:
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
-        self._forget_cleaned(mark.next_offset)
+        self.cleaner.before_cut(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
         checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
         if checkpoint is not None:
@@ -610,7 +571,7 @@ class Log:
 
     def _begin_anew(self, start: int, now_ms: int) -> None:
         """The checkpoint comes first: from then on a crash leaves an empty log, and what lies before it is removed."""
-        self._forget_cleaned(-1)
+        self.cleaner.before_cut(-1)
         if self._has_clean_marker:
             self._remove_clean_marker()
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
@@ -666,9 +627,7 @@ class Log:
             self._settle(job)
             if error is not None:
                 raise StorageError(self._failure) from error
-        if self._swapping is not None:
-            self._swapping()
-            self._end_swapping(self._swapping)
+        self.cleaner.swap_now()
 
     def _is_checkpointed(self) -> bool:
         """Whether the checkpoint on disk says all that a new one would."""
