@@ -45,6 +45,7 @@ from .swapping import Swap, cleaned_name
 from .verification import misplaced, window
 
 STEP_BYTES = 1 << 20  # of log read in one step: some ten milliseconds
+BATCH_COSTS = 2_048  # a batch takes as much time as so many bytes, beside its own
 WRITE_BYTES = 1 << 20  # collected before they are written
 KEY_BYTES_MAX = 32  # longer keys are known by a digest
 DIGEST_BYTES = KEY_BYTES_MAX + 1  # never mistaken for a key
@@ -193,7 +194,7 @@ class Compaction:
             if segment.next_offset <= dirty_from:
                 continue
             for header, data, at in self._batches(segment):
-                read_bytes += header.length
+                read_bytes += header.length + BATCH_COSTS
                 if header.next_offset > dirty_from:
                     if len(latest) >= self._keys_max:
                         return
@@ -230,7 +231,7 @@ class Compaction:
             self.figures.bytes_before += segment.size
             for header, data, at in self._batches(segment):
                 self._write_batch(header, data, at, writer)
-                read_bytes += header.length
+                read_bytes += header.length + BATCH_COSTS
                 if read_bytes >= STEP_BYTES:
                     read_bytes = 0
                     yield False

@@ -384,11 +384,11 @@ class Log:
         """Let what was compacted take its place, for readers now, on disk with the next job; False: it was void."""
         self._require_usable()
         swaps = self.cleaner.end(compaction, now_ms)
-        replaced = [segment for swap in swaps or () for segment in swap.inputs]
-        self._reader.forget(replaced)
-        for segment in replaced:
-            segment.close()
-        self._fresh_indexes += [swap.segment for swap in swaps or ()]
+        for swap in swaps or ():
+            self._fresh_indexes.append(swap.segment)
+            self._reader.forget(swap.inputs)
+            for segment in swap.inputs:
+                segment.close()
         return swaps is not None
 
     # -- flushing --------------------------------------------------------------------------------------------
