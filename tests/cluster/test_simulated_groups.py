@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from callboard.actors.controller.internal import CONFIGS
 from callboard.actors.groups.naming import partition_of
 from callboard.actors.lifecycle import Fail
 from callboard.errors import ErrorCode
@@ -36,6 +37,7 @@ def test_the_first_who_asks_for_a_coordinator_has_the_topic_made(grouped):
     ).topics[0]
     assert topic.is_internal
     assert [len(partition.replicas) for partition in topic.partitions] == [3, 3]
+    assert topic.configs["cleanup_policy"] == "compact"
     assert topic.partitions[partition_of(GROUP, 2)].leader == broker
     assert [one.name for one in grouped.cluster.metadata().topics] == ["orders"], "hidden unless asked for"
 
@@ -263,6 +265,23 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
             grouped.cluster.loop.advance(5_000)
 
     assert grouped.committed() == {0: acknowledged}
+
+
+def test_what_compaction_leaves_is_loaded(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "segment_bytes", 1_024)
+    grouped = Grouped(1, broker={"compaction_check_ms": 1_000, "checkpoint_ms": 200})
+    epoch = grouped.join("a").member_epoch
+    for number in range(200):
+        assert grouped.ask(grouped.commit(number, partition=number % 3, member="a", epoch=epoch)).error == 0
+    log = grouped.offsets_leader(1).log
+    before = log.size_bytes
+    grouped.cluster.run_until(lambda: log.size_bytes < before / 4)
+
+    grouped.actor(1).actor_ref.post(Fail())
+
+    grouped.cluster.run_until(lambda: grouped.actor(1) is None)
+    assert grouped.committed() == {0: 198, 1: 199, 2: 197}
+    assert grouped.until_answered(grouped.heartbeat("a", epoch)).error == 0
 
 
 def test_nothing_is_answered_from_what_is_not_loaded_yet(grouped):
