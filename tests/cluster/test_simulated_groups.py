@@ -255,7 +255,7 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
     acknowledged = -1
     for number in range(12):
         reply = grouped.until_answered(grouped.commit(number, member="a", epoch=epoch))
-        assert reply.error == 0 and not reply.entries[0].error
+        assert (reply.error, reply.entries[0].error) == (0, 0)
         acknowledged = number
         if number % 3 == 2:
             broker = grouped.coordinator()
@@ -395,6 +395,6 @@ def test_a_deposed_coordinator_acknowledges_nothing(grouped):
     told += [in_background(grouped, endpoint, grouped.heartbeat("late", 0, topics=["orders"], assignors=["range"]))]
     grouped.cluster.loop.advance(30_000)
 
-    assert grouped.actor(old) is not None and grouped.actor(new) is not None, "there are two of them"
+    assert None not in (grouped.actor(old), grouped.actor(new)), "there are two of them"
     assert [[reply.error for reply in some] for some in told] == [[ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]] * 2
     assert grouped.committed(new) == {0: 50}
