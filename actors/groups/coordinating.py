@@ -51,6 +51,7 @@ class Coordinating:
             said.DeleteOffsetsRequest: caretaking.on_delete_offsets,
             said.RemoveMembersRequest: caretaking.on_remove_members,
         }
+        self._forgotten: dict[str, None] = {}  # ids of topics whose offsets were looked for already
         # While loading:
         self._replayed_groups: dict[str, GroupValue] = {}
         self._replayed_members: dict[str, dict[str, MemberValue]] = {}  # by group id, member id
@@ -150,7 +151,8 @@ class Coordinating:
         self._has_topics = True
         there = {picture.topic_id for picture in topics.values()}
         gone = {picture.topic_id: None for picture in before.values() if picture.topic_id not in there}
-        gone |= dict.fromkeys(deleted)
+        gone |= {topic_id: None for topic_id in deleted if topic_id not in self._forgotten}
+        self._forgotten |= gone
         if not self._is_serving:
             self._deleted |= gone
             return self._begin(now_ms) if self._is_loaded else []

@@ -167,6 +167,20 @@ def test_a_heartbeat_with_nothing_new_is_parked_and_answered_in_time():
     assert (reply.error, reply.assignment, reply.member_epoch, reply.is_complete) == (0, None, epoch, True)
 
 
+def test_a_quiet_member_writes_nothing_and_leaves_no_deadlines_behind():
+    desk = Desk()
+    epoch = desk.join("m1", session_timeout_ms=1_800_000).member_epoch
+    before = len(desk.log)
+
+    for _ in range(500):
+        desk.park("m1", epoch)
+        desk.pass_time(1_010)
+
+    assert len(desk.log) == before
+    assert sum(len(there) for there in desk.rules._groups.deadlines._at.values()) <= 4
+    assert desk.described().members[0].state == "stable"
+
+
 def test_a_heartbeat_is_not_parked_for_longer_than_a_third_of_the_session():
     desk = Desk()
     epoch = desk.join("m1", session_timeout_ms=3_000).member_epoch
