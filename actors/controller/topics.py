@@ -51,10 +51,11 @@ class TopicRules:
     defaults: TopicConfig = field(default_factory=TopicConfig)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     limits: Limits = field(default_factory=Limits)
+    brokers: int = 0  # that this host is to have, registered or not
 
     @staticmethod
     def of(config: ClusterConfig) -> TopicRules:
-        return TopicRules(config.topic, config.broker, config.limits)
+        return TopicRules(config.topic, config.broker, config.limits, config.brokers)
 
     # -- create ----------------------------------------------------------------------------------------
 
@@ -349,6 +350,8 @@ def _spelled(name: str) -> str:
 def _typed(name: str, value: Any, where: str) -> Any:
     """Return a setting's value, a number given as a string as a number. What is wrong is left for configure."""
     kind = _TYPES.get(name)
+    if name == "cleanup_policy" and isinstance(value, str):  # Kafka's is a list, in any order
+        value = ",".join(sorted({one.strip() for one in value.split(",")}, reverse=True))
     if isinstance(value, str) and kind is not None:
         try:
             value = msgspec.convert(value, kind, strict=False)
