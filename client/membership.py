@@ -11,8 +11,8 @@ Rules of this file:
 2. A partition is owned from the answer that grants it until the application has given it back: it is told (``Revoke``),
    says so (``on_revoked``), and the next heartbeat's ``owned`` goes without it. What was revoked comes before what is
    granted; an application sees both in the order of the effects.
-3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it is
-   over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator that
+3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it
+   is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator that
    is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
    One whose instance id was taken by another never does: that is for a person.
