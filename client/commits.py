@@ -2,13 +2,13 @@
 
 The problem: many commits, an order that must hold, and a coordinator that may move. Rules of this file:
 
-1. One request at a time, so that no commit can overtake another. What was asked for meanwhile goes together with the next
-   one: of each partition the newest offset, and the outcome is that of all.
+1. One request at a time, so that no commit can overtake another. What was asked for meanwhile goes together with the
+   next one: of each partition the newest offset, and the outcome is that of all.
 2. Commits end in the order in which they were asked for, each once.
-3. A commit that does not wait is not tried again: it ends with the error. One that waits (``is_waiting``) is tried until
-   it has succeeded, or cannot, or its time is over.
-4. A commit belongs to the name under which its member owned the partitions. If the member has another name by now it goes
-   out under the old one all the same: the coordinator refuses it, and says who owns the partitions.
+3. A commit that does not wait is not tried again: it ends with the error. One that waits (``is_waiting``) is tried
+   until it has succeeded, or cannot, or its time is over.
+4. A commit belongs to the name under which its member owned the partitions. If the member has another name by now it
+   goes out under the old one all the same: the coordinator refuses it, and says who owns the partitions.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ Rules of this file:
    says so (``on_revoked``), and the next heartbeat's ``owned`` goes without it. What was revoked comes before what is
    granted; an application sees both in the order of the effects.
 3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it
-   is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator that
-   is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
+   is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator
+   that is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
    One whose instance id was taken by another never does: that is for a person.
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
@@ -36,6 +36,7 @@ from ..transport.group_messages import (
     GroupHeartbeatRequest,
     TopicPartitions,
 )
+from ..transport.messages import Reply
 
 ANSWER_MS_MAX = 2_000  # how long after it should have answered a coordinator counts as silent …
 ANSWER_SHARE = 5  # … or this part of a session, if that is less
@@ -163,10 +164,14 @@ class Member:
 
     def on_subscribe(self, topics: Iterable[str], now_ms: int) -> None:
         """Be a member that reads these topics."""
-        self.topics = tuple(sorted(set(topics)))
+        self.on_topics(topics)
         self.polled_ms = max(self.polled_ms, now_ms)
-        if self.phase in (Phase.OUT, Phase.BARRED, Phase.LEAVING):
+        if self.phase not in (Phase.JOINING, Phase.JOINED):
             self._begin(now_ms)
+
+    def on_topics(self, topics: Iterable[str]) -> None:
+        """What is subscribed means these topics now."""
+        self.topics = tuple(sorted(set(topics)))
 
     def on_poll(self, now_ms: int) -> None:
         """The application has come, or shows otherwise that it goes on."""
@@ -182,6 +187,16 @@ class Member:
                 del self.owned[key]
         return self._reconcile()
 
+    def on_barred(self, error: CallboardError) -> list[Effect]:
+        """There is no such group to join, and never will be."""
+        if self.phase is Phase.OUT:
+            return []
+        lost = Lose(self.member_id, self.epoch, dict(self.owned), str(error))
+        self._forget()
+        self._sent.clear()
+        self.phase, self.error, self.why = Phase.BARRED, error, str(error)
+        return [lost]
+
     def on_leave(self, now_ms: int) -> list[Effect]:
         """Leave the group, with everything. What it owned goes to others at once, or waits for its instance id."""
         effects: list[Effect] = []
@@ -195,7 +210,7 @@ class Member:
 
     # -- what the coordinator says -----------------------------------------------------------------
 
-    def on_answer(self, number: int, reply: GroupHeartbeatReply, now_ms: int) -> list[Effect]:
+    def on_answer(self, number: int, reply: Reply, now_ms: int) -> list[Effect]:
         """A heartbeat was answered."""
         sent = self._sent.pop(number, None)
         if sent is None:
@@ -205,7 +220,7 @@ class Member:
             return []
         if reply.error:
             return self._on_refusal(number, error_for_code(reply.error, reply.detail), now_ms)
-        if reply.member_epoch < self.epoch:
+        if not isinstance(reply, GroupHeartbeatReply) or reply.member_epoch < self.epoch:
             return []  # of before
         self.failures, self.error = 0, None
         self.answered_ms = now_ms
@@ -276,6 +291,7 @@ class Member:
     def _begin(self, now_ms: int) -> None:
         """Join, under a new name."""
         self._forget()
+        self._sent.clear()
         self.phase = Phase.JOINING
         self.member_id = self._new_id()
         self.error = None
@@ -331,10 +347,7 @@ class Member:
             if number != self._last_number:
                 return []  # what was sent after it will tell
             return self._try_again(error, now_ms)
-        lost = Lose(self.member_id, self.epoch, dict(self.owned), str(error))
-        self._forget()
-        self.phase, self.error, self.why = Phase.BARRED, error, str(error)
-        return [lost]
+        return self.on_barred(error)
 
     def _try_again(self, error: CallboardError, now_ms: int) -> list[Effect]:
         """What is under way will not be answered: once more, after a pause, and perhaps elsewhere."""

@@ -429,3 +429,12 @@ def test_a_farewell_that_is_not_answered_is_not_repeated():
 
     assert member.on_silence(farewell.number, LOST, 2_100) == []
     assert member.phase is Phase.OUT
+
+
+def test_the_answer_to_a_farewell_is_not_taken_for_one_to_joining_again():
+    member, _ = joined(A)
+    (farewell,) = member.on_leave(100)
+    member.on_subscribe(["t"], 101)
+
+    assert member.on_answer(farewell.number, granting(A, epoch=9), 110) == []
+    assert member.phase is Phase.JOINING
