@@ -200,6 +200,7 @@ class ErrorCode(IntEnum):
     FENCED_INSTANCE_ID = 82
     ELIGIBLE_LEADERS_NOT_AVAILABLE = 83
     ELECTION_NOT_NEEDED = 84
+    GROUP_SUBSCRIBED_TO_TOPIC = 86
     INVALID_RECORD = 87
     PRODUCER_FENCED = 90
     INVALID_UPDATE_VERSION = 95
@@ -208,6 +209,7 @@ class ErrorCode(IntEnum):
     INCONSISTENT_CLUSTER_ID = 104
     INELIGIBLE_REPLICA = 107
     FENCED_MEMBER_EPOCH = 110
+    UNSUPPORTED_ASSIGNOR = 112
     OVERLOADED = 1001
     STORE_CONFLICT = 1002
     STORE_UNAVAILABLE = 1003
@@ -215,6 +217,7 @@ class ErrorCode(IntEnum):
     LIMIT_EXCEEDED = 1005
     INTERNAL = 1006
     STORAGE_FULL = 1007
+    PARTITION_NOT_ASSIGNED = 1008
 
 
 class BrokerResponseError(CallboardError):
@@ -469,6 +472,10 @@ class ElectionNotNeededError(_Caller):
     errno, advice = ErrorCode.ELECTION_NOT_NEEDED, "the preferred leader leads already"
 
 
+class GroupSubscribedToTopicError(_Caller):
+    errno, advice = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC, "members of the group read this topic; stop them first"
+
+
 class InvalidRecordError(_Caller):
     errno, advice = ErrorCode.INVALID_RECORD, "the topic does not accept such a record"
 
@@ -504,6 +511,10 @@ class FencedMemberEpochError(_Caller):
     errno, advice = ErrorCode.FENCED_MEMBER_EPOCH, "the coordinator has fenced this member; rejoin"
 
 
+class UnsupportedAssignorError(_Caller):
+    errno, advice = ErrorCode.UNSUPPORTED_ASSIGNOR, "name an assignor that every member of the group names, too"
+
+
 class OverloadedError(_Cluster):
     errno, advice = ErrorCode.OVERLOADED, "the broker has too many requests waiting; retry after a pause"
 
@@ -532,6 +543,10 @@ class InternalError(BrokerResponseError):
 
 class StorageFullError(_Cluster):
     errno, advice = ErrorCode.STORAGE_FULL, "the leader's disk is nearly full, nothing was appended; make room there"
+
+
+class PartitionNotAssignedError(_Caller):
+    errno, advice = ErrorCode.PARTITION_NOT_ASSIGNED, "commit only partitions of assignment(); nothing was committed"
 
 
 def _leaves(cls: type[BrokerResponseError]) -> list[type[BrokerResponseError]]:

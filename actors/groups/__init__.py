@@ -1,1 +1,1 @@
-"""Group coordinators: membership, assignment and offsets. Nothing is here yet."""
+"""Group coordinators: membership, assignment and offsets."""
