@@ -26,6 +26,7 @@ from .admin import AdminClient
 from .admin_requests import Changes, Elections, Partitions, Topics
 from .application import check_listener
 from .consumer import Consumer, Records
+from .consumer_core import JOIN_LOOK_S
 from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .health import ConsumerExplanation, ConsumerHealth
@@ -330,7 +331,7 @@ class AsyncConsumer(Generic[K, V]):
                 if left <= 0:
                     if not self._steps.is_joining():
                         return {}
-                    left = 1.0
+                    left = JOIN_LOOK_S
                 try:
                     await asyncio.wait_for(arrived.wait(), min(left, 1.0))
                 except TimeoutError:
