@@ -253,6 +253,7 @@ class AsyncConsumer(Generic[K, V]):
                 for key, records in list(polled.items()):
                     for record in records:
                         left[key] = record.offset + 1
+                        self._steps.hand(record, left)
                         yield record
                     del left[key]
             finally:

@@ -82,6 +82,9 @@ class Application:
         self.former: dict[TopicPartition, tuple[str, int]] = {}  # partitions that went, and under which name they did
         self.committed: dict[TopicPartition, int] = {}  # by auto commit, or where a partition began; others: not known
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
+        self.left: Mapping[
+            TopicPartition, int
+        ] = {}  # of an asynchronous iteration: polled, but not handed out from there
         self.performer = 0  # the thread that performs a change
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
         self._polls = 0
@@ -115,6 +118,7 @@ class Application:
         """A thread polls."""
         if self.performer == threading.get_ident():
             raise IllegalStateError("poll: a rebalance listener must not poll")
+        self.handing, self.left = None, {}  # whatever it was busy with, it has finished
         self._polls += 1
         self._inside += 1
 
@@ -211,6 +215,7 @@ class Application:
                 continue
             if record is not None and record.topic_partition == key:
                 position = min(position, record.offset)
+            position = min(position, self.left.get(key, position))
             if position != self.committed.get(key, begun.get(key, -1)):
                 found[key] = OffsetAndMetadata(position)
         return found

@@ -1,7 +1,8 @@
 """A cluster of scripted brokers in one thread, on the real transport: logs in memory, and switches for faults.
 
 It answers Hello (by the transport), Metadata, Produce, Fetch, ListOffsets, InitProducerId, the administration of
-topics, and what members say to a group's coordinator (``fake_groups``). Sequences are checked by the rules of a leader: the next one, one of the last five again, or refused.
+topics, and what members say to a group's coordinator (``fake_groups``). Sequences are checked by the rules of a leader:
+the next one, one of the last five again, or refused.
 """
 
 from __future__ import annotations
