@@ -88,7 +88,7 @@ def test_a_member_that_is_killed_is_replaced_within_its_session_and_nothing_it_h
 ):
     produce(running, 400)
     victim = subprocess.Popen(
-        [sys.executable, "-c", MEMBER, running.bootstrap_servers, "killed"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", MEMBER, ",".join(running.bootstrap_servers), "killed"], stdout=subprocess.PIPE, text=True
     )
     said = []
     try:
