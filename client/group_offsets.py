@@ -111,9 +111,8 @@ def resets_to_make(specs: Mapping[TopicPartition, ResetTo]) -> dict[TopicPartiti
     for key, to in specs.items():
         partition = partition_given(key, "offset_specs")
         if isinstance(to, bool) or not isinstance(to, int):
-            raise TypeError(
-                f"reset of {partition}: expected OffsetSpec, OffsetTimestamp, OffsetShift or int, got {type(to).__name__}"
-            )
+            kinds = "OffsetSpec, OffsetTimestamp, OffsetShift or int"
+            raise TypeError(f"reset of {partition}: expected {kinds}, got {type(to).__name__}")
         if not isinstance(to, OffsetSpec | OffsetShift) and not 0 <= to <= OFFSET_MAX:
             raise IllegalArgumentError(f"reset of {partition}: {int(to)} is out of bounds, 0 to {OFFSET_MAX}")
         found[partition] = to
@@ -130,7 +129,7 @@ def times_to_ask(resets: Mapping[TopicPartition, ResetTo]) -> dict[TopicPartitio
 def new_offset(
     partition: TopicPartition, to: ResetTo, before: int | None, log: LogRange, found: OffsetAndTimestamp | None
 ) -> int:
-    """Return the offset that a reset commits. ``found``: what the leader says to ``times_to_ask``; None: no such record.
+    """Return the offset that a reset commits. ``found``: the leader's answer to ``times_to_ask``; None: no such record.
 
     Raises:
         NoOffsetForPartitionError: a shift, and nothing is committed.
@@ -159,22 +158,21 @@ def partition_given(key: object, what: str) -> TopicPartition:
     raise TypeError(f"{what}: expected TopicPartition, got {key!r:.100}")
 
 
-def offsets_given(offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[TopicPartition, OffsetAndMetadata]:
+def offsets_given(
+    offsets: Mapping[TopicPartition, OffsetAndMetadata | int],
+) -> dict[TopicPartition, OffsetAndMetadata]:
     """Return what ``alter_group_offsets`` was given, checked; a plain int is an offset without metadata."""
     if not isinstance(offsets, Mapping):
         raise TypeError(f"offsets: expected a mapping of TopicPartition, got {type(offsets).__name__}")
     found = {}
     for key, given in offsets.items():
         partition = partition_given(key, "offsets")
-        if type(given) is int:
-            given = OffsetAndMetadata(given)
-        if not isinstance(given, OffsetAndMetadata) or type(given.offset) is not int:
-            raise TypeError(f"offset of {partition}: expected OffsetAndMetadata, got {given!r:.100}")
-        if not isinstance(given.metadata, str):
-            raise TypeError(f"metadata of {partition}: expected str, got {type(given.metadata).__name__}")
-        if not 0 <= given.offset <= OFFSET_MAX:
-            raise IllegalArgumentError(f"offset of {partition}: {given.offset} is out of bounds, 0 to {OFFSET_MAX}")
-        found[partition] = given
+        offset, metadata, epoch = given if isinstance(given, OffsetAndMetadata) else (given, "", -1)
+        if type(offset) is not int or type(epoch) is not int or not isinstance(metadata, str):
+            raise TypeError(f"offset of {partition}: expected OffsetAndMetadata(int, str, int), got {given!r:.100}")
+        if not 0 <= offset <= OFFSET_MAX:
+            raise IllegalArgumentError(f"offset of {partition}: {offset} is out of bounds, 0 to {OFFSET_MAX}")
+        found[partition] = OffsetAndMetadata(offset, metadata, epoch)
     return found
 
 

@@ -8,9 +8,10 @@ PUBLIC = """
 AdminClient AsyncAdminClient AsyncConsumer AsyncProducer BrokerResponseError BufferExhaustedError CallboardError
 CallboardTimeoutError ClientError ConfigurationError ConnectionFailedError ConnectionLostError Consumer ConsumerRecord
 Crc32Partitioner DeliveryError Deserializer ErrorCode ForkedClientError FutureBatchMetadata FutureRecordMetadata
-IllegalArgumentError IllegalStateError JsonSerializer Murmur2Partitioner NewTopic NoOffsetForPartitionError
-OffsetAndMetadata OffsetAndTimestamp Partitioner Producer RecordColumns RecordMetadata RoundRobinPartitioner
-SerializationError Serializer StringSerializer TopicPartition __version__ error_for_code
+IllegalArgumentError IllegalStateError JsonSerializer MemberToRemove Murmur2Partitioner NewTopic
+NoOffsetForPartitionError OffsetAndMetadata OffsetAndTimestamp OffsetReset OffsetShift OffsetSpec OffsetTimestamp
+PartitionLag Partitioner Producer RecordColumns RecordMetadata RoundRobinPartitioner SerializationError Serializer
+StringSerializer TopicPartition __version__ error_for_code
 """.split()  # noqa: SIM905 - forty names are read more easily like this
 
 
