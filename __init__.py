@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .client.aio import AsyncAdminClient as AsyncAdminClient
     from .client.aio import AsyncConsumer as AsyncConsumer
     from .client.aio import AsyncProducer as AsyncProducer
+    from .client.application import AsyncConsumerRebalanceListener as AsyncConsumerRebalanceListener
+    from .client.application import ConsumerRebalanceListener as ConsumerRebalanceListener
     from .client.consumer import Consumer as Consumer
     from .client.futures import FutureBatchMetadata as FutureBatchMetadata
     from .client.futures import FutureRecordMetadata as FutureRecordMetadata
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .errors import CallboardError as CallboardError
     from .errors import CallboardTimeoutError as CallboardTimeoutError
     from .errors import ClientError as ClientError
+    from .errors import CommitFailedError as CommitFailedError
     from .errors import ConfigurationError as ConfigurationError
     from .errors import ConnectionFailedError as ConnectionFailedError
     from .errors import ConnectionLostError as ConnectionLostError
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from .errors import NoOffsetForPartitionError as NoOffsetForPartitionError
     from .errors import SerializationError as SerializationError
     from .errors import error_for_code as error_for_code
+    from .model import ConsumerGroupMetadata as ConsumerGroupMetadata
     from .model import ConsumerRecord as ConsumerRecord
     from .model import OffsetAndMetadata as OffsetAndMetadata
     from .model import OffsetAndTimestamp as OffsetAndTimestamp
@@ -65,6 +69,8 @@ _HOMES = {
     "AsyncAdminClient": "client.aio",
     "AsyncConsumer": "client.aio",
     "AsyncProducer": "client.aio",
+    "AsyncConsumerRebalanceListener": "client.application",
+    "ConsumerRebalanceListener": "client.application",
     "Consumer": "client.consumer",
     "RecordColumns": "client.reading",
     "FutureBatchMetadata": "client.futures",
@@ -88,6 +94,7 @@ _HOMES = {
     "CallboardError": "errors",
     "CallboardTimeoutError": "errors",
     "ClientError": "errors",
+    "CommitFailedError": "errors",
     "ConfigurationError": "errors",
     "ConnectionFailedError": "errors",
     "ConnectionLostError": "errors",
@@ -99,6 +106,7 @@ _HOMES = {
     "NoOffsetForPartitionError": "errors",
     "SerializationError": "errors",
     "error_for_code": "errors",
+    "ConsumerGroupMetadata": "model",
     "ConsumerRecord": "model",
     "OffsetAndMetadata": "model",
     "OffsetAndTimestamp": "model",

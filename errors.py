@@ -11,6 +11,7 @@
     │   ├── ConnectionFailedError       no broker could be reached: which endpoint, which stage, what to try
     │   ├── DeliveryError               flush/close: some records were not delivered; ``.failed`` lists them
     │   ├── NoOffsetForPartitionError   no position, and auto_offset_reset is "none"
+    │   ├── CommitFailedError           the member is out of its group: who owns its partitions now
     │   └── ForkedClientError           the object was made before a fork
     ├── BrokerResponseError             a broker refused; one subclass a code, ``.errno`` as in Kafka
     │   └── …                           see ``ErrorCode``
@@ -127,6 +128,14 @@ class DeliveryError(ClientError):
 
 class NoOffsetForPartitionError(ClientError):
     """A partition has no position and ``auto_offset_reset`` is ``"none"``."""
+
+
+class CommitFailedError(ClientError):
+    """Nothing was committed: the member was put out of its group, or the partitions are somebody else's by now.
+
+    The message says who owns them, and in which generation. What was processed since the last commit may be processed
+    again by others. The consumer joins again with the next ``poll``.
+    """
 
 
 class ForkedClientError(ClientError):

@@ -65,6 +65,19 @@ class OffsetAndMetadata(NamedTuple):
     leader_epoch: int = -1
 
 
+class ConsumerGroupMetadata(NamedTuple):
+    """A member of a group as it stands: for sinks that refuse what comes from an older generation than they have seen.
+
+    ``generation_id``: the member epoch, -1 while there is none. ``state``: "UNJOINED", "REBALANCING" or "STABLE".
+    """
+
+    group_id: str
+    generation_id: int = -1
+    member_id: str = ""
+    group_instance_id: str | None = None
+    state: str = "UNJOINED"
+
+
 class OffsetAndTimestamp(NamedTuple):
     """The first record at or after a timestamp (ms since 1970)."""
 

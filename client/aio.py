@@ -6,25 +6,35 @@ The I/O thread stays a thread of its own, so a busy event loop delays the applic
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..errors import DeliveryError
-from ..model import ConsumerRecord, Header, OffsetAndMetadata, OffsetAndTimestamp, RecordMetadata, TopicPartition
+from ..model import (
+    ConsumerRecord,
+    Header,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    RecordMetadata,
+    TopicPartition,
+)
 from ..transport import group_messages as g
 from ..transport import messages as m
 from .admin import AdminClient
 from .admin_groups import Groups, MemberToRemove
 from .admin_requests import Changes, Elections, Partitions, Topics
+from .application import check_listener
 from .consumer import Consumer, Records
 from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .group_offsets import OffsetReset, PartitionLag, ResetTo
-from .health import ConsumerHealth
+from .health import ConsumerExplanation, ConsumerHealth
 from .producer import Producer
 from .reading import RecordColumns
+from .stepping import Steps
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -155,7 +165,13 @@ class AsyncConsumer(Generic[K, V]):
         self._consumer: Consumer[K, V] = Consumer(*topics, **settings)
         self.config, self.client_id = self._consumer.config, self._consumer.client_id
         consumer = self._consumer
-        self.subscribe, self.assign, self.unsubscribe = consumer.subscribe, consumer.assign, consumer.unsubscribe
+        self._steps = Steps(consumer)
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that polls
+        self.assign, self.commit_async, self.group_metadata = (
+            consumer.assign,
+            consumer.commit_async,
+            consumer.group_metadata,
+        )
         self.assignment, self.subscription = consumer.assignment, consumer.subscription
         self.seek, self.seek_to_beginning, self.seek_to_end = (
             consumer.seek,
@@ -166,23 +182,51 @@ class AsyncConsumer(Generic[K, V]):
         self.highwater, self.metrics = consumer.highwater, consumer.metrics
         self.bootstrap_connected = consumer.bootstrap_connected
 
+    @property
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        return self._loop
+
     async def start(self) -> None:
         """There is nothing to start; here for those who come from aiokafka."""
 
     async def stop(self) -> None:
         await self.close()
 
+    def subscribe(self, topics: Iterable[str] | str = (), pattern: str | None = None, listener: Any = None) -> None:
+        """See ``Consumer.subscribe``. An ``AsyncConsumerRebalanceListener`` is awaited on the event loop that polls."""
+        self._consumer.subscribe(topics, pattern, None if listener is None else _OnLoop(listener, self))
+
+    async def unsubscribe(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await _in_thread(self._consumer.unsubscribe)
+
+    async def commit(
+        self,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata | int] | None = None,
+        timeout_ms: int | None = None,
+    ) -> None:
+        """See ``Consumer.commit``. Callbacks of earlier ``commit_async`` calls are called on the event loop."""
+        try:
+            await _in_thread(self._steps.commit, offsets, timeout_ms)
+        finally:
+            self._steps.run_callbacks()
+
+    async def committed(
+        self, partition: TopicPartition, metadata: bool = False, timeout_ms: int | None = None
+    ) -> int | OffsetAndMetadata | None:
+        return await _in_thread(self._consumer.committed, partition, metadata, timeout_ms)
+
     async def poll(self, timeout_ms: int | None = None, max_records: int | None = None) -> Records[K, V]:
         """Return records by partition; {} if none came in time. See ``Consumer.poll``."""
         wait_ms = self.config.default_poll_ms if timeout_ms is None else timeout_ms
-        return await self._until_there(lambda: self._consumer.poll(0, max_records), wait_ms)
+        return await self._until_there(self._steps.taking(max_records), wait_ms)
 
     async def poll_batches(
         self, timeout_ms: int | None = None, max_records: int | None = None
     ) -> dict[TopicPartition, list[RecordColumns]]:
         """Return whole batches as columns. See ``Consumer.poll_batches``."""
         wait_ms = self.config.default_poll_ms if timeout_ms is None else timeout_ms
-        return await self._until_there(lambda: self._consumer.poll_batches(0, max_records), wait_ms)
+        return await self._until_there(self._steps.taking_columns(max_records), wait_ms)
 
     async def getmany(self, *, timeout_ms: int = 0, max_records: int | None = None) -> Records[K, V]:
         """``poll`` under aiokafka's name."""
@@ -248,8 +292,12 @@ class AsyncConsumer(Generic[K, V]):
     def health(self) -> ConsumerHealth:
         return self._consumer.health()
 
-    async def close(self, timeout_ms: int | None = None) -> None:
-        await _in_thread(self._consumer.close, timeout_ms)
+    def explain(self) -> ConsumerExplanation:
+        return self._consumer.explain()
+
+    async def close(self, timeout_ms: int | None = None, *, autocommit: bool = True) -> None:
+        self._loop = asyncio.get_running_loop()
+        await _in_thread(self._consumer.close, timeout_ms, autocommit=autocommit)
 
     async def __aenter__(self) -> AsyncConsumer[K, V]:
         return self
@@ -257,11 +305,11 @@ class AsyncConsumer(Generic[K, V]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        await self.close(autocommit=kind is None)
 
-    async def _until_there(self, look: Callable[[], dict[Any, Any]], wait_ms: float) -> dict[Any, Any]:
+    async def _until_there(self, look: Callable[[], Any], wait_ms: float) -> dict[Any, Any]:
         """Call ``look`` until it returns something, or the time is over; suspended in between."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         until = loop.time() + wait_ms / 1000
         arrived = asyncio.Event()
 
@@ -271,20 +319,53 @@ class AsyncConsumer(Generic[K, V]):
             except RuntimeError:  # the loop has been closed: nobody waits any more
                 return
 
-        self._consumer.on_arrival(wake)
+        self._steps.enter(wake)
         try:
             while True:
                 arrived.clear()
-                found = look()
+                if self._steps.has_changes():
+                    await _in_thread(self._steps.perform_changes)
+                self._steps.run_callbacks()
+                found = self._steps.look(look)
                 left = until - loop.time()
-                if found or left <= 0:
-                    return found
+                if found:
+                    return dict(found)
+                if left <= 0:
+                    if not self._steps.is_joining():
+                        return {}
+                    left = 1.0
                 try:
                     await asyncio.wait_for(arrived.wait(), min(left, 1.0))
                 except TimeoutError:
                     continue
         finally:
-            self._consumer.on_arrival(None)
+            self._steps.leave()
+
+
+class _OnLoop:
+    """A listener of a consumer on an event loop: its coroutines run there, while a thread of the pool waits."""
+
+    def __init__(self, listener: Any, consumer: AsyncConsumer[Any, Any]) -> None:
+        check_listener(listener)
+        self._listener, self._consumer = listener, consumer
+
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._call("on_partitions_revoked", revoked)
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._call("on_partitions_assigned", assigned)
+
+    def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
+        has_own = hasattr(self._listener, "on_partitions_lost")
+        self._call("on_partitions_lost" if has_own else "on_partitions_revoked", lost)
+
+    def _call(self, name: str, partitions: set[TopicPartition]) -> None:
+        call = getattr(self._listener, name)
+        loop = self._consumer.event_loop
+        if inspect.iscoroutinefunction(call) and loop is not None:
+            asyncio.run_coroutine_threadsafe(call(partitions), loop).result()
+        else:
+            call(partitions)
 
 
 class AsyncAdminClient:

@@ -77,6 +77,7 @@ class Cluster:
         self.metadata = Metadata(config.unknown_topic_timeout_ms)
         self.interests: set[str] | None = set()  # topics to ask for; None: all
         self.include_internal = False
+        self.knows_all = False  # the last metadata were of all topics
         self.has_contact = False  # a broker has answered at least once
         self.unreachable_since_ms: int | None = clock.monotonic_ms()  # None: some connection is ready
         self._policy = RefreshPolicy(config.metadata_max_age_ms)
@@ -255,6 +256,7 @@ class Cluster:
             is_taken = self.metadata.on_reply(reply, asked, now)
             self._policy.on_answer(now, is_news=is_taken and reply.version > before)
             if is_taken:
+                self.knows_all = asked is None
                 self._follow_brokers()
             if not is_taken or any(self.metadata.leads(broker_id) for broker_id in self._lost):
                 self._policy.want(now)  # that broker lags: ask another; or the election is not over yet

@@ -13,11 +13,13 @@ from msgspec import Meta
 
 from ..config import INT32_MAX, KIB, MIB, Milliseconds, Positive, Settings, configure
 from ..errors import ConfigurationError
+from ..transport.group_messages import ASSIGNORS
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 BackoffMilliseconds = Annotated[int, Meta(ge=1, le=600_000)]
 AnyMilliseconds = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 
+GROUP_ID_MAX = 249  # characters
 IDEMPOTENT_IN_FLIGHT_MAX = 5  # a leader remembers the last five batches of a producer (replication.md B14)
 FETCH_PARK_MS = 30_000  # how long an idle consumer's fetch waits at the broker, see ``ConsumerConfig``
 
@@ -121,11 +123,29 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     ``default_poll_ms``: what ``poll()`` waits when it is not told. ``raise_after_ms``: how long no broker may be
     reachable before ``poll`` raises ``ConnectionFailedError`` (None: never; ``health()`` tells).
 
+    ``group_id``: be one of this group: the coordinator gives each partition to one member, and offsets are committed
+    (docs/groups.md). The I/O thread keeps the member alive, however seldom the application polls: silent for
+    ``session_timeout_ms``, it is out. ``max_poll_interval_ms`` is for an application that is stuck: it leaves, and
+    joins again with the next poll. ``group_instance_id``: a name that stays when the process is restarted within a
+    session timeout: it gets its partitions back and nobody else's move. ``partition_assignment_strategy``: "range",
+    "round_robin", "sticky", or several; the group uses the first that all its members name.
+
+    ``enable_auto_commit``: every ``auto_commit_interval_ms``, in ``poll``, commit what the polls *before* have
+    returned; of an iteration the records whose step has finished. Also before partitions go, and on ``close``.
+
     ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` with topic,
     partition, offset and raw data; the position stays, ``seek`` past it to go on) or "skip" (logged).
     """
 
     group_id: str | None = None
+    group_instance_id: str | None = None
+    session_timeout_ms: Milliseconds = 10_000  # the brokers bound it
+    heartbeat_interval_ms: Milliseconds = 1_000
+    max_poll_interval_ms: Milliseconds = 300_000
+    enable_auto_commit: bool = True
+    auto_commit_interval_ms: AnyMilliseconds = 5_000
+    default_offset_commit_callback: Any = None  # (offsets, error), of a commit_async without a callback
+    partition_assignment_strategy: str | list[str] = "sticky"
     auto_offset_reset: Literal["latest", "earliest", "none"] = "latest"
     key_deserializer: Any = None
     value_deserializer: Any = None
@@ -142,11 +162,34 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     exclude_internal_topics: bool = True
 
     def check(self) -> None:
-        if self.group_id is not None:
+        unknown = [name for name in self.assignors if name not in ASSIGNORS]
+        if unknown or not self.assignors:
+            named = f"(given: {', '.join(unknown)})" if unknown else "(given: none)"
             raise ConfigurationError(
-                "consumer: group_id: consumer groups come with a later version of Callboard; until then leave it out: "
-                "subscribe() reads all partitions of the topics, assign() the ones you name"
+                f"consumer: partition_assignment_strategy: use {', '.join(ASSIGNORS)}, or several of them {named}"
             )
+        if self.group_id is None:
+            if self.group_instance_id is not None:
+                raise ConfigurationError("consumer: group_instance_id needs a group_id")
+            return
+        if not 1 <= len(self.group_id) <= GROUP_ID_MAX:
+            raise ConfigurationError(
+                f"consumer: group_id: 1 to {GROUP_ID_MAX} characters (given: {len(self.group_id)})"
+            )
+        if self.group_instance_id is not None and not 1 <= len(self.group_instance_id) <= GROUP_ID_MAX:
+            raise ConfigurationError(f"consumer: group_instance_id: 1 to {GROUP_ID_MAX} characters")
+        if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
+            raise ConfigurationError(
+                "consumer: heartbeat_interval_ms must be at most half of session_timeout_ms: "
+                "else one lost heartbeat ends the session"
+            )
+        if self.default_offset_commit_callback is not None and not callable(self.default_offset_commit_callback):
+            raise ConfigurationError("consumer: default_offset_commit_callback: expected a callable")
+
+    @property
+    def assignors(self) -> tuple[str, ...]:
+        given = self.partition_assignment_strategy
+        return (given,) if isinstance(given, str) else tuple(given)
 
     @property
     def park_ms(self) -> int:

@@ -28,6 +28,7 @@ from typing import NamedTuple, Protocol
 from ..errors import (
     CallboardError,
     ErrorCode,
+    NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
     error_for_code,
@@ -125,6 +126,11 @@ class FetchState:
     def is_behind(self) -> bool:
         """Whether a fetch is answered at once."""
         return self.fetch_offset is not None and self.fetch_offset < self.high_watermark
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a fetch lies at the leader for what is written next: the high watermark is known until it answers."""
+        return bool(self.flights) and self.fetch_offset is not None and self.fetch_offset >= self.high_watermark
 
     def land(self, request_id: int) -> tuple[int, Flight] | None:
         """Take out the flight that has ended, and say how many come before it; None: it is not ours any more."""
@@ -252,6 +258,25 @@ class Fetcher:
         state.retry_at_ms = 0
         state.failures = 0
         state.error = None
+
+    def on_begin(
+        self, key: TopicPartition, generation: int, *, offset: int | None, reset_to: int | None
+    ) -> list[Effect]:
+        """Where a partition that was assigned without an offset begins is known: there, or where ``reset_to`` says.
+
+        Both None: nowhere, which is told. A seek that came first counts.
+        """
+        state = self.states.get(key)
+        if state is None or state.generation != generation:
+            return []
+        state.fetch_offset, state.reset_to = offset, reset_to
+        if offset is not None:
+            state.reset_to = None
+            return [TellPosition(key, generation, offset)]
+        if reset_to is None:
+            detail = f"{key}: the group has committed no offset, and auto_offset_reset is 'none'; seek first"
+            return self._tell(state, NoOffsetForPartitionError(detail))
+        return []
 
     def on_pause(self, keys: Iterable[TopicPartition], is_paused: bool) -> None:
         for key in keys:

@@ -31,6 +31,7 @@ from .fetcher import (
     TellPosition,
     TellWatermarks,
 )
+from .group import Applicant, Granted, GroupSide
 from .io import Done, IoThread
 from .lookahead import Span
 from .metadata import PartitionLeader
@@ -54,7 +55,7 @@ class Assigned(NamedTuple):
     subscription: Subscription
 
 
-Item = Deliver | TellPosition | TellError | TellWatermarks | Assigned
+Item = Deliver | TellPosition | TellError | TellWatermarks | Assigned | Granted
 
 
 class Fetching:
@@ -70,17 +71,37 @@ class Fetching:
         woken: Callable[[], None],
     ) -> None:
         self._loop, self._clock = io.loop, io.clock
-        self._config = config
+        self._config, self._client_id = config, client_id
         self._generations = generations
         self._put, self._woken = put, woken
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
         self.fetcher = Fetcher(_fetch_settings(config), self)
         self.counters = dict.fromkeys(("fetches", "bytes_fetched", "errors"), 0)
+        self.group: GroupSide | None = None  # of a consumer with a group_id
+        self._has_told_group = False  # of what is subscribed now
         self.answered_ms = -1  # of the last fetch that a broker answered
         self._subscription: Subscription | None = None
         self._seen_topics: set[str] = set()  # subscribed ones whose first partitions have been assigned
         self._timer: Timer | None = None
         self._is_ended = False
+
+    def join(self, applicant: Applicant, *, new_id: Callable[[], str] | None = None) -> GroupSide:
+        """Be one of the group that the settings name. Before anything else; from any thread."""
+        self.group = GroupSide(
+            self._loop,
+            self._clock,
+            self.cluster,
+            self.fetcher,
+            self._config,
+            self._client_id,
+            self._generations,
+            self._put,
+            self._perform,
+            self._pump,
+            applicant,
+            new_id=new_id,
+        )
+        return self.group
 
     # -- the view of the fetcher -------------------------------------------------------------------
 
@@ -103,27 +124,40 @@ class Fetching:
         self.cluster.start()
 
     def assign(self, wanted: Sequence[tuple[TopicPartition, int, Credit]]) -> None:
-        """Read exactly these partitions (beside none of a subscription)."""
+        """Read exactly these partitions (beside none of a subscription): from where the group has committed, if there
+        is one, else from where the policy says."""
         self._unsubscribe()
         self.fetcher.on_unassign(list(self.fetcher.states))
-        reset_to = RESET_TIMESTAMPS[self._config.auto_offset_reset]
+        reset_to = RESET_TIMESTAMPS[self._config.auto_offset_reset] if self.group is None else None
         for key, generation, credit in wanted:
             self.fetcher.on_assign(key, generation, credit, offset=None, reset_to=reset_to)
         self._begin_to_need({key.topic for key, _, _ in wanted})
+        if self.group is not None and wanted:
+            self.group.begin_at_committed({key: generation for key, generation, _ in wanted})
         self._after_change()
 
     def subscribe(self, subscription: Subscription) -> None:
         """Read all partitions of these topics, also those that come later."""
         self._unsubscribe()
-        self.fetcher.on_unassign(list(self.fetcher.states))
+        if self.group is None:
+            self.fetcher.on_unassign(list(self.fetcher.states))
         self._subscription = subscription
         if subscription.pattern is not None:
-            self.cluster.interests = None
+            self.cluster.interests, self.cluster.knows_all = None, False
             self.cluster.include_internal = not self._config.exclude_internal_topics
             self.cluster.refresh()
         else:
             self._begin_to_need(subscription.topics)
         self._after_change()
+
+    def leave(self, done: Done[None]) -> None:
+        """Read nothing, and leave the group."""
+        self._unsubscribe()
+        self.fetcher.on_unassign(list(self.fetcher.states))
+        if self.group is not None:
+            self.group.leave(done)
+        else:
+            done(None, None)
 
     def seek(self, seeks: Iterable[tuple[TopicPartition, int, int | None, int | None]]) -> None:
         """(partition, generation, offset, timestamp to look up) each."""
@@ -145,6 +179,8 @@ class Fetching:
         self._is_ended = True
         if self._timer is not None:
             self._timer.cancel()
+        if self.group is not None:
+            self.group.shut_down()
         self.cluster.close()
         done(None, None)
 
@@ -154,14 +190,20 @@ class Fetching:
         self._expand_subscription()
         self._perform(self.fetcher.on_metadata(self._clock.monotonic_ms()))
         self._pump()
+        if self.group is not None:
+            self.group.on_metadata()
 
     def on_connected(self, broker_id: int) -> None:
         self.fetcher.on_connected(broker_id)
         self._pump()
+        if self.group is not None:
+            self.group.on_connected(broker_id)
         self._woken()
 
     def on_disconnected(self, broker_id: int) -> None:
         """Requests on the connection fail one by one, through their callbacks; who polls may have to be told."""
+        if self.group is not None:
+            self.group.on_disconnected(broker_id)
         self._woken()
 
     def _on_fetched(self, request_id: int, reply: Reply | CallboardError, payload: list[bytes]) -> None:
@@ -268,6 +310,9 @@ class Fetching:
         subscription = self._subscription
         if subscription is None:
             return
+        if self.group is not None:
+            self._tell_group(self.group, subscription)
+            return
         policy = RESET_TIMESTAMPS[self._config.auto_offset_reset]
         for name, topic in sorted(self.cluster.metadata.topics.items()):
             if not self._is_subscribed(subscription, name, is_internal=topic.is_internal):
@@ -280,6 +325,25 @@ class Fetching:
                     self._put(Assigned(key, generation, credit, subscription))
                     self.fetcher.on_assign(key, generation, credit, offset=None, reset_to=reset_to)
             self._seen_topics.add(name)
+
+    def _tell_group(self, group: GroupSide, subscription: Subscription) -> None:
+        """The coordinator assigns partitions; a pattern is made topics here."""
+        topics = self.cluster.metadata.topics
+        names = [
+            name
+            for name, topic in sorted(topics.items())
+            if self._is_subscribed(subscription, name, is_internal=topic.is_internal)
+        ]
+        group.on_topics_seen({name: len(topics[name].partitions) for name in names})
+        if subscription.pattern is None:
+            names = sorted(subscription.topics)
+        elif not names and not self.cluster.knows_all:
+            return
+        if self._has_told_group:
+            group.on_topics(names)
+        else:
+            self._has_told_group = True
+            group.subscribe(names)
 
     def _is_subscribed(self, subscription: Subscription, name: str, *, is_internal: bool) -> bool:
         if subscription.pattern is None:
@@ -314,6 +378,7 @@ class Fetching:
         if self._subscription is not None and self._subscription.pattern is not None:
             self.cluster.interests = set()
         self._subscription = None
+        self._has_told_group = False
         self._seen_topics = set()
 
 

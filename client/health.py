@@ -9,10 +9,13 @@ import msgspec
 
 from ..model import TopicPartition
 from .io import IoThread
+from .membership import Phase
 from .reading import PartitionReader
 
 if TYPE_CHECKING:
+    from .application import Application
     from .fetching import Fetching
+    from .inbox import Inbox
 
 
 class ConsumerHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +30,8 @@ class ConsumerHealth(msgspec.Struct, frozen=True, kw_only=True):
     unreachable_ms: int  # for how long no broker has been reachable; 0: one is
     last_answer_ms: int  # how long ago a broker answered a fetch; -1: never
     behind: dict[str, int]  # records between position and the last known high watermark, where there are any
+    group_state: str = ""  # "joining", "joined", …; "": no member of a group
+    last_heartbeat_ms: int = -1  # how long ago the group's coordinator answered; -1: never, or no member
 
 
 def describe_health(
@@ -36,6 +41,11 @@ def describe_health(
     now = io.clock.monotonic_ms()
     cluster, states = fetching.cluster, dict(fetching.fetcher.states)
     trouble = [] if io.is_alive else ["the consumer is closed"]
+    member = fetching.group.member if fetching.group is not None else None
+    if member is not None and member.phase not in (Phase.OUT, Phase.JOINED):
+        trouble.append(f"group: {member.phase.value}: {member.error or member.why or 'not joined yet'}")
+    elif member is not None and member.failures:
+        trouble.append(f"group: {member.failures} heartbeats in a row failed: {member.error}")
     unreachable_ms = 0 if cluster.unreachable_since_ms is None else now - cluster.unreachable_since_ms
     if unreachable_ms:
         trouble.append(str(cluster.unreachable_error()))
@@ -62,4 +72,108 @@ def describe_health(
         unreachable_ms=unreachable_ms,
         last_answer_ms=-1 if fetching.answered_ms < 0 else now - fetching.answered_ms,
         behind=behind,
+        group_state=member.phase.value if member is not None and member.phase is not Phase.OUT else "",
+        last_heartbeat_ms=_ago(now, member.answered_ms) if member is not None else -1,
     )
+
+
+class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a consumer is doing. ``str`` gives it line by line."""
+
+    state: str  # "not subscribed", "assigned by hand", "all partitions", or of a member: "joining", "joined", …
+    group_id: str | None
+    member_id: str
+    generation: int  # member epoch; -1: none
+    coordinator: int  # broker; -1: not known
+    assignment: list[str]
+    coming: list[str]  # partitions that the next poll takes over
+    going: list[str]  # … and gives back
+    why: str  # of the last change of the assignment
+    last_heartbeat_ms: int  # how long ago the coordinator answered; -1: never
+    last_fetch_ms: int  # how long ago a broker answered a fetch; -1: never
+    waits_for: str  # what would have to happen for the next record to come
+
+    def __str__(self) -> str:
+        lines = [f"state: {self.state}", f"waits for: {self.waits_for}"]
+        if self.group_id is not None:
+            of = f"member {self.member_id or '-'}, generation {self.generation}"
+            lines.append(f"group: {self.group_id}, {of}, coordinator: broker {self.coordinator}")
+        lines.append(f"assignment: {', '.join(self.assignment) or 'nothing'}" + (f" ({self.why})" if self.why else ""))
+        for name, partitions in (("next poll takes over", self.coming), ("next poll gives back", self.going)):
+            if partitions:
+                lines.append(f"{name}: {', '.join(partitions)}")
+        lines.append(f"last heartbeat: {self.last_heartbeat_ms} ms ago, last fetch: {self.last_fetch_ms} ms ago")
+        return "\n".join(lines)
+
+
+def explain(
+    inbox: Inbox, fetching: Fetching, io: IoThread, application: Application | None, *, is_assigned_by_hand: bool
+) -> ConsumerExplanation:
+    """Return the explanation; called under the consumer's lock, reads what the I/O thread writes."""
+    now = io.clock.monotonic_ms()
+    group = fetching.group
+    member = group.member if group is not None else None
+    changes = list(application.changes) if application is not None else []
+    if is_assigned_by_hand:
+        state = "assigned by hand"
+    elif inbox.subscription is None:
+        state = "not subscribed"
+    else:
+        state = member.phase.value if member is not None else "all partitions"
+    return ConsumerExplanation(
+        state=state,
+        group_id=group.group_id if group is not None else None,
+        member_id=member.member_id if member is not None else "",
+        generation=member.epoch if member is not None and member.phase is Phase.JOINED else -1,
+        coordinator=-1 if group is None or group.coordinator.broker_id is None else group.coordinator.broker_id,
+        assignment=sorted(map(str, inbox.readers)),
+        coming=sorted(str(key) for change in changes if change.kind == "assigned" for key in change.partitions),
+        going=sorted(str(key) for change in changes if change.kind != "assigned" for key in change.partitions),
+        why=member.why if member is not None else "",
+        last_heartbeat_ms=_ago(now, member.answered_ms) if member is not None else -1,
+        last_fetch_ms=_ago(now, fetching.answered_ms),
+        waits_for=_waits_for(inbox, fetching, io, bool(changes)),
+    )
+
+
+def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, has_changes: bool) -> str:
+    """The first thing that stands between now and the next record."""
+    cluster, group = fetching.cluster, fetching.group
+    if not io.is_alive:
+        return "nothing: the consumer is closed"
+    if cluster.unreachable_since_ms is not None:
+        return str(cluster.unreachable_error())
+    if inbox.subscription is None and not inbox.readers:
+        return "subscribe() or assign()"
+    if group is not None and inbox.subscription is not None:
+        member = group.member
+        if member.phase is Phase.BARRED:
+            return f"somebody to help: {member.error}"
+        if member.phase is Phase.STUCK:
+            return f"the next poll: {member.why}"
+        if group.coordinator.broker_id is None:
+            return f"the group's coordinator: {group.coordinator.error or 'it is being looked up'}"
+        if member.phase is not Phase.JOINED:
+            return f"the coordinator, broker {group.coordinator.broker_id}, to let the member join"
+        if has_changes:
+            return "the next poll, which takes over or gives back partitions"
+        if not inbox.readers:
+            return "partitions: " + ("there are none for it" if member.is_complete else "others have to give them back")
+    states = fetching.fetcher.states
+    for key, reader in inbox.readers.items():
+        state = states.get(key)
+        if reader.error is not None or reader.bad is not None:
+            return f"somebody to help: {key}: {reader.bad or reader.error}"
+        if reader.is_paused:
+            continue
+        if reader.has_data:
+            return "the next poll: records are there"
+        if state is not None and state.fetch_offset is None:
+            return f"where {key} begins"
+    if inbox.readers and all(reader.is_paused for reader in inbox.readers.values()):
+        return "resume(): all partitions are paused"
+    return "new records"
+
+
+def _ago(now_ms: int, then_ms: int) -> int:
+    return -1 if then_ms < 0 else now_ms - then_ms

@@ -13,6 +13,7 @@ from ..errors import CallboardError
 from ..model import AnyRecord, TopicPartition
 from .fetcher import Credit, Deliver, TellError, TellPosition, TellWatermarks
 from .fetching import Assigned, Item, Subscription
+from .group import Granted
 from .reading import Decoding, PartitionReader, RecordColumns
 
 
@@ -23,6 +24,7 @@ class Inbox:
         self.items: deque[Item] = deque()
         self.readers: dict[TopicPartition, PartitionReader] = {}
         self.ready: dict[TopicPartition, PartitionReader] = {}  # those with data; the first is served first
+        self.arrivals: dict[int, PartitionReader] = {}  # by generation: granted to the member, not yet taken over
         self.subscription: Subscription | None = None  # the present one; what was assigned for earlier ones is dropped
         self._decoding = decoding
         self._total = Credit()
@@ -38,8 +40,8 @@ class Inbox:
         """Nothing of all this is wanted any more."""
         freed = sum(len(item.data) for item in self.items if isinstance(item, Deliver))
         self.items.clear()
-        freed += sum(reader.move_to(0, None) for reader in self.readers.values())
-        self.readers, self.ready = {}, {}
+        freed += sum(reader.move_to(0, None) for reader in (*self.readers.values(), *self.arrivals.values()))
+        self.readers, self.ready, self.arrivals = {}, {}, {}
         self.give_back(freed)
 
     def assign(self, keys: Iterable[TopicPartition], next_generation: Callable[[], int]) -> list[PartitionReader]:
@@ -47,6 +49,33 @@ class Inbox:
         for key in keys:
             self.readers[key] = PartitionReader(key, next_generation(), Credit())
         return list(self.readers.values())
+
+    def take_over(self, generations: Iterable[int]) -> list[TopicPartition]:
+        """The application has these now; what has come for them meanwhile can be handed out."""
+        taken = []
+        for generation in generations:
+            reader = self.arrivals.pop(generation, None)
+            if reader is not None:
+                self.readers[reader.key] = reader
+                taken.append(reader.key)
+                if reader.has_data:
+                    self.ready[reader.key] = reader
+        return taken
+
+    def give_up(self, keys: Iterable[TopicPartition], generations: Iterable[int] = ()) -> list[TopicPartition]:
+        """These are not read any more, and arrivals of these generations will not be; return which were read."""
+        given_up = []
+        for key in keys:
+            reader = self.readers.pop(key, None)
+            self.ready.pop(key, None)
+            if reader is not None:
+                given_up.append(key)
+                self.give_back(reader.move_to(0, None))
+        for generation in generations:
+            arrival = self.arrivals.pop(generation, None)
+            if arrival is not None:
+                self.give_back(arrival.move_to(0, None))
+        return given_up
 
     def move(self, key: TopicPartition, generation: int, position: int | None) -> None:
         """The position is another one: what was fetched for the old one is not wanted any more."""
@@ -63,13 +92,19 @@ class Inbox:
                 if self.subscription is item.subscription:
                     readers[item.key] = PartitionReader(item.key, item.generation, item.credit)
                 continue
+            if isinstance(item, Granted):
+                self.arrivals[item.generation] = PartitionReader(item.key, item.generation, item.credit)
+                continue
             reader = readers.get(item.key)
+            if self.arrivals and (reader is None or reader.generation != getattr(item, "generation", 0)):
+                reader = self._arrival(item) or reader
             if isinstance(item, Deliver):
                 if reader is None or reader.generation != item.generation:
                     self.give_back(len(item.data), reader)
                 else:
                     reader.on_data(item.from_offset, item.data)
-                    self.ready.setdefault(item.key, reader)
+                    if reader is readers.get(item.key):
+                        self.ready.setdefault(item.key, reader)
             elif reader is None:
                 continue
             elif isinstance(item, TellWatermarks):
@@ -80,6 +115,11 @@ class Inbox:
                         reader.position = item.offset
                 elif isinstance(item, TellError):
                     reader.error = item.error
+
+    def _arrival(self, item: Deliver | TellPosition | TellError | TellWatermarks) -> PartitionReader | None:
+        if isinstance(item, TellWatermarks):
+            return next((reader for reader in self.arrivals.values() if reader.key == item.key), None)
+        return self.arrivals.get(item.generation)
 
     # -- what is handed out ------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ def _after_fork_in_child() -> None:
 def _at_exit() -> None:
     for owner in list(_owners):
         try:
-            owner.close()
+            getattr(owner, "_close_at_exit", owner.close)()
         except Exception:  # the interpreter ends: all that is left to do is to say so
             import logging
 

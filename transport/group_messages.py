@@ -119,7 +119,12 @@ class OffsetCommitEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True
 
 
 class OffsetCommitReply(Reply, frozen=True, kw_only=True, tag="offset_commit.reply", omit_defaults=True):
-    """``error``: nothing was committed, and why; the detail of a fenced member says who owns its partitions now."""
+    """``error``: nothing was committed, and why; ``entries`` are those that are refused, in the request's order.
+
+    The detail for one that is fenced says who owns its partitions now. UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID,
+    FENCED_MEMBER_EPOCH: the member is out. ILLEGAL_GENERATION: it is not, but has lost the partition since, and perhaps
+    got it back; PARTITION_NOT_ASSIGNED: it does not own it. NON_EMPTY_GROUP: no member commits, and there are some.
+    """
 
     entries: list[OffsetCommitEntryReply] = []
 
@@ -179,7 +184,7 @@ class DescribeGroupsRequest(Request, frozen=True, kw_only=True, tag="describe_gr
 
 
 class MemberDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``state``: "stable", "revoking" (has to give back), "waiting" (for what others have to give back)."""
+    """``state``: "stable", "revoking" (has to give back), "waiting" (for what others have to give back), "away"."""
 
     member_id: str
     instance_id: str = ""

@@ -8,23 +8,61 @@ Pure: what comes goes in with the time, effects come out.
    ``on_written`` has said so of its number. When an append fails, or nobody knows, this object is thrown away
    (``give_up`` answers who waits) and another one loads.
 3. A reply comes exactly once for each request, perhaps later: from any method that returns effects.
+4. Nobody is put out for what this coordinator has slept through: when it is called late, sessions are that much longer.
+
+What the parts do: ``heartbeats`` (members come, live and go), ``commits`` (offsets), ``caretaking`` (who looks after
+groups), ``group`` (one group), ``state`` (what all share).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from ...errors import ErrorCode
+from ...transport import group_messages as said
+from .caretaking import Caretaking
+from .commits import Commits
 from .events import Caller, Effect, GroupRequest, GroupSettings, Reply, TopicPicture
+from .heartbeats import Heartbeats
+from .members import Refused
+from .records import GroupKey, GroupValue, MemberKey, MemberValue, OffsetValue, decode
+from .state import Groups
+from .surviving import refusal
+
+STALL_MS = 250  # called so much later than next_due_ms: this process was not listening
+SWEEP_MS = 60_000  # between looks for what expires
 
 
 class Coordinating:
     """All groups of one partition of ``__consumer_offsets``, in one leader epoch."""
 
-    next_due_ms: int | None  # when ``on_due`` must be called next; None: nothing waits for time
-
     def __init__(self, settings: GroupSettings) -> None:
-        raise NotImplementedError
+        self._groups = groups = Groups(settings)
+        self._heartbeats = Heartbeats(groups)
+        commits, caretaking = Commits(groups), Caretaking(groups)
+        self._handlers: Mapping[type[Any], Callable[[Any, Caller, int, int], list[Effect]]] = {
+            said.GroupHeartbeatRequest: self._heartbeats.on_heartbeat,
+            said.OffsetCommitRequest: commits.on_commit,
+            said.OffsetFetchRequest: commits.on_fetch,
+            said.ListGroupsRequest: caretaking.on_list,
+            said.DescribeGroupsRequest: caretaking.on_describe,
+            said.DeleteGroupsRequest: caretaking.on_delete_groups,
+            said.DeleteOffsetsRequest: caretaking.on_delete_offsets,
+            said.RemoveMembersRequest: caretaking.on_remove_members,
+        }
+        # While loading:
+        self._replayed_groups: dict[str, GroupValue] = {}
+        self._replayed_members: dict[str, dict[str, MemberValue]] = {}  # by group id, member id
+        self._deleted: dict[str, None] = {}  # ids of topics that are gone
+        self._is_loaded = False
+        self._has_topics = False
+        self._is_serving = False  # both of them
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """When ``on_due`` must be called next; None: nothing waits for time."""
+        return self._groups.deadlines.next_ms
 
     # -- loading
 
@@ -34,16 +72,67 @@ class Coordinating:
         Raises:
             StorageCorruption: a record of a known kind that cannot be read.
         """
-        raise NotImplementedError
+        if (decoded := decode(key, value)) is None:
+            return
+        name, what = decoded
+        if isinstance(name, GroupKey):
+            if isinstance(what, GroupValue):
+                self._replayed_groups[name.group_id] = what
+            else:
+                self._replayed_groups.pop(name.group_id, None)
+        elif isinstance(name, MemberKey):
+            members = self._replayed_members.setdefault(name.group_id, {})
+            if isinstance(what, MemberValue):
+                members[name.member_id] = what
+            else:
+                members.pop(name.member_id, None)
+        elif what is None or isinstance(what, OffsetValue):
+            offsets = self._groups.make(name.group_id).offsets
+            offsets.begin({name.partition: what})
+            offsets.apply()
 
     def loaded(self, now_ms: int, wall_ms: int) -> list[Effect]:
-        """Everything was replayed: serve. Every member's session begins anew."""
-        raise NotImplementedError
+        """Everything was replayed: serve, as soon as the topics are known. Every member's session begins anew.
 
-    # -- serving
+        Raises:
+            InvariantViolated: what was written has two owners for a partition.
+        """
+        self._is_loaded = True
+        return self._begin(now_ms) if self._has_topics else []
+
+    def _begin(self, now_ms: int) -> list[Effect]:
+        groups = self._groups
+        for group_id in sorted(self._replayed_groups.keys() | self._replayed_members.keys()):
+            members = self._replayed_members.get(group_id, {})
+            groups.make(group_id).load(self._replayed_groups.get(group_id), members, now_ms)
+        self._replayed_groups.clear()
+        self._replayed_members.clear()
+        groups.by_id = {
+            name: group
+            for name, group in groups.by_id.items()
+            if group.has_record or group.members or group.offsets.committed
+        }
+        groups.deadlines.add(now_ms + SWEEP_MS, None)
+        self._is_serving = True
+        effects: list[Effect] = []
+        for group in groups.by_id.values():
+            if group.members:
+                group.retarget(groups.topics, now_ms, "partitions changed while the coordinator did")
+                effects += groups.settle(group)
+            for member in group.members.values():
+                groups.look_later(group, member)
+        effects += self._forget_topics(self._deleted)
+        self._deleted.clear()
+        return effects
+
+    # -- what comes
 
     def on_request(self, request: GroupRequest, caller: Caller, now_ms: int, wall_ms: int) -> list[Effect]:
-        raise NotImplementedError
+        """Answer, now or later; perhaps answer others, too."""
+        if not self._is_serving:
+            detail = "the coordinator of these groups is reading what it has written; ask again"
+            return self._groups.refuse(request, caller, Refused(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, detail))
+        return self._handlers[type(request)](request, caller, now_ms, wall_ms)
 
     def on_topics(
         self, topics: Mapping[str, TopicPicture], now_ms: int, wall_ms: int, deleted: Collection[str] = ()
@@ -53,16 +142,84 @@ class Coordinating:
         A topic that was here and is not any more was deleted: its committed offsets go. ``deleted``: ids of others that
         are known to be deleted.
         """
-        raise NotImplementedError
+        before, self._groups.topics = self._groups.topics, dict(topics)
+        self._has_topics = True
+        there = {picture.topic_id for picture in topics.values()}
+        gone = {picture.topic_id: None for picture in before.values() if picture.topic_id not in there}
+        gone |= dict.fromkeys(deleted)
+        if not self._is_serving:
+            self._deleted |= gone
+            return self._begin(now_ms) if self._is_loaded else []
+        changed = sorted(name for name in before.keys() | topics.keys() if before.get(name) != topics.get(name))
+        return self._retarget(changed, now_ms) + self._forget_topics(gone)
 
     def on_due(self, now_ms: int, wall_ms: int) -> list[Effect]:
         """It is ``next_due_ms``, or later."""
-        raise NotImplementedError
+        effects: list[Effect] = []
+        if (due_ms := self._groups.deadlines.next_ms) is not None and now_ms - due_ms > STALL_MS:
+            self._lengthen_sessions(now_ms - due_ms, now_ms)
+        for what in self._groups.deadlines.pop_due(now_ms):
+            if what is None:
+                effects += self._sweep(wall_ms)
+                self._groups.deadlines.add(now_ms + SWEEP_MS, None)
+            else:
+                group, member = what
+                if member.look_ms <= now_ms and group.members.get(member.member_id) is member:
+                    effects += self._heartbeats.look_at(group, member, now_ms, wall_ms)
+        return effects
 
     def on_written(self, number: int, now_ms: int) -> list[Effect]:
         """The records of every ``Write`` up to ``number`` survive."""
-        raise NotImplementedError
+        return self._groups.surviving.on_written(number, now_ms)
 
     def give_up(self, code: ErrorCode, detail: str) -> list[Reply]:
         """Answer everybody who waits. Nothing else may be called after it."""
-        raise NotImplementedError
+        waiting = [
+            Reply(held.ticket, refusal(type(held.reply), held.reply.id, code, detail))
+            for held in self._groups.surviving.waiting()
+        ]
+        for group in self._groups.by_id.values():
+            for member in group.members.values():
+                if (parked := member.parked) is not None:
+                    member.parked = None
+                    reply = refusal(said.GroupHeartbeatReply, parked.request_id, code, detail)
+                    waiting.append(Reply(parked.ticket, reply))
+        return waiting
+
+    # -- what changes of itself
+
+    def _lengthen_sessions(self, late_ms: int, now_ms: int) -> None:
+        for group in self._groups.by_id.values():
+            for member in group.members.values():
+                member.seen_ms = min(now_ms, member.seen_ms + late_ms)
+                for partition, since_ms in member.asked.items():
+                    member.asked[partition] = min(now_ms, since_ms + late_ms)
+
+    def _retarget(self, changed: list[str], now_ms: int) -> list[Effect]:
+        effects: list[Effect] = []
+        if changed:
+            for group in self._groups.by_id.values():
+                subscribed = group.subscribed()
+                if topics := [topic for topic in changed if topic in subscribed]:
+                    group.retarget(self._groups.topics, now_ms, f"partitions have changed: {', '.join(topics)}")
+                    effects += self._groups.settle(group)
+        return effects
+
+    def _forget_topics(self, topic_ids: Collection[str]) -> list[Effect]:
+        effects: list[Effect] = []
+        if topic_ids:
+            for group in self._groups.by_id.values():
+                effects += self._groups.forget_offsets(group, group.offsets.of_topics(topic_ids))
+        return effects
+
+    def _sweep(self, wall_ms: int) -> list[Effect]:
+        """Forget offsets that have expired, and groups of which nothing is left (B23)."""
+        effects: list[Effect] = []
+        retention_ms = self._groups.settings.offsets_retention_ms
+        for group in [group for group in self._groups.by_id.values() if not group.members]:
+            effects += self._groups.forget_offsets(
+                group, group.offsets.expired(wall_ms, retention_ms, group.empty_since_ms)
+            )
+            if not group.offsets.partitions() and wall_ms - group.empty_since_ms >= retention_ms:
+                effects += self._groups.forget_group(group)
+        return effects

@@ -147,7 +147,7 @@ def test_topics_are_administered(cluster):
     ("twin", "original", "without"),
     [
         (AsyncProducer, Producer, {"send_now", "waiting_for_space", "exhausted_error"}),
-        (AsyncConsumer, Consumer, {"on_arrival"}),
+        (AsyncConsumer, Consumer, set()),
         (AsyncAdminClient, AdminClient, {"experiments"}),  # which are for people and tests, and block
     ],
 )

@@ -10,7 +10,6 @@ from fake_broker import FakeCluster
 
 from callboard import (
     CallboardTimeoutError,
-    ConfigurationError,
     ConnectionFailedError,
     Consumer,
     ErrorCode,
@@ -600,11 +599,6 @@ def test_topics_and_partitions_are_told(cluster, consumer):
     assert c.partitions_for_topic("a") == {0, 1}
     with pytest.raises(UnknownTopicOrPartitionError):
         c.partitions_for_topic("nope")
-
-
-def test_groups_are_refused_by_name_until_they_come():
-    with pytest.raises(ConfigurationError, match="group_id: consumer groups come with a later version"):
-        Consumer("t", group_id="g")
 
 
 def test_position_gives_up_after_its_timeout(cluster, consumer):

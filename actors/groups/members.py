@@ -1,0 +1,202 @@
+"""One member of a group: what it said of itself, what it owns, what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from typing import NamedTuple
+
+from ...errors import ErrorCode
+from ...transport.group_messages import TopicPartitions
+from ...transport.shapes import Reply as AnyReply
+from .events import GroupPartition
+from .records import MemberValue, packed, unpacked
+
+NEVER_MS = 1 << 62
+
+
+class Refused(NamedTuple):
+    """Why a request is refused; nothing has changed."""
+
+    code: ErrorCode
+    detail: str
+
+
+class Gone(NamedTuple):
+    """One that was a member: so that it hears why it is none any more, and a late duplicate of its join is no join."""
+
+    code: ErrorCode  # UNKNOWN_MEMBER_ID, or FENCED_INSTANCE_ID: another one has its instance id
+    why: str
+    at_ms: int
+
+    def refused(self, now_ms: int) -> Refused:
+        return Refused(self.code, f"{self.why} ({max(0, now_ms - self.at_ms) / 1_000:.1f} s ago)")
+
+
+class Parked(NamedTuple):
+    """A heartbeat that waits for news."""
+
+    ticket: Hashable
+    request_id: int
+    known_epoch: int  # the member's, as it knows it
+    until_ms: int
+
+
+class Held:
+    """A reply that waits for records to survive."""
+
+    __slots__ = ("member", "reply", "ticket")
+
+    def __init__(self, ticket: Hashable, reply: AnyReply, member: Member | None = None) -> None:
+        self.ticket = ticket
+        self.reply = reply
+        self.member = member  # whose session goes on when the reply is sent
+
+
+class Member:
+    """Moved by ``Group`` alone, but for what is said below to be moved by ``Coordinating``."""
+
+    __slots__ = (
+        "asked",
+        "assignors",
+        "client_id",
+        "epoch",
+        "has_spoken",
+        "held",
+        "holds",
+        "host",
+        "instance_id",
+        "is_away",
+        "look_ms",
+        "member_id",
+        "parked",
+        "rebalance_timeout_ms",
+        "seen_ms",
+        "session_timeout_ms",
+        "target",
+        "told_complete",
+        "topics",
+    )
+
+    def __init__(
+        self,
+        member_id: str,
+        *,
+        instance_id: str = "",
+        client_id: str = "",
+        host: str = "",
+        topics: Iterable[str] = (),
+        assignors: Iterable[str] = (),
+        session_timeout_ms: int,
+        rebalance_timeout_ms: int,
+        now_ms: int,
+    ) -> None:
+        self.member_id = member_id
+        self.instance_id = instance_id
+        self.client_id = client_id
+        self.host = host
+        self.topics = tuple(sorted(set(topics)))
+        self.assignors = tuple(assignors)  # in its order; none: it takes any
+        self.session_timeout_ms = session_timeout_ms
+        self.rebalance_timeout_ms = rebalance_timeout_ms
+        self.epoch = 0  # >= 1 once it is in the group; grows with each change of what it is given
+        self.holds: dict[GroupPartition, int] = {}  # what it owns -> its epoch when it was given; nobody else's
+        self.asked: dict[GroupPartition, int] = {}  # within holds: to be given back -> since when, now_ms
+        self.target: frozenset[GroupPartition] = frozenset()  # holds - asked is within it
+        self.is_away = False  # static, and left for a while: owns in name only
+        # What follows is not written, and moved by Coordinating.
+        self.seen_ms = now_ms  # when its last request came, or the answer that waited for the disk went out
+        self.look_ms = NEVER_MS  # when it is looked at next
+        self.parked: Parked | None = None
+        self.held: list[Held] = []  # its heartbeats' answers that wait for records to survive
+        self.has_spoken = False  # it has named an epoch: so it has heard that it is a member
+        self.told_complete = False  # its last answer said so
+
+    @property
+    def rank(self) -> str:
+        """Its name for assignors: a static member keeps it when it comes back."""
+        return f"i:{self.instance_id}" if self.instance_id else f"m:{self.member_id}"
+
+    @property
+    def is_complete(self) -> bool:
+        """It has all of its target, and nothing to give back."""
+        return not self.asked and len(self.holds) == len(self.target)
+
+    @property
+    def state(self) -> str:
+        return "revoking" if self.asked else "stable" if self.is_complete else "waiting"
+
+    @property
+    def due_ms(self) -> int:
+        """When something of it must be looked at: its parked heartbeat, its silence, what it does not give back."""
+        due = self.seen_ms + self.session_timeout_ms
+        if self.parked is not None and self.parked.until_ms < due:
+            due = self.parked.until_ms
+        if self.asked:
+            due = min(due, min(self.asked.values()) + self.rebalance_timeout_ms)
+        return due
+
+    def has_news(self, known_epoch: int) -> bool:
+        """Something to say to the member that knows this epoch."""
+        return known_epoch != self.epoch or (not self.told_complete and self.is_complete)
+
+    def given(self) -> list[GroupPartition]:
+        """What it may own: all that it holds and has not been asked for. Sorted."""
+        return sorted(partition for partition in self.holds if partition not in self.asked)
+
+    def described(self) -> str:
+        """The member as a person may be told of it."""
+        name = f"{self.member_id} (instance {self.instance_id})" if self.instance_id else self.member_id
+        where = " at ".join(part for part in (self.client_id, self.host) if part)
+        return f"{name} of {where}" if where else name
+
+    # -- as it is written
+
+    def value(self) -> MemberValue:
+        return MemberValue(
+            epoch=self.epoch,
+            instance_id=self.instance_id,
+            client_id=self.client_id,
+            host=self.host,
+            topics=list(self.topics),
+            assignors=list(self.assignors),
+            session_timeout_ms=self.session_timeout_ms,
+            rebalance_timeout_ms=self.rebalance_timeout_ms,
+            given=packed({part: epoch for part, epoch in self.holds.items() if part not in self.asked}),
+            asked=packed({part: self.holds[part] for part in self.asked}),
+            target=packed(dict.fromkeys(self.target, 0)),
+            is_away=self.is_away,
+        )
+
+    @classmethod
+    def of(cls, member_id: str, value: MemberValue, now_ms: int) -> Member:
+        """Return the member that was written; its times begin now."""
+        member = cls(
+            member_id,
+            instance_id=value.instance_id,
+            client_id=value.client_id,
+            host=value.host,
+            topics=value.topics,
+            assignors=value.assignors,
+            session_timeout_ms=value.session_timeout_ms,
+            rebalance_timeout_ms=value.rebalance_timeout_ms,
+            now_ms=now_ms,
+        )
+        asked = unpacked(value.asked)
+        member.epoch = value.epoch
+        member.holds = {**unpacked(value.given), **asked}
+        member.asked = dict.fromkeys(asked, now_ms)
+        member.target = frozenset(unpacked(value.target))
+        member.is_away = value.is_away
+        member.has_spoken = member.told_complete = True
+        return member
+
+
+def as_message(partitions: Collection[GroupPartition]) -> list[TopicPartitions]:
+    """Return sorted partitions as messages name them: together by topic."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for topic, topic_id, partition in partitions:
+        found.setdefault((topic, topic_id), []).append(partition)
+    return [
+        TopicPartitions(topic=topic, topic_id=topic_id, partitions=numbers)
+        for (topic, topic_id), numbers in found.items()
+    ]

@@ -1,0 +1,215 @@
+"""Commits of one consumer on their way to its group's coordinator. Pure.
+
+The problem: many commits, an order that must hold, and a coordinator that may move. Rules of this file:
+
+1. One request at a time, so that no commit can overtake another. What was asked for meanwhile goes together with the
+   next one: of each partition the newest offset, and the outcome is that of all.
+2. Commits end in the order in which they were asked for, each once.
+3. A commit that does not wait is not tried again: it ends with the error. One that waits (``is_waiting``) is tried
+   until it has succeeded, or cannot, or its time is over.
+4. A commit belongs to the name under which its member owned the partitions. If the member has another name by now it
+   goes out under the old one all the same: the coordinator refuses it, and says who owns the partitions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import (
+    CallboardError,
+    CallboardTimeoutError,
+    CommitFailedError,
+    ErrorCode,
+    error_for_code,
+)
+from ..model import OffsetAndMetadata, TopicPartition
+from ..transport.group_messages import OffsetCommitEntryReply
+from .coordinator import is_coordinator_wrong
+
+PAUSE_MS = 10  # the first, after an error that passes …
+PAUSE_MS_MAX = 250  # … doubled up to this
+FENCED = (
+    ErrorCode.UNKNOWN_MEMBER_ID,
+    ErrorCode.FENCED_MEMBER_EPOCH,
+    ErrorCode.FENCED_INSTANCE_ID,
+    ErrorCode.ILLEGAL_GENERATION,
+)
+
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+
+
+class Commit:
+    """One call of the application, or of the consumer itself."""
+
+    __slots__ = ("is_waiting", "member_epoch", "member_id", "offsets", "until_ms")
+
+    def __init__(self, offsets: Offsets, member_id: str, member_epoch: int, *, is_waiting: bool, until_ms: int) -> None:
+        self.offsets = offsets
+        self.member_id = member_id  # "": of nobody, partitions assigned by hand
+        self.member_epoch = member_epoch  # when it was asked for; a later one of the same name is used instead
+        self.is_waiting = is_waiting
+        self.until_ms = until_ms
+
+
+class SendCommit(NamedTuple):
+    """Send it to the coordinator; report under ``number``, once: ``on_answer`` or ``on_silence``."""
+
+    number: int
+    member_id: str
+    member_epoch: int
+    offsets: Offsets
+
+
+class Ended(NamedTuple):
+    """A commit has ended; ``error`` None: it survives whatever happens."""
+
+    commit: Commit
+    error: CallboardError | None
+
+
+class FindAgain(NamedTuple):
+    """The coordinator that is known is silent, or is it no more."""
+
+    error: CallboardError
+
+
+Effect = SendCommit | Ended | FindAgain
+
+
+class Commits:
+    """Those that have not ended."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Commit] = deque()  # not under way, in order
+        self.last_error: CallboardError | None = None  # of the last attempt
+        self._flight: SendCommit | None = None
+        self._aboard: list[Commit] = []  # of the request under way, in order
+        self._last_number = 0
+        self._failures = 0
+        self._not_before_ms = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.queue and not self._aboard
+
+    def on_commit(self, commit: Commit) -> None:
+        self.queue.append(commit)
+
+    def drain(self, now_ms: int, member_id: str, member_epoch: int, *, has_coordinator: bool) -> list[Effect]:
+        """Return what can be done now. ``member_id``, ``member_epoch``: as the member is called now."""
+        effects: list[Effect] = []
+        while self.queue and self.queue[0].until_ms <= now_ms:
+            effects.append(Ended(self.queue.popleft(), self._timeout_error()))
+        if not self.queue or self._flight is not None or not has_coordinator or now_ms < self._not_before_ms:
+            return effects
+        first = self.queue[0]
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        while self.queue and self.queue[0].member_id == first.member_id:
+            commit = self.queue.popleft()
+            self._aboard.append(commit)
+            offsets.update(commit.offsets)
+        epoch = member_epoch if first.member_id == member_id else self._aboard[-1].member_epoch
+        self._last_number += 1
+        self._flight = SendCommit(self._last_number, first.member_id, epoch, offsets)
+        effects.append(self._flight)
+        return effects
+
+    def next_event_ms(self, *, has_coordinator: bool) -> int | None:
+        """Return when to call ``drain`` again if nothing else happens."""
+        if not self.queue:
+            return None
+        due = min(commit.until_ms for commit in self.queue)
+        return min(due, self._not_before_ms) if has_coordinator and self._flight is None else due
+
+    def on_answer(
+        self,
+        number: int,
+        error: CallboardError | None,
+        entries: Sequence[OffsetCommitEntryReply],
+        now_ms: int,
+        member_id: str,
+        member_epoch: int,
+    ) -> list[Effect]:
+        """The request was answered. ``error``: nothing was committed. Else ``entries`` say it of each partition."""
+        if self._flight is None or self._flight.number != number:
+            return []
+        flight = self._flight
+        if error is not None:
+            if (flight.member_id, flight.member_epoch) != (member_id, member_epoch) and flight.member_id == member_id:
+                return self._again(self._land(), now_ms)  # only its epoch was old: the member has learnt a newer one
+            return self._failed(error, now_ms)
+        self._failures = 0
+        errors = {
+            TopicPartition(entry.topic, entry.partition): error_for_code(
+                entry.error, entry.detail or f"{entry.topic}-{entry.partition}"
+            )
+            for entry in entries
+            if entry.error
+        }
+        return self._end(self._land(), errors, now_ms)
+
+    def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
+        """The request was not answered: it may have taken effect."""
+        if self._flight is None or self._flight.number != number:
+            return []
+        return self._failed(error, now_ms)
+
+    def on_closed(self, error: CallboardError) -> list[Effect]:
+        """Nobody will be asked any more."""
+        left = [*self._land(), *self.queue]
+        self.queue.clear()
+        return [Ended(commit, error) for commit in left]
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _land(self) -> list[Commit]:
+        self._flight, aboard, self._aboard = None, self._aboard, []
+        return aboard
+
+    def _failed(self, error: CallboardError, now_ms: int) -> list[Effect]:
+        aboard = self._land()
+        self.last_error = error
+        effects = self._end(aboard, dict.fromkeys((key for each in aboard for key in each.offsets), error), now_ms)
+        if error.retriable and is_coordinator_wrong(error):
+            effects.append(FindAgain(error))
+        return effects
+
+    def _end(self, aboard: list[Commit], errors: Mapping[TopicPartition, CallboardError], now_ms: int) -> list[Effect]:
+        """End those aboard, but for the ones that are tried again."""
+        effects: list[Effect] = []
+        again: list[Commit] = []
+        for commit in aboard:
+            error = next((errors[key] for key in commit.offsets if key in errors), None)
+            if error is not None and error.retriable and commit.is_waiting:
+                self.last_error = error
+                again.append(commit)
+            else:
+                effects.append(Ended(commit, None if error is None else as_commit_error(error)))
+        return effects + (self._again(again, now_ms) if again else [])
+
+    def _again(self, commits: list[Commit], now_ms: int) -> list[Effect]:
+        self.queue.extendleft(reversed(commits))
+        self._failures += 1
+        self._not_before_ms = now_ms + min(PAUSE_MS_MAX, PAUSE_MS << min(self._failures - 1, 10))
+        return []
+
+    def _timeout_error(self) -> CallboardError:
+        why = f"; last error: {self.last_error}" if self.last_error is not None else "; no coordinator was found"
+        error = CallboardTimeoutError(f"commit: not acknowledged in time{why}")
+        error.__cause__ = self.last_error
+        return error
+
+
+def as_commit_error(error: CallboardError) -> CallboardError:
+    """Return what the application is told: that its member is out has a name of its own."""
+    if getattr(error, "errno", None) in FENCED:
+        detail = getattr(error, "detail", "") or str(error)
+        failed = CommitFailedError(
+            f"commit: this member is no longer in the group, or no longer owns the partitions: {detail}. "
+            "Nothing was committed; others may be processing these records again. Poll to go on"
+        )
+        failed.__cause__ = error
+        return failed
+    return error

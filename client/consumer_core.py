@@ -1,0 +1,214 @@
+"""What every part of a consumer stands on: its threads, its inbox, and waiting."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import (
+    CallboardError,
+    ForkedClientError,
+    IllegalArgumentError,
+    IllegalStateError,
+    NoOffsetForPartitionError,
+)
+from ..model import TopicPartition
+from .application import Application
+from .config import ConsumerConfig, from_keywords
+from .fetching import Fetching
+from .group import Change
+from .inbox import Inbox
+from .io import IoThread, MakeTransport
+from .membership import Phase
+from .reading import Decoding, PartitionReader
+from .serializers import decoder
+
+_numbers = itertools.count(1)
+WAIT_S_MAX = 1.0  # of one wait: then look whether something else ends it
+
+
+class ConsumerCore:
+    """One lock guards the application's side. It is never held while waiting, nor while the application is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        make_transport: MakeTransport | None = settings.pop("make_transport", None)  # for tests
+        self.config = config = from_keywords(ConsumerConfig, settings, "consumer")
+        self.client_id = config.client_id or f"callboard-consumer-{os.getpid()}-{next(_numbers)}"
+        self._decoding = Decoding(
+            _with_topic(decoder(config.key_deserializer, "key_deserializer")),
+            _with_topic(decoder(config.value_deserializer, "value_deserializer")),
+            is_verifying=config.check_crcs,
+            skips_bad=config.on_bad_record == "skip",
+        )
+        self._lock = threading.RLock()
+        self._inbox = Inbox(self._decoding)
+        self._arrived = threading.Event()
+        self._on_arrival: Callable[[], None] | None = None  # of the asyncio twin
+        self._generations = itertools.count(1)
+        self._is_assigned_by_hand = False
+        self._ended: CallboardError | None = None
+        self._io = IoThread(f"consumer {self.client_id}", self, make_transport)
+        self._fetching = Fetching(
+            self._io, config, self.client_id, self._generations, self._inbox.items.append, self._on_news
+        )
+        self._inbox.connect(self._fetching.fetcher.total, lambda: self._io.post(self._fetching.credit_returned))
+        self._application: Application | None = None  # of a consumer with a group_id
+        if config.group_id is not None:
+            self._application = Application(config, self._inbox, self._io.clock.monotonic_ms, self._on_news)
+            self._application.group = self._fetching.join(self._application)
+        self._io.post(self._fetching.start)
+
+    def close(self) -> None:
+        """See ``Consumer.close``."""
+        raise NotImplementedError
+
+    def on_fork(self) -> None:
+        """We are in a forked child: refuse from here on."""
+        self._io.is_forked = True
+        self._lock = threading.RLock()
+        self._arrived = threading.Event()
+        self._ended = ForkedClientError(
+            f"consumer {self.client_id} was made before this process was forked; make a new one in the child process"
+        )
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _on_news(self) -> None:
+        """Something is in the inbox, or has ended. From any thread."""
+        self._arrived.set()
+        call = self._on_arrival
+        if call is not None:
+            call()
+
+    def _wait_for(self, look: Callable[[], Any], timeout_ms: float, *, is_reading: bool = True) -> Any:
+        """Call ``look`` until it returns something, or ``timeout_ms`` have passed (then None).
+
+        ``is_reading``: what the application has to do for its group is done first, and trouble is raised.
+        """
+        if self._io.is_own_thread:
+            raise IllegalStateError("a callback runs on the I/O thread and must not wait for it")
+        until = time.monotonic() + timeout_ms / 1000
+        application = self._application if is_reading else None
+        while True:
+            self._arrived.clear()  # first, then look: what comes from now on ends the wait
+            if application is not None and application.has_work:
+                self._perform_changes(application)
+                application.run_callbacks()
+            found = self._look(look, is_reading=is_reading)
+            left = until - time.monotonic()
+            if found is not None:
+                return found
+            if left <= 0:
+                if application is None or not application.is_joining():
+                    return None
+                left = WAIT_S_MAX
+            self._arrived.wait(min(left, WAIT_S_MAX))
+
+    def _look(self, look: Callable[[], Any], *, is_reading: bool) -> Any:
+        """Look once, without waiting; None: there is nothing. Raises if waiting will not help."""
+        application = self._application
+        with self._lock:
+            self._check_open()
+            self._inbox.sort()
+            if is_reading and application is not None and (application.changes or not application.may_read()):
+                return None  # first that must be done
+            found = look()
+            if found is None and is_reading:
+                self._raise_trouble()
+            return found
+
+    def _perform_changes(self, application: Application) -> None:
+        """Do what the group asks of the application: give back, take over."""
+        with self._lock:
+            if not application.begin_to_perform():
+                if application.performer == threading.get_ident():
+                    raise IllegalStateError("poll: a rebalance listener must not poll")
+                return  # another thread is at it; it tells when it has finished
+        try:
+            while True:
+                with self._lock:
+                    change = application.next_change()
+                if change is None:
+                    break
+                self._perform(application, change)
+        finally:
+            application.performer = 0
+            self._on_news()
+
+    def _perform(self, application: Application, change: Change) -> None:
+        raise NotImplementedError
+
+    def _poll_ms(self, timeout_ms: int | None) -> float:
+        if timeout_ms is None:
+            return self.config.default_poll_ms
+        if not isinstance(timeout_ms, int | float):
+            raise TypeError(f"timeout_ms: expected milliseconds as a number, got {type(timeout_ms).__name__}")
+        if timeout_ms < 0:
+            raise IllegalArgumentError(f"timeout_ms: must not be below 0 (given: {timeout_ms})")
+        return timeout_ms
+
+    def _raise_trouble(self) -> None:
+        """Nothing is there to hand out: raise why, if waiting will not help."""
+        if self._inbox.subscription is None and not self._inbox.readers:
+            raise IllegalStateError("nothing to read: call subscribe() or assign() first")
+        group = self._fetching.group
+        if group is not None and group.member.phase is Phase.BARRED and group.member.error is not None:
+            raise group.member.error
+        for reader in self._inbox.readers.values():
+            if reader.error is not None and not reader.is_paused:
+                raise reader.error
+            if reader.position is None and self.config.auto_offset_reset == "none" and group is None:
+                raise NoOffsetForPartitionError(
+                    f"{reader.key} has no position and auto_offset_reset is 'none'; seek first"
+                )
+        missing = self._fetching.missing_topic_error()
+        if missing is not None:
+            raise missing
+        self._raise_unreachable()
+
+    def _raise_unreachable(self) -> None:
+        cluster = self._fetching.cluster
+        since_ms = cluster.unreachable_since_ms
+        limit_ms = self.config.raise_after_ms if cluster.has_contact else cluster.bootstrap_timeout_ms
+        if since_ms is not None and limit_ms is not None and self._io.clock.monotonic_ms() - since_ms >= limit_ms:
+            raise cluster.unreachable_error()
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+        self._io.check()
+
+    def _reader(self, key: TopicPartition, what: str) -> PartitionReader:
+        reader = self._inbox.readers.get(key)
+        if reader is None:
+            raise IllegalStateError(f"{what}: {key} is not assigned to this consumer")
+        return reader
+
+    def _seek(self, key: TopicPartition, offset: int | None, reset_to: int | None) -> None:
+        generation = next(self._generations)
+        self._inbox.move(key, generation, offset)
+        self._io.post(self._fetching.seek, [(key, generation, offset, reset_to)])
+
+
+def as_partition(given: Any) -> TopicPartition:
+    """Return what was given as a partition; a tuple of name and number is one."""
+    if isinstance(given, TopicPartition):
+        return given
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], int):
+        return TopicPartition(*given)
+    raise TypeError(f"expected TopicPartition, got {given!r}")
+
+
+class _WithTopic:
+    """A deserializer as the decoder calls it."""
+
+    def __init__(self, function: Callable[[str, Any, bytes], Any]) -> None:
+        self.deserialize = function
+
+
+def _with_topic(function: Callable[[str, Any, bytes], Any] | None) -> Any:
+    return None if function is None else _WithTopic(function)

@@ -1,0 +1,457 @@
+"""One member of a consumer group, as the client plays it. Pure: ``(state, event, now) → effects``.
+
+The problem: own exactly the partitions that the coordinator thinks this member owns, or fewer; learn of changes at
+once; and never do work for partitions that somebody else may have been given.
+
+Rules of this file:
+
+1. Joining, living and giving back are one request, the heartbeat. One is always at the coordinator, which keeps it
+   while there is nothing to say. What is news for the coordinator (partitions given back, other topics) goes out at
+   once, beside the one that is kept; answers are told apart by their numbers.
+2. A partition is owned from the answer that grants it until the application has given it back: it is told (``Revoke``),
+   says so (``on_revoked``), and the next heartbeat's ``owned`` goes without it. What was revoked comes before what is
+   granted; an application sees both in the order of the effects.
+3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it
+   is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator
+   that is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
+4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
+   One whose instance id was taken by another never does: that is for a person.
+5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
+   with its partitions, and joins again when the application comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from ..errors import CallboardError, ErrorCode, error_for_code
+from ..model import TopicPartition
+from ..transport.group_messages import (
+    JOINING,
+    LEAVING,
+    LEAVING_FOR_A_WHILE,
+    GroupHeartbeatReply,
+    GroupHeartbeatRequest,
+    TopicPartitions,
+)
+from ..transport.messages import Reply
+
+ANSWER_MS_MAX = 2_000  # how long after it should have answered a coordinator counts as silent …
+ANSWER_SHARE = 5  # … or this part of a session, if that is less
+FIRST_PAUSE_MS = 5  # after a failure: another coordinator is elected within milliseconds …
+PAUSE_MS_MAX = 250  # … the pauses double up to this
+LEAVE_MS = 2_000  # how long an answer to leaving is waited for
+
+OUT_OF_GROUP = (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH, ErrorCode.ILLEGAL_GENERATION)
+SAME_COORDINATOR = (ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.OVERLOADED)
+
+Partitions = Mapping[TopicPartition, str]  # each with the id of its topic
+
+
+class Phase(StrEnum):
+    """Where a member stands. Only a JOINED one owns partitions."""
+
+    OUT = "out"  # nobody wants to be a member
+    JOINING = "joining"
+    JOINED = "joined"
+    LEAVING = "leaving"
+    STUCK = "stuck"  # has left: the application does not come
+    BARRED = "barred"  # an error that will not pass; see ``error``
+
+
+class MemberSettings(NamedTuple):
+    group_id: str
+    instance_id: str  # "": a member like any other
+    assignors: tuple[str, ...]
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+    max_poll_interval_ms: int
+
+    @property
+    def answer_ms(self) -> int:
+        """How long after it should have answered the coordinator counts as silent."""
+        return min(ANSWER_MS_MAX, self.session_timeout_ms // ANSWER_SHARE)
+
+
+# -- effects ---------------------------------------------------------------------------------------
+
+
+class SendHeartbeat(NamedTuple):
+    """Send it to the coordinator; report under ``number``, once: ``on_answer`` or ``on_silence``."""
+
+    number: int
+    request: GroupHeartbeatRequest
+    timeout_ms: int
+
+
+class Assign(NamedTuple):
+    """The member owns these too."""
+
+    member_id: str
+    member_epoch: int
+    partitions: Partitions
+    why: str
+
+
+class Revoke(NamedTuple):
+    """The application must give these back, and then say so with ``on_revoked``."""
+
+    member_id: str
+    member_epoch: int
+    partitions: Partitions
+    why: str
+
+
+class Lose(NamedTuple):
+    """Everything that was owned is gone; others may have it already. ``partitions`` may be empty."""
+
+    member_id: str
+    member_epoch: int
+    partitions: Partitions
+    why: str
+
+
+class FindCoordinator(NamedTuple):
+    """The one that is known is silent, or is it no more."""
+
+    reason: str
+
+
+Effect = SendHeartbeat | Assign | Revoke | Lose | FindCoordinator
+
+
+class _Sent(NamedTuple):
+    """A heartbeat that has not been answered."""
+
+    sent_ms: int
+    topics: tuple[str, ...]
+    owned: frozenset[tuple[TopicPartition, str]]
+
+
+class Member:
+    """A member's state. ``new_id`` gives a name that was never used before."""
+
+    def __init__(self, settings: MemberSettings, new_id: Callable[[], str]) -> None:
+        self.settings = settings
+        self._new_id = new_id
+        self.phase = Phase.OUT
+        self.member_id = ""
+        self.epoch = JOINING  # as the last answer said; it only grows under one name
+        self.group_epoch = 0
+        self.topics: tuple[str, ...] = ()
+        self.owned: dict[TopicPartition, str] = {}  # granted and not given back
+        self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
+        self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
+        self.is_complete = False  # nothing more will follow for the group's epoch
+        self.why = ""  # of the last change
+        self.error: CallboardError | None = None  # why it is BARRED, or what stands in the way of joining
+        self.session_from_ms = -1  # when the last answered heartbeat was sent; -1: no session
+        self.answered_ms = -1  # when an answer came last
+        self.polled_ms = 0  # when the application came last
+        self.is_application_here = False  # it is inside a poll, for as long as it likes
+        self.failures = 0  # in a row
+        self.rounds = 0  # how many assignments have come
+        self._not_before_ms = 0
+        self._sent: dict[int, _Sent] = {}
+        self._last_number = 0
+        self._known_number = 0  # of the heartbeat that said it
+        self._known_topics: tuple[str, ...] | None = None  # what the coordinator is sure to know; None: nothing
+        self._known_owned: frozenset[tuple[TopicPartition, str]] | None = None
+
+    # -- what the application says -----------------------------------------------------------------
+
+    def on_subscribe(self, topics: Iterable[str], now_ms: int) -> None:
+        """Be a member that reads these topics."""
+        self.on_topics(topics)
+        self.polled_ms = max(self.polled_ms, now_ms)
+        if self.phase not in (Phase.JOINING, Phase.JOINED):
+            self._begin(now_ms)
+
+    def on_topics(self, topics: Iterable[str]) -> None:
+        """What is subscribed means these topics now."""
+        self.topics = tuple(sorted(set(topics)))
+
+    def on_poll(self, now_ms: int) -> None:
+        """The application has come, or shows otherwise that it goes on."""
+        self.polled_ms = max(self.polled_ms, now_ms)
+        if self.phase is Phase.STUCK:
+            self._begin(now_ms)
+
+    def on_revoked(self, partitions: Iterable[TopicPartition]) -> list[Effect]:
+        """The application has given these back."""
+        for key in partitions:
+            if key in self.revoking:
+                del self.revoking[key]
+                del self.owned[key]
+        return self._reconcile()
+
+    def on_barred(self, error: CallboardError) -> list[Effect]:
+        """There is no such group to join, and never will be."""
+        if self.phase is Phase.OUT:
+            return []
+        lost = Lose(self.member_id, self.epoch, dict(self.owned), str(error))
+        self._forget()
+        self._sent.clear()
+        self.phase, self.error, self.why = Phase.BARRED, error, str(error)
+        return [lost]
+
+    def on_leave(self, now_ms: int) -> list[Effect]:
+        """Leave the group, with everything. What it owned goes to others at once, or waits for its instance id."""
+        effects: list[Effect] = []
+        if self.phase is Phase.JOINED or (self.phase is Phase.JOINING and self._sent):
+            self.phase = Phase.LEAVING
+            effects.append(self._farewell(now_ms, is_stuck=False))
+        else:
+            self.phase = Phase.OUT
+        self._forget()
+        return effects
+
+    # -- what the coordinator says -----------------------------------------------------------------
+
+    def on_answer(self, number: int, reply: Reply, now_ms: int) -> list[Effect]:
+        """A heartbeat was answered."""
+        sent = self._sent.pop(number, None)
+        if sent is None:
+            return []  # of a name or a coordinator of before
+        if self.phase is Phase.LEAVING:
+            self.phase = Phase.OUT
+            return []
+        if reply.error:
+            return self._on_refusal(number, error_for_code(reply.error, reply.detail), now_ms)
+        if not isinstance(reply, GroupHeartbeatReply) or reply.member_epoch < self.epoch:
+            return []  # of before
+        self.failures, self.error = 0, None
+        self.answered_ms = now_ms
+        self.session_from_ms = max(self.session_from_ms, sent.sent_ms)
+        if number > self._known_number:
+            self._known_number, self._known_topics, self._known_owned = number, sent.topics, sent.owned
+        return self._take(reply, sent, now_ms)
+
+    def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
+        """A heartbeat was not answered: its time is over, or the connection ended."""
+        sent = self._sent.pop(number, None)
+        if sent is None or number != self._last_number:
+            return []  # … or what was sent after it will tell
+        if self.phase is Phase.LEAVING:
+            self.phase = Phase.OUT
+            return []
+        return self._try_again(error, now_ms)
+
+    def on_coordinator_moved(self, now_ms: int) -> None:
+        """Another coordinator is known: what was asked of the one before will not be answered."""
+        if self.phase in (Phase.JOINING, Phase.JOINED):
+            self._sent.clear()
+            self._known_topics = self._known_owned = None
+            self._not_before_ms = min(self._not_before_ms, now_ms)
+
+    def on_coordinator_lost(self, error: CallboardError, now_ms: int) -> list[Effect]:
+        """The connection to the coordinator ended: nothing that is under way will be answered there."""
+        if self.phase not in (Phase.JOINING, Phase.JOINED):
+            return []
+        self._sent.clear()
+        return self._try_again(error, now_ms)
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def drain(self, now_ms: int, *, has_coordinator: bool) -> list[Effect]:
+        """Return what is due."""
+        effects = self._expire(now_ms)
+        if self.phase not in (Phase.JOINING, Phase.JOINED) or not has_coordinator or now_ms < self._not_before_ms:
+            return effects
+        if not self._sent or self._has_news():
+            effects.append(self._heartbeat(now_ms))
+        return effects
+
+    def next_event_ms(self, *, has_coordinator: bool) -> int | None:
+        """Return when to call ``drain`` again if nothing else happens."""
+        if self.phase not in (Phase.JOINING, Phase.JOINED):
+            return None
+        times = []
+        if not self.is_application_here:
+            times.append(self.polled_ms + self.settings.max_poll_interval_ms)
+        if self.session_from_ms >= 0:
+            times.append(self.session_ends_ms)
+        if has_coordinator and not self._sent:
+            times.append(self._not_before_ms)
+        return min(times, default=None)
+
+    @property
+    def session_ends_ms(self) -> int:
+        """When this side takes its session for over, if no answer comes; only with a session."""
+        return self.session_from_ms + self.settings.session_timeout_ms
+
+    def may_work(self, now_ms: int) -> bool:
+        """Say whether records of what is owned may be handed out. From any thread."""
+        return self.session_from_ms < 0 or now_ms < self.session_ends_ms
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _begin(self, now_ms: int) -> None:
+        """Join, under a new name."""
+        self._forget()
+        self._sent.clear()
+        self.phase = Phase.JOINING
+        self.member_id = self._new_id()
+        self.error = None
+        self.rounds = 0
+        self._not_before_ms = now_ms
+
+    def _forget(self) -> None:
+        if self.phase is not Phase.LEAVING:
+            self._sent.clear()
+        self.epoch = JOINING
+        self.owned, self.granted, self.revoking = {}, {}, {}
+        self.is_complete = False
+        self.session_from_ms = -1
+        self._known_topics = self._known_owned = None
+        self.failures = 0
+
+    def _expire(self, now_ms: int) -> list[Effect]:
+        if self.phase not in (Phase.JOINING, Phase.JOINED):
+            return []
+        if self.session_from_ms >= 0 and now_ms >= self.session_ends_ms:
+            silent_ms = now_ms - self.session_from_ms
+            return self._lose(
+                f"the coordinator has not answered for {silent_ms / 1000:.1f} s: the session is over", now_ms
+            )
+        away_ms = now_ms - self.polled_ms
+        if not self.is_application_here and away_ms >= self.settings.max_poll_interval_ms:
+            why = f"the application has not polled for {away_ms / 1000:.1f} s (max_poll_interval_ms)"
+            is_known = self.phase is Phase.JOINED or bool(self._sent)
+            farewell = [self._farewell(now_ms, is_stuck=True)] if is_known else []
+            lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
+            self.phase, self.why = Phase.STUCK, why
+            self._forget()
+            return [*farewell, lost]
+        return []
+
+    def _lose(self, why: str, now_ms: int) -> list[Effect]:
+        """The member is out: join again under another name."""
+        lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
+        failures = self.failures
+        self._begin(now_ms)
+        self.why, self.failures = why, failures
+        return [lost]
+
+    def _on_refusal(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
+        code = getattr(error, "errno", ErrorCode.UNKNOWN)
+        if code in OUT_OF_GROUP:
+            self.failures += 1
+            effects = self._lose(str(error), now_ms)
+            if self.failures > 1:
+                self._pause(now_ms)
+            return effects
+        if code in SAME_COORDINATOR or error.retriable:
+            if number != self._last_number:
+                return []  # what was sent after it will tell
+            return self._try_again(error, now_ms)
+        return self.on_barred(error)
+
+    def _try_again(self, error: CallboardError, now_ms: int) -> list[Effect]:
+        """What is under way will not be answered: once more, after a pause, and perhaps elsewhere."""
+        self._sent.clear()
+        self._known_topics = self._known_owned = None  # perhaps it arrived, perhaps not
+        self.error = error
+        self.failures += 1
+        self._pause(now_ms)
+        if getattr(error, "errno", None) in SAME_COORDINATOR:
+            return []
+        return [FindCoordinator(str(error))]
+
+    def _pause(self, now_ms: int) -> None:
+        self._not_before_ms = now_ms + min(PAUSE_MS_MAX, FIRST_PAUSE_MS << min(self.failures - 1, 10))
+
+    def _take(self, reply: GroupHeartbeatReply, sent: _Sent, now_ms: int) -> list[Effect]:
+        is_news = self.phase is Phase.JOINING or reply.member_epoch > self.epoch
+        self.phase = Phase.JOINED
+        self.epoch, self.group_epoch = reply.member_epoch, reply.group_epoch
+        if reply.assignment is not None:
+            granted = {
+                TopicPartition(of.topic, partition): of.topic_id
+                for of in reply.assignment
+                for partition in of.partitions
+            }
+            is_news = is_news or granted != self.granted
+            self.granted = granted
+        self.is_complete = reply.is_complete
+        self.why = reply.why or self.why
+        if is_news:
+            self.rounds += 1
+        # A coordinator that answers at once without news must not be asked without end.
+        self._not_before_ms = now_ms if is_news else sent.sent_ms + self.settings.heartbeat_interval_ms
+        return self._reconcile()
+
+    def _reconcile(self) -> list[Effect]:
+        """Make what is owned equal to what is granted: first out, then in."""
+        out = {
+            key: topic_id
+            for key, topic_id in self.owned.items()
+            if self.granted.get(key) != topic_id and key not in self.revoking
+        }
+        self.revoking.update(dict.fromkeys(out))
+        new = {key: topic_id for key, topic_id in self.granted.items() if key not in self.owned}
+        self.owned.update(new)
+        effects: list[Effect] = []
+        if out:
+            effects.append(Revoke(self.member_id, self.epoch, out, self.why))
+        if new:
+            effects.append(Assign(self.member_id, self.epoch, new, self.why))
+        return effects
+
+    def _has_news(self) -> bool:
+        """Say whether the coordinator does not know, and will not learn from what is under way, what we are and own."""
+        last = self._sent.get(self._last_number)
+        topics = last.topics if last is not None else self._known_topics
+        owned = last.owned if last is not None else self._known_owned
+        return topics != self.topics or owned != frozenset(self.owned.items())
+
+    def _heartbeat(self, now_ms: int) -> SendHeartbeat:
+        settings = self.settings
+        is_joining = self.phase is Phase.JOINING
+        owned = frozenset(self.owned.items())
+        wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
+        request = GroupHeartbeatRequest(
+            group_id=settings.group_id,
+            member_id=self.member_id,
+            member_epoch=self.epoch,
+            instance_id=settings.instance_id,
+            topics=list(self.topics) if is_joining or self._known_topics != self.topics else None,
+            assignors=list(settings.assignors) if is_joining else None,
+            session_timeout_ms=settings.session_timeout_ms,
+            rebalance_timeout_ms=settings.max_poll_interval_ms,
+            owned=by_topic(self.owned) if is_joining or self._known_owned != owned else None,
+            max_wait_ms=wait_ms,
+        )
+        self._last_number += 1
+        self._sent[self._last_number] = _Sent(now_ms, self.topics, owned)
+        return SendHeartbeat(self._last_number, request, wait_ms + settings.answer_ms)
+
+    def _farewell(self, now_ms: int, *, is_stuck: bool) -> SendHeartbeat:
+        settings = self.settings
+        request = GroupHeartbeatRequest(
+            group_id=settings.group_id,
+            member_id=self.member_id,
+            member_epoch=LEAVING_FOR_A_WHILE if settings.instance_id else LEAVING,
+            instance_id=settings.instance_id,
+            session_timeout_ms=settings.session_timeout_ms,
+            rebalance_timeout_ms=settings.max_poll_interval_ms,
+            is_stuck=is_stuck,
+        )
+        self._sent.clear()
+        self._last_number += 1
+        self._sent[self._last_number] = _Sent(now_ms, self.topics, frozenset())
+        return SendHeartbeat(self._last_number, request, LEAVE_MS)
+
+
+def by_topic(partitions: Partitions | Sequence[tuple[TopicPartition, str]]) -> list[TopicPartitions]:
+    """Return partitions as they stand in messages, sorted."""
+    found: dict[tuple[str, str], list[int]] = {}
+    items = partitions.items() if isinstance(partitions, Mapping) else partitions
+    for key, topic_id in sorted(items):
+        found.setdefault((key.topic, topic_id), []).append(key.partition)
+    return [
+        TopicPartitions(topic=topic, topic_id=topic_id, partitions=numbers)
+        for (topic, topic_id), numbers in found.items()
+    ]

@@ -1,0 +1,484 @@
+"""Committed offsets: who may commit what, what is read, what expires."""
+
+from __future__ import annotations
+
+import pytest
+
+from callboard.actors.groups.events import GroupSettings, TopicPicture
+from callboard.errors import ErrorCode
+from callboard.transport import group_messages as said
+
+from .desks import ORDERS, Desk, beat, numbers
+
+DAY_MS = 24 * 3_600_000
+
+
+def moved(desk):
+    """Let m1 have given 2 and 3 to m2; return the epochs of both."""
+    desk.join("m1")
+    desk.join("m2")
+    one = desk.heartbeat("m1", 1).member_epoch
+    desk.heartbeat("m1", one, owned=[0, 1])
+    return one, desk.heartbeat("m2", 1).member_epoch
+
+
+def commit_request(entries, member_id="m1", epoch=1, group="billing"):
+    return said.OffsetCommitRequest(group_id=group, member_id=member_id, member_epoch=epoch, entries=entries)
+
+
+def entry(partition=0, offset=1, topic="orders", **more):
+    return said.OffsetCommitEntry(topic=topic, partition=partition, offset=offset, **more)
+
+
+# -- commits that are taken
+
+
+def test_a_commit_is_answered_and_read_when_it_survives():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.survives = False
+
+    ticket = desk.send(commit_request([entry(0, 42, metadata="half way", leader_epoch=3)], epoch=epoch))
+
+    assert ticket not in desk.replies
+    assert desk.committed() == {}
+    desk.write()
+    assert desk.replies[ticket].error == 0
+    assert desk.replies[ticket].entries == [said.OffsetCommitEntryReply(topic="orders", partition=0)]
+    [found] = desk.ask(said.OffsetFetchRequest(group_id="billing")).entries
+    assert (found.offset, found.metadata, found.leader_epoch, found.topic_id) == (42, "half way", 3, "o1")
+    assert found.committed_ms == desk.wall_ms
+
+
+def test_commits_survive_in_their_order():
+    desk = Desk(survives=False)
+    desk.send(commit_request([entry(0, 1)], member_id="", epoch=-1))
+    desk.send(commit_request([entry(0, 2)], member_id="", epoch=-1))
+
+    desk.write(1)
+    assert desk.committed() == {("orders", 0): 1}
+    desk.write()
+    assert desk.committed() == {("orders", 0): 2}
+
+
+def test_of_two_entries_for_one_partition_the_last_counts():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+
+    desk.ask(commit_request([entry(0, 5), entry(0, 6)], epoch=epoch))
+
+    assert desk.committed() == {("orders", 0): 6}
+
+
+def test_a_commit_of_nothing_is_a_commit():
+    desk = Desk()
+
+    assert desk.ask(commit_request([], member_id="", epoch=-1)).error == 0
+    assert desk.log == []
+
+
+def test_what_was_asked_for_but_is_not_given_back_yet_may_still_be_committed():
+    desk = Desk()
+    desk.join("m1")
+    desk.join("m2")
+
+    assert desk.commit("m1", 1, {3: 9}).error == 0  # it has not heard yet
+    assert desk.commit("m1", 2, {3: 10}).error == 0  # it has
+    assert desk.committed() == {("orders", 3): 10}
+
+
+def test_a_commit_under_way_while_the_assignment_grows_does_not_fail():
+    desk = Desk()
+    one, two = moved(desk)
+    desk.heartbeat("m2", said.LEAVING)
+    grown = desk.heartbeat("m1", one)
+
+    assert grown.member_epoch > one
+    assert desk.commit("m1", one, {0: 3, 1: 3}).error == 0
+
+
+def test_without_members_anybody_may_commit():
+    desk = Desk()
+
+    assert desk.commit("", -1, {0: 5}).error == 0
+    assert desk.committed() == {("orders", 0): 5}
+    assert desk.described().state == "empty"
+
+
+def test_who_committed_is_written_with_the_offset():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.commit("m1", epoch, {0: 5})
+
+    assert b'"member_id":"m1","member_epoch":1' in desk.log[-1][1]
+
+
+# -- commits that are refused: named, and nothing changes
+
+
+def refused(desk, reply, code, *words):
+    assert ErrorCode(reply.error) == code, reply
+    for word in words:
+        assert word in reply.detail
+    assert desk.committed() == {}
+
+
+def test_a_commit_of_a_partition_that_is_not_assigned_is_refused_whole():
+    desk = Desk()
+    one, two = moved(desk)
+
+    reply = desk.commit("m1", one, {0: 5, 2: 5, 3: 5})
+
+    refused(desk, reply, ErrorCode.PARTITION_NOT_ASSIGNED, "orders-2 is not assigned to m1")
+    assert f"orders-2 is owned by m2 of app at 10.0.0.1 since generation {two} (and 1 more)" in reply.detail
+    assert [(one.partition, one.error) for one in reply.entries] == [(2, 1008), (3, 1008)]
+
+
+def test_a_commit_from_before_a_partition_moved_on_is_refused():
+    desk = Desk()
+    one, two = moved(desk)
+    desk.heartbeat("m2", said.LEAVING)
+    desk.heartbeat("m1", one)  # it has 2 and 3 again
+
+    reply = desk.commit("m1", 1, {2: 5})
+
+    refused(desk, reply, ErrorCode.ILLEGAL_GENERATION, "commit of generation 1; orders-2 is owned by m1")
+
+
+def test_a_commit_of_one_that_was_put_out_names_the_new_owner_and_generation():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.pass_time(10_010)
+    new = desk.join("m2").member_epoch
+
+    reply = desk.commit("m1", epoch, {0: 5})
+
+    refused(desk, reply, ErrorCode.UNKNOWN_MEMBER_ID, "m1 of app at 10.0.0.1 was silent for 10,000 ms (0.0 s ago)")
+    assert f"orders-0 is owned by m2 of app at 10.0.0.1 since generation {new}" in reply.detail
+
+
+def test_a_fenced_member_is_named_its_new_owners_after_a_restart_too():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.heartbeat("m1", said.LEAVING)
+    desk.join("m2")
+
+    after = desk.restarted()
+
+    refused(after, after.commit("m1", epoch, {0: 5}), ErrorCode.UNKNOWN_MEMBER_ID, "orders-0 is owned by m2")
+
+
+def test_a_commit_of_a_member_that_never_was():
+    desk = Desk()
+
+    refused(desk, desk.commit("m1", 1, {0: 5}), ErrorCode.UNKNOWN_MEMBER_ID, "group billing has no member m1")
+    desk.join("m2")
+    refused(desk, desk.commit("m1", 1, dict.fromkeys(range(4), 5)), ErrorCode.UNKNOWN_MEMBER_ID, "orders-2 is", ", …")
+
+
+def test_a_commit_of_a_generation_that_has_not_been():
+    desk = Desk()
+    desk.join("m1")
+
+    refused(desk, desk.commit("m1", 9, {0: 5}), ErrorCode.FENCED_MEMBER_EPOCH, "generation 9; it is in 1")
+
+
+def test_nobody_commits_beside_members():
+    desk = Desk()
+    desk.join("m1")
+
+    refused(desk, desk.commit("", -1, {0: 5}), ErrorCode.NON_EMPTY_GROUP, "only they commit")
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "words"),
+    [
+        (entry(0, 5, metadata="é" * 2_049), ErrorCode.OFFSET_METADATA_TOO_LARGE, "4,098 bytes; at most 4,096"),
+        (entry(0, -5), ErrorCode.INVALID_REQUEST, "an offset is 0 or more"),
+        (entry(4, 5), ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "orders has 4 partitions"),
+        (entry(-1, 5), ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no orders--1"),
+        (entry(0, 5, topic="gone"), ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no topic gone"),
+        (entry(0, 5, topic_id="o0"), ErrorCode.UNKNOWN_TOPIC_ID, "its id is o1 now"),
+    ],
+)
+def test_a_commit_with_one_bad_entry_commits_nothing(bad, code, words):
+    desk = Desk()
+
+    reply = desk.ask(commit_request([entry(1, 1), bad], member_id="", epoch=-1))
+
+    refused(desk, reply, code, words)
+    assert desk.log == []
+    assert desk.ask(said.ListGroupsRequest()).groups == []
+
+
+def test_metadata_of_just_so_many_bytes_is_kept():
+    desk = Desk()
+
+    assert desk.ask(commit_request([entry(0, 5, metadata="é" * 2_048)], member_id="", epoch=-1)).error == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (commit_request([entry()], member_id="", epoch=-1, group=""), ErrorCode.INVALID_GROUP_ID),
+        (commit_request([entry()], member_id="", epoch=-1, group="g" * 250), ErrorCode.INVALID_GROUP_ID),
+        (commit_request([entry()], member_id="", epoch=3), ErrorCode.INVALID_REQUEST),
+    ],
+)
+def test_a_commit_that_makes_no_sense(request_, code):
+    desk = Desk()
+
+    assert desk.ask(request_).error == code
+    assert desk.log == []
+
+
+def test_a_coordinator_takes_only_so_many_groups():
+    desk = Desk(settings=GroupSettings(groups_max=1))
+    desk.commit("", -1, {0: 1}, group="one")
+
+    assert desk.commit("", -1, {0: 1}, group="two").error == ErrorCode.LIMIT_EXCEEDED
+    assert desk.join("m1", group="two").error == ErrorCode.LIMIT_EXCEEDED
+    assert desk.commit("", -1, {0: 2}, group="one").error == 0
+
+
+# -- reading
+
+
+def test_what_was_not_committed_is_minus_one():
+    desk = Desk()
+    desk.commit("", -1, {1: 5})
+
+    wanted = [said.TopicPartitions(topic="orders", partitions=[1, 0]), said.TopicPartitions(topic="no", partitions=[7])]
+    reply = desk.ask(said.OffsetFetchRequest(group_id="billing", partitions=wanted))
+
+    assert [(one.topic, one.partition, one.offset) for one in reply.entries] == [
+        ("orders", 1, 5), ("orders", 0, -1), ("no", 7, -1)
+    ]  # fmt: skip
+    assert desk.committed(group="nobody") == {}
+
+
+def test_a_topic_made_anew_has_no_committed_offsets():
+    desk = Desk()
+    desk.commit("", -1, {0: 5})
+    desk.set_topics({"orders": TopicPicture("o2", 4)})
+
+    wanted = [said.TopicPartitions(topic="orders", partitions=[0])]
+
+    assert desk.committed(partitions=wanted) == {("orders", 0): -1}
+    assert desk.committed() == {}
+    assert desk.restarted().committed() == {}
+
+
+def test_a_member_that_is_out_may_not_begin_anywhere():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+
+    def fetch(member_id, member_epoch):
+        request = said.OffsetFetchRequest(group_id="billing", member_id=member_id, member_epoch=member_epoch)
+        return desk.ask(request).error
+
+    assert fetch("m1", epoch) == 0
+    assert fetch("m1", epoch + 1) == ErrorCode.FENCED_MEMBER_EPOCH
+    assert fetch("m2", epoch) == ErrorCode.UNKNOWN_MEMBER_ID
+    assert desk.ask(said.OffsetFetchRequest(group_id="")).error == ErrorCode.INVALID_GROUP_ID
+
+
+def test_the_new_owner_reads_what_the_old_one_committed_last():
+    desk = Desk()
+    desk.join("m1")
+    desk.survives = False
+    desk.send(commit_request([entry(3, 8)]))
+    joining = desk.send(beat("m2", 0, topics=["orders"]))
+    leaving = desk.send(beat("m1", said.LEAVING))
+
+    for _ in range(3):
+        assert joining not in desk.replies or desk.committed() == {("orders", 3): 8}
+        desk.write(1)
+
+    assert desk.replies[leaving].error == desk.replies[joining].error == 0
+    desk.survives = True
+    assert numbers(desk.heartbeat("m2", 2).assignment) == [0, 1, 2, 3]
+    assert desk.committed() == {("orders", 3): 8}
+
+
+# -- expiry (B23)
+
+
+def test_offsets_of_a_group_with_members_never_expire():
+    desk = Desk()
+    epoch = desk.join("m1", session_timeout_ms=1_800_000).member_epoch
+    desk.commit("m1", epoch, {0: 5})
+
+    for _ in range(700):
+        desk.pass_time(1_700_000)
+        desk.heartbeat("m1", epoch)
+
+    assert desk.committed() == {("orders", 0): 5}
+
+
+def test_offsets_expire_so_long_after_the_last_member_has_left_and_then_the_group_is_gone():
+    desk = Desk()
+    epoch = desk.join("m1", session_timeout_ms=1_800_000).member_epoch
+    desk.commit("m1", epoch, {0: 5})
+    for _ in range(400):
+        desk.pass_time(1_700_000)
+        desk.heartbeat("m1", epoch)
+    desk.heartbeat("m1", said.LEAVING)
+
+    desk.pass_time(7 * DAY_MS - 61_000)
+    assert desk.committed() == {("orders", 0): 5}
+    desk.pass_time(121_001)
+
+    assert desk.committed() == {}
+    desk.pass_time(60_000)
+    assert desk.ask(said.ListGroupsRequest()).groups == []
+    assert desk.restarted().state() == {}
+
+
+def test_offsets_that_no_member_committed_expire_each_after_its_own_commit():
+    desk = Desk()
+    desk.commit("", -1, {0: 5})
+    desk.pass_time(4 * DAY_MS)
+    desk.commit("", -1, {1: 6})
+
+    desk.pass_time(4 * DAY_MS)
+    assert desk.committed() == {("orders", 1): 6}
+    desk.pass_time(4 * DAY_MS)
+    assert desk.ask(said.ListGroupsRequest()).groups == []
+
+
+def test_a_group_is_not_forgotten_while_a_commit_is_under_way():
+    desk = Desk()
+    desk.survives = False
+    ticket = desk.send(commit_request([entry(0, 5)], member_id="", epoch=-1))
+
+    desk.pass_time(8 * DAY_MS)
+    desk.write()
+
+    assert desk.replies[ticket].error == 0
+    assert desk.committed() == {("orders", 0): 5}
+
+
+def test_deleted_topics_take_their_offsets_along():
+    desk = Desk({**ORDERS, "clicks": TopicPicture("c1", 1)})
+    desk.commit("", -1, {0: 5, 1: 6})
+    desk.ask(commit_request([entry(0, 9, topic="clicks")], member_id="", epoch=-1))
+
+    desk.set_topics({"clicks": TopicPicture("c1", 1)})
+
+    assert desk.committed() == {("clicks", 0): 9}
+    assert desk.restarted().committed() == {("clicks", 0): 9}
+
+
+def test_a_topic_that_was_never_seen_is_not_taken_for_deleted():
+    desk = Desk()
+    desk.commit("", -1, {0: 5})
+    desk.topics = {}  # another broker, whose picture is not complete yet
+
+    after = desk.restarted()
+    assert after.committed() == {("orders", 0): 5}
+
+    after.set_topics({}, deleted=["o1"])  # now it is known
+    assert after.committed() == {}
+
+
+def test_topics_known_to_be_deleted_before_the_coordinator_serves_go_when_it_does():
+    from callboard.actors.groups.coordinating import Coordinating
+
+    desk = Desk()
+    desk.commit("", -1, {0: 5})
+    rules = Coordinating(GroupSettings())
+    for record in desk.log:
+        rules.replay(*record)
+    assert rules.on_topics({}, 0, 0, ["o1"]) == []
+
+    [write] = rules.loaded(0, 0)
+
+    assert write.records == [(b'["offset","billing","orders","o1",0]', None)]
+
+
+# -- who looks after offsets
+
+
+def test_offsets_of_a_topic_nobody_reads_any_more_may_be_deleted():
+    desk = Desk({**ORDERS, "clicks": TopicPicture("c1", 1)})
+    desk.commit("", -1, {0: 5, 1: 6})
+    desk.join("m1", ["clicks"])
+
+    partitions = [
+        said.TopicPartitions(topic="orders", partitions=[0, 3]),
+        said.TopicPartitions(topic="clicks", partitions=[0]),
+    ]
+    reply = desk.ask(said.DeleteOffsetsRequest(group_id="billing", partitions=partitions))
+
+    assert [(one.name, ErrorCode(one.error)) for one in reply.results] == [
+        ("orders-0", ErrorCode.NONE),
+        ("orders-3", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        ("clicks-0", ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC),
+    ]
+    assert desk.committed() == {("orders", 1): 6}
+    missing = desk.ask(said.DeleteOffsetsRequest(group_id="nobody", partitions=partitions[1:]))
+    assert [one.error for one in missing.results] == [ErrorCode.GROUP_ID_NOT_FOUND]
+
+
+def test_a_group_without_members_may_be_deleted_with_its_offsets():
+    desk = Desk()
+    desk.join("m1")
+    desk.commit("m1", 1, {0: 5, 1: 5})
+    delete = said.DeleteGroupsRequest(group_ids=["billing", "nobody", ""])
+
+    assert [one.error for one in desk.ask(delete).results] == [
+        ErrorCode.NON_EMPTY_GROUP, ErrorCode.GROUP_ID_NOT_FOUND, ErrorCode.INVALID_GROUP_ID
+    ]  # fmt: skip
+    desk.heartbeat("m1", said.LEAVING)
+    assert [one.error for one in desk.ask(delete).results][0] == 0
+
+    assert desk.committed() == {}
+    assert desk.described().error == ErrorCode.GROUP_ID_NOT_FOUND
+    assert desk.restarted().state() == {}
+
+
+def test_a_deletion_is_not_seen_before_it_survives_and_takes_commits_under_way_along():
+    desk = Desk()
+    desk.commit("", -1, {0: 5})
+    desk.survives = False
+    commit = desk.send(commit_request([entry(1, 6)], member_id="", epoch=-1))
+    deletion = desk.send(said.DeleteGroupsRequest(group_ids=["billing"]))
+    asked = [
+        desk.send(said.OffsetFetchRequest(group_id="billing")),
+        desk.send(said.DescribeGroupsRequest(group_ids=["billing"])),
+        desk.send(said.ListGroupsRequest()),
+    ]
+
+    desk.write(1)
+    assert desk.replies.keys() & {commit, deletion, *asked} == {commit}
+    desk.write()
+
+    assert desk.replies.keys() >= {deletion, *asked}
+    desk.survives = True
+    assert desk.restarted().state() == {}
+
+
+def test_a_group_with_thousands_of_offsets_is_deleted_in_several_writes():
+    desk = Desk({"orders": TopicPicture("o1", 2_500)})
+    desk.commit("", -1, dict.fromkeys(range(2_500), 1))
+    before = len(desk.log)
+
+    desk.ask(said.DeleteGroupsRequest(group_ids=["billing"]))
+
+    assert len(desk.log) - before == 2_500
+    assert desk.restarted().state() == {}
+
+
+def test_groups_are_listed_with_their_state():
+    desk = Desk()
+    moved(desk)
+    desk.commit("", -1, {0: 5}, group="audit")
+    desk.join("m1", group="new")
+    desk.join("m2", group="new")
+
+    reply = desk.ask(said.ListGroupsRequest())
+
+    assert [(one.group_id, one.state, one.members) for one in reply.groups] == [
+        ("audit", "empty", 0), ("billing", "stable", 2), ("new", "reconciling", 2)
+    ]  # fmt: skip
