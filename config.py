@@ -85,12 +85,22 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     default_partitions: Positive = 1
     default_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3  # or as many as there are brokers
     auto_create_topics: bool = False
+    offsets_topic_partitions: Annotated[int, Meta(ge=1, le=10_000)] = 50  # of __consumer_offsets, once it is made
+    offsets_topic_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3  # likewise; or as many as there are
+    offsets_retention_ms: Annotated[int, Meta(ge=1)] = 7 * 24 * 3_600_000  # counted while a group has no members
+    offset_metadata_bytes_max: Annotated[int, Meta(ge=0, le=MIB)] = 4_096  # of one committed offset, as UTF-8
+    group_session_timeout_ms_min: Milliseconds = 1_000
+    group_session_timeout_ms_max: Milliseconds = 1_800_000
+    group_members_max: Positive = 1_000
+    groups_max: Positive = 10_000  # of one partition of __consumer_offsets
 
     def __post_init__(self) -> None:
         if self.session_timeout_ms < 2 * self.heartbeat_ms:
             raise ValueError(
                 "session_timeout_ms must be at least twice heartbeat_ms, or one late heartbeat ends a session"
             )
+        if self.group_session_timeout_ms_max < self.group_session_timeout_ms_min:
+            raise ValueError("group_session_timeout_ms_max must not be below group_session_timeout_ms_min")
 
 
 class ClusterConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):

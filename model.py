@@ -27,6 +27,7 @@ Header = tuple[str, bytes | None]
 TIMESTAMP_CREATE_TIME = 0  # given by the producer; the only kind so far
 
 
+OFFSETS_TOPIC = "__consumer_offsets"  # the cluster's own: where groups and their committed offsets are kept
 TOPIC_NAME_MAX = 249  # characters
 _TOPIC_NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{TOPIC_NAME_MAX}}}\Z")
 

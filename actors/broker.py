@@ -37,6 +37,7 @@ from ..transport.addresses import choose_endpoint
 from ..transport.seam import Connection
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
+from .controller.internal import is_for_cluster
 from .log import event
 from .logdirs import (
     FULL,
@@ -482,7 +483,7 @@ class Broker(LoopActor):
         """Ask whoever is active; without an answer the asker asks again, after a time of its own."""
         controller_id = self._image.controller_id
         if controller_id == self._broker_id:
-            self._tell("controller", AdminCommand(request, on_reply))
+            self._tell("controller", AdminCommand(request, on_reply, is_internal=is_for_cluster(request)))
         elif controller_id >= 0:
             connection = self._peer(controller_id)
             if connection is not None:

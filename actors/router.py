@@ -26,26 +26,29 @@ from ..config import ClusterConfig
 from ..errors import ErrorCode
 from ..model import PartitionKey, TopicId
 from ..transport import messages as m
+from ..transport.group_messages import GroupHeartbeatRequest
 from ..transport.loop import Timer
 from ..transport.seam import Inbound, PeerInfo, Server
 from .admission import patience, problem_with_fetch, problem_with_follower_fetch, problem_with_produce
 from .controller.controller import AdminCommand
 from .controller.image import ClusterImage
+from .controller.internal import is_for_cluster
+from .controller.topics import INTERNAL_PREFIX
+from .groups.asking import CoordinatorGone, GroupAnswers
+from .groups.door import GroupDoor
 from .inspect import REQUESTS as INSPECTIONS
 from .inspect import Inspection
 from .log import event
 from .logdirs import LogDirectories
 from .metadata.client import MetadataChanged, NewProducerId, SessionLost, SessionOpened, Subscribe
+from .metadata.documents import kind_of
 from .partition.events import (
     AnnounceReplicas,
     Answers,
-    DeleteRecords,
-    DescribeReplica,
     Discarded,
     Fetch,
     ForController,
     Hosted,
-    ListOffset,
     Produce,
     Progress,
     ReplicaGone,
@@ -53,6 +56,7 @@ from .partition.events import (
     Unpark,
 )
 from .partition.leader import refusal_of_fetch, refusal_of_produce
+from .questions import Questions, delete_records, describe_replicas, list_offsets
 from .replication.sessions import FollowerSession
 from .runtime import Context, LoopActor, LoopRef
 from .sessions import FetchSession, GatherSession, ProduceSession, Session
@@ -62,6 +66,7 @@ logger = logging.getLogger(__name__)
 LOOK_MS = 5_000  # between looks for followers' sessions that are over
 NO_ANSWER = 0  # session number of a produce with acks=0
 SWEEP_MS = 50  # how late a timed-out produce may be answered
+INTERNAL = "the topic is the cluster's own: it may be read, not written"
 CLIENTS_SHOWN = 5  # in the tree
 
 
@@ -98,6 +103,8 @@ class Router(LoopActor):
         Hosted: "on_hosted",
         ReplicaGone: "on_replica_gone",
         Discarded: "on_discarded",
+        GroupAnswers: "on_group_answers",
+        CoordinatorGone: "on_coordinator_gone",
         MetadataChanged: "on_metadata_changed",
         SessionOpened: "on_session_opened",
         SessionLost: "on_session_lost",
@@ -136,6 +143,16 @@ class Router(LoopActor):
         self._session_numbers = session_numbers  # above NO_ANSWER
         self._is_sweeping = False
         self._overloaded = 0
+        self._internal: frozenset[TopicId] = frozenset()  # the cluster's own topics: nobody else writes to them
+        self._groups = GroupDoor(
+            context,
+            config=config,
+            broker_address=broker_address,
+            door=self._door,
+            next_number=session_numbers.__next__,
+            reply=self._send,
+            peer=self._peer,
+        )
         self._dispatch: dict[type, Callable[[Inbound, Any], None]] = {
             m.ProduceRequest: self._produce,
             m.FetchRequest: self._fetch,
@@ -152,6 +169,7 @@ class Router(LoopActor):
             m.ReelectRequest: self._administer,
             m.AlterPartitionRequest: self._administer,
             m.DescribeReplicasRequest: self._describe_replicas,
+            **self._groups.requests,
             m.DescribeClusterRequest: self._describe_cluster,
             **dict.fromkeys(INSPECTIONS, self._inspect),
         }
@@ -204,6 +222,7 @@ class Router(LoopActor):
             self._refuse(inbound, *problem)
             return
         keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
+        internal = self._internal_among(keys)
         number = NO_ANSWER
         if request.acks != m.ACKS_NONE:
             deadline_ms = inbound.received_ms + min(request.timeout_ms, patience(inbound))
@@ -212,6 +231,9 @@ class Router(LoopActor):
         for index, (entry, key) in enumerate(zip(request.entries, keys, strict=True)):
             frames = inbound.payload[first : first + entry.frames]
             first += entry.frames
+            if key in internal:
+                self._answered(number, index, refusal_of_produce(key, ErrorCode.INVALID_TOPIC, INTERNAL), ())
+                continue
             produce = Produce(Ticket(number, index, self._door), entry.leader_epoch, request.acks, frames)
             if not self._tell(key, produce) and number != NO_ANSWER:
                 error, leader, epoch = self._whereabouts(key)
@@ -324,82 +346,37 @@ class Router(LoopActor):
             self._tell(PartitionKey(TopicId(entry.topic_id), entry.partition), progress)
 
     def _list_offsets(self, inbound: Inbound, request: m.ListOffsetsRequest) -> None:
-        keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
-
-        def missing(key: PartitionKey) -> m.ListOffsetsEntryReply:
-            error, _, epoch = self._whereabouts(key)
-            return m.ListOffsetsEntryReply(
-                topic_id=key.topic_id, partition=key.partition, error=error, leader_epoch=epoch
-            )
-
-        def reply(entries: list[Any]) -> m.ListOffsetsReply:
-            return m.ListOffsetsReply(id=request.id, entries=entries)
-
-        self._gather(
-            inbound,
-            keys,
-            lambda ticket: ListOffset(
-                ticket, request.entries[ticket.entry].leader_epoch, request.entries[ticket.entry].timestamp_ms
-            ),
-            reply,
-            missing,
-        )
+        self._gather(inbound, list_offsets(request, self._whereabouts))
 
     def _delete_records(self, inbound: Inbound, request: m.DeleteRecordsRequest) -> None:
-        keys = [PartitionKey(TopicId(entry.topic_id), entry.partition) for entry in request.entries]
-
-        def missing(key: PartitionKey) -> m.DeleteRecordsEntryReply:
-            error, _, epoch = self._whereabouts(key)
-            return m.DeleteRecordsEntryReply(
-                topic_id=key.topic_id, partition=key.partition, error=error, leader_epoch=epoch
-            )
-
-        def reply(entries: list[Any]) -> m.DeleteRecordsReply:
-            return m.DeleteRecordsReply(id=request.id, entries=entries)
-
-        def question(ticket: Ticket) -> DeleteRecords:
-            entry = request.entries[ticket.entry]
-            return DeleteRecords(ticket, entry.leader_epoch, entry.before_offset)
-
-        self._gather(inbound, keys, question, reply, missing)
+        asked = delete_records(request, self._whereabouts)
+        if self._internal_among(asked.keys):
+            self._refuse(inbound, ErrorCode.INVALID_TOPIC, INTERNAL)
+        else:
+            self._gather(inbound, asked)
 
     def _describe_replicas(self, inbound: Inbound, request: m.DescribeReplicasRequest) -> None:
-        wanted = set(request.topic_ids)
-        keys = [key for key in self._replicas if not wanted or key.topic_id in wanted]
+        self._gather(inbound, describe_replicas(request, self._replicas, self._directories))
 
-        def missing(key: PartitionKey) -> m.ReplicaDescription:
-            home = self._directories.home_of(key)
-            directory = home.path if home is not None else ""
-            return m.ReplicaDescription(
-                topic_id=key.topic_id, partition=key.partition, role="offline", directory=directory
-            )
-
-        def reply(replicas: list[Any]) -> m.DescribeReplicasReply:
-            directories = self._directories.describe()
-            return m.DescribeReplicasReply(id=request.id, replicas=replicas, directories=directories)
-
-        self._gather(inbound, keys, DescribeReplica, reply, missing)
-
-    def _gather(
-        self,
-        inbound: Inbound,
-        keys: list[PartitionKey],
-        question: Callable[[Ticket], Any],
-        make_reply: Callable[[list[Any]], m.Reply],
-        when_missing: Callable[[PartitionKey], m.Part],
-    ) -> None:
+    def _gather(self, inbound: Inbound, asked: Questions) -> None:
         deadline_ms = inbound.received_ms + patience(inbound)
-        session = GatherSession(inbound.peer, inbound.message.id, keys, deadline_ms, make_reply, when_missing)
+        session = GatherSession(
+            inbound.peer, inbound.message.id, asked.keys, deadline_ms, asked.make_reply, asked.when_missing
+        )
         number = self._open(session)
-        for index, key in enumerate(keys):
-            if not self._tell(key, question(Ticket(number, index, self._door))):
-                self._answered(number, index, when_missing(key), ())
-        if not keys:
+        for index, key in enumerate(asked.keys):
+            if not self._tell(key, asked.ask(Ticket(number, index, self._door))):
+                self._answered(number, index, asked.when_missing(key), ())
+        if not asked.keys:
             self._completed.append(number)
 
     def _metadata(self, inbound: Inbound, request: m.MetadataRequest) -> None:
         may_create = request.allow_auto_create and self._config.broker.auto_create_topics
-        absent = [name for name in request.topics or () if self._image.topic_named(name) is None]
+        absent = [
+            name
+            for name in request.topics or ()
+            if self._image.topic_named(name) is None and not name.startswith(INTERNAL_PREFIX)
+        ]
         if may_create and absent:
             create = m.CreateTopicsRequest(topics=[m.NewTopic(name=name) for name in absent])
             self._tell_sibling("hosting", ForController(create))  # the client asks again until it is there
@@ -410,7 +387,9 @@ class Router(LoopActor):
             self._refuse(inbound, ErrorCode.STORE_UNAVAILABLE, "the metadata client is restarting")
 
     def _administer(self, inbound: Inbound, request: m.Request) -> None:
-        if not self._tell_sibling("controller", AdminCommand(request, lambda reply: self._reply(inbound, reply))):
+        is_internal = self._door == "peers" and is_for_cluster(request)
+        command = AdminCommand(request, lambda reply: self._reply(inbound, reply), is_internal=is_internal)
+        if not self._tell_sibling("controller", command):
             self._refuse(inbound, ErrorCode.NOT_CONTROLLER, "the controller of this broker is restarting")
 
     def _describe_cluster(self, inbound: Inbound, request: m.DescribeClusterRequest) -> None:
@@ -538,6 +517,16 @@ class Router(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
+        self._groups.on_image(changed.image)
+        if changed.keys is None or any(kind_of(key) == "topic" for key in changed.keys):
+            topics = self._image.topics.values()
+            self._internal = frozenset(topic.topic_id for topic in topics if topic.document.is_internal)
+
+    def on_group_answers(self, answers: GroupAnswers) -> None:
+        self._groups.on_answers(answers)
+
+    def on_coordinator_gone(self, gone: CoordinatorGone) -> None:
+        self._groups.on_coordinator_gone(gone)
 
     def on_session_opened(self, _: SessionOpened) -> None:
         self.started()
@@ -552,9 +541,13 @@ class Router(LoopActor):
         return replica is not None and replica.post(message)
 
     def _waiting(self, request: m.Request) -> int:
-        """Parked fetches are counted apart: many idle consumers do not keep producers out, nor the reverse."""
+        """Parked fetches and heartbeats are counted apart: idle consumers do not keep producers out, nor the reverse."""
         fetches = len(self._fetch_timers)
-        return fetches if isinstance(request, m.FetchRequest) else len(self._sessions) - fetches
+        if isinstance(request, m.FetchRequest):
+            return fetches
+        if isinstance(request, GroupHeartbeatRequest):
+            return self._groups.parked
+        return len(self._sessions) - fetches + self._groups.others
 
     def _tell_sibling(self, name: str, message: Any) -> bool:
         sibling = self.context.directory.find(f"{self._broker_address}/{name}")
@@ -574,9 +567,21 @@ class Router(LoopActor):
         self._reply(inbound, m.ErrorReply(error=error, detail=detail))
 
     def _reply(self, inbound: Inbound, reply: m.Reply) -> None:
+        msgspec.structs.force_setattr(reply, "id", inbound.message.id)
+        self._send(inbound.peer, reply)
+
+    def _send(self, peer: bytes, reply: m.Reply) -> None:
         if self._server is not None:
-            msgspec.structs.force_setattr(reply, "id", inbound.message.id)
-            self._server.reply(inbound.peer, reply)
+            self._server.reply(peer, reply)
+
+    def _peer(self, peer: bytes) -> PeerInfo | None:
+        return self._server.peer(peer) if self._server is not None else None
+
+    def _internal_among(self, keys: list[PartitionKey]) -> set[PartitionKey]:
+        """Return those of the cluster's own topics: what is in them is not a client's to change."""
+        if not self._internal or self._internal.isdisjoint([key.topic_id for key in keys]):
+            return set()
+        return {key for key in keys if key.topic_id in self._internal}
 
 
 def _described(peer: PeerInfo, now_ms: int, broker_id: int) -> m.ClientDescription:

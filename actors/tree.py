@@ -17,6 +17,9 @@
     │   └── orders-0  Replica            owns its log, leads or follows; a restart needs a new leader epoch to lead
     ├── replication   Fetcher            fetches for the followers, one line to each leader
     ├── hosting       Broker             starts and informs replicas as the picture says
+    ├── coordinators  one_for_one        each 5 in 30 s, then another broker is to lead, and coordinate
+    │   └── 7         Coordinator        the groups of __consumer_offsets-7, while this broker leads it
+    ├── groups        GroupHosting       starts and stops coordinators as the picture says
     ├── peers         Router             the door for other brokers
     └── router        Router             the door for clients: opened last, closed first
 
@@ -30,6 +33,7 @@ The processes themselves stand in ``host.py``, under the same rules.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 
 from ..config import ProcessOptions, log_directories
@@ -37,6 +41,7 @@ from ..model import BrokerId, LeaderEpoch, PartitionKey
 from .broker import Broker
 from .controller.controller import Controller
 from .doors import Doors
+from .groups.hosting import GroupHosting
 from .inspect import Inspection
 from .logdirs import LogDirectories
 from .metadata.branch import metadata_branch
@@ -69,13 +74,12 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
     pool_jobs: Counter[PartitionKey] = Counter()  # likewise: no replica opens a log that an earlier life is still at
     # likewise: a directory that failed is not used again by this process
     directories = LogDirectories(log_directories(config, name), config.broker.storage_min_free_bytes)
-    partitions = SupervisorSpec(
-        strategy=Strategy.ONE_FOR_ONE,
-        intensity=5,
-        period_ms=30_000,
-        intensity_per_child=True,
-        watcher=f"{name}/hosting",
+    questions = count(1)  # of coordinators to replicas, likewise: no late answer is taken for another one's
+    each_of_many = SupervisorSpec(
+        strategy=Strategy.ONE_FOR_ONE, intensity=5, period_ms=30_000, intensity_per_child=True
     )
+    partitions = replace(each_of_many, watcher=f"{name}/hosting")
+    coordinators = replace(each_of_many, watcher=f"{name}/groups")
     children = (
         ChildSpec(
             name="metadata",
@@ -105,6 +109,17 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 directories=directories,
                 led_epochs=led_epochs,
                 pool_jobs=pool_jobs,
+                retention_clock=retention_clock,
+            ),
+        ),
+        supervisor("coordinators", coordinators),
+        ChildSpec(
+            name="groups",
+            start=GroupHosting.starter(
+                settings=config.broker,
+                broker_id=broker_id,
+                broker_address=name,
+                numbers=questions,
                 retention_clock=retention_clock,
             ),
         ),

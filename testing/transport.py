@@ -225,6 +225,9 @@ class LoopbackServer:
     def peers(self) -> list[PeerInfo]:
         return list(self._gate.peers.values())
 
+    def peer(self, peer: bytes) -> PeerInfo | None:
+        return self._gate.peers.get(peer)
+
     def bind(self, binds: Sequence[str]) -> None:
         for text in binds:
             self.endpoints += (self._network.bind(text, self),)

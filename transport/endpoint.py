@@ -109,6 +109,9 @@ class RouterServer:
             for peer, info in self._gate.peers.items()
         ]
 
+    def peer(self, peer: bytes) -> PeerInfo | None:
+        return self._gate.peers.get(peer)
+
     def reply(self, peer: bytes, message: Reply, payload: Sequence[bytes] = ()) -> None:
         if not message.id or not self._is_open:
             return

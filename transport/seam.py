@@ -132,6 +132,9 @@ class Server(Protocol):
     def peers(self) -> list[PeerInfo]:
         """Return the connected peers; copies."""
 
+    def peer(self, peer: bytes) -> PeerInfo | None:
+        """Return one of them, no copy, without ``waiting_bytes``: for each request. None: it is gone."""
+
     def close(self) -> None:
         """Stop serving. The port is free and socket files are gone when it returns. Harmless when repeated."""
 

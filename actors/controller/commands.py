@@ -14,6 +14,7 @@ from ...transport import messages as m
 from . import topics
 from .draft import Draft
 from .elections import NotReelected, reelect
+from .internal import is_for_cluster, offsets_topic
 from .isr import alter_partitions
 from .leadership import PREFERRED, UNCLEAN, elect_leaders
 from .topics import TopicRules
@@ -71,6 +72,9 @@ def _results(
     rules: TopicRules, draft: Draft, request: _TopicRequest, now_ms: int, new_id: NewTopicId, is_internal: bool
 ) -> list[m.TopicResult]:
     if isinstance(request, m.CreateTopicsRequest):
+        if is_internal and is_for_cluster(request):
+            wish = offsets_topic(rules.broker, rules.brokers, draft.image)
+            return [rules.create(draft, wish, TopicId(new_id()), now_ms, is_internal=True)]
         return [
             rules.create(draft, wish, TopicId(new_id()), now_ms, is_internal=is_internal) for wish in request.topics
         ]

@@ -51,10 +51,11 @@ class TopicRules:
     defaults: TopicConfig = field(default_factory=TopicConfig)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     limits: Limits = field(default_factory=Limits)
+    brokers: int = 0  # that this host is to have, registered or not
 
     @staticmethod
     def of(config: ClusterConfig) -> TopicRules:
-        return TopicRules(config.topic, config.broker, config.limits)
+        return TopicRules(config.topic, config.broker, config.limits, config.brokers)
 
     # -- create ----------------------------------------------------------------------------------------
 

@@ -60,6 +60,10 @@ class Coordinating:
         self._is_serving = False  # both of them
 
     @property
+    def group_count(self) -> int:
+        return len(self._groups.by_id)
+
+    @property
     def next_due_ms(self) -> int | None:
         """When ``on_due`` must be called next; None: nothing waits for time."""
         return self._groups.deadlines.next_ms

@@ -1,0 +1,43 @@
+"""The cluster's own topic: ``__consumer_offsets``, made when somebody first asks for the coordinator of a group. Pure.
+
+How many partitions and replicas it has is the controller's to say, whatever a broker asks for. It waits until as many
+brokers live as it is to have replicas: made with the first broker's session, it would have a single one for ever.
+"""
+
+from __future__ import annotations
+
+from ...config import MIB, BrokerSettings
+from ...model import OFFSETS_TOPIC
+from ...transport.messages import CreateTopicsRequest, NewTopic, Request
+from .image import ClusterImage
+
+CONFIGS = {
+    "flush": "ack",
+    "retention_ms": -1,  # what is committed does not age: it is replaced, or its group forgotten
+    "retention_bytes": -1,
+    "segment_bytes": 16 * MIB,  # what is closed can be compacted; what is not is read whenever a coordinator begins
+    "max_message_bytes": 64 * MIB,  # all that one decision changes is one batch
+}
+
+
+def is_for_cluster(request: Request) -> bool:
+    """Say whether a broker asks for the cluster's own topic, and for nothing else."""
+    return isinstance(request, CreateTopicsRequest) and [wish.name for wish in request.topics] == [OFFSETS_TOPIC]
+
+
+def offsets_replication_factor(settings: BrokerSettings, brokers: int, image: ClusterImage) -> int:
+    """Return how many replicas it is to have: as the settings say, or as many as there are brokers.
+
+    Args:
+        brokers: how many this host is to have; some of them may not have registered yet.
+    """
+    return min(settings.offsets_topic_replication_factor, max(1, brokers, len(image.registrations)))
+
+
+def offsets_topic(settings: BrokerSettings, brokers: int, image: ClusterImage) -> NewTopic:
+    return NewTopic(
+        name=OFFSETS_TOPIC,
+        num_partitions=settings.offsets_topic_partitions,
+        replication_factor=offsets_replication_factor(settings, brokers, image),
+        configs=dict(CONFIGS),
+    )
