@@ -35,6 +35,7 @@ GROUPS_PER_REQUEST = 1_000
 KNOWN_MAX = 10_000  # coordinators that are remembered
 
 OFFSETS_TOPIC = "__consumer_offsets"
+WHO_LEADS = MetadataRequest(topics=[OFFSETS_TOPIC], include_internal=True)
 MOVED = (ErrorCode.NOT_COORDINATOR, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
 
@@ -243,7 +244,8 @@ class ListingQuestion:
     """Asks every broker which groups it coordinates, until all have answered and none is loading any more.
 
     Groups move between brokers meanwhile: only what all have said in one round counts. A round begins with the question
-    which brokers there are, and whether all partitions of ``__consumer_offsets`` are led.
+    which brokers there are. Each also tells which partitions of ``__consumer_offsets`` it knows that it leads: one that
+    has not heard yet that it was elected would not tell that it has to load.
     """
 
     def __init__(
@@ -262,6 +264,8 @@ class ListingQuestion:
         self._timeout_ms = timeout_ms
         self._unanswered = 0
         self._found: dict[str, GroupListing] = {}
+        self._partitions = 0  # of groups that there are
+        self._claimed: set[int] = set()  # those that a broker says it leads
         self._missing: dict[str, str] = {}  # who has not told all -> why
         self._refusal: CallboardError | None = None
 
@@ -271,19 +275,16 @@ class ListingQuestion:
         if now_ms >= self._until_ms or is_out_of_reach(self._cluster, self._begin_ms, now_ms):
             self._done(None, self._timeout_error())
             return
-        request = MetadataRequest(topics=[OFFSETS_TOPIC], include_internal=True)
-        self._cluster.ask_any(request, self._on_metadata, self._attempt_ms())
+        self._cluster.ask_any(WHO_LEADS, self._on_brokers, self._attempt_ms())
 
-    def _on_metadata(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
+    def _on_brokers(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
         self._found, self._missing = {}, {}
+        self._partitions, self._claimed = 0, set()
         self._refusal = error_of(reply)
         if not isinstance(reply, MetadataReply) or self._refusal is not None:
             self._missing["brokers"] = str(self._refusal)
             self._end_round()
             return
-        unled = sum(part.leader < 0 for topic in reply.topics for part in topic.partitions)
-        if unled and self._wanted is None:
-            self._missing[OFFSETS_TOPIC] = f"{unled} of its partitions have no leader"
         brokers = [broker.id for broker in reply.brokers]
         asked = []
         for broker_id in brokers if self._wanted is None else self._wanted:
@@ -293,21 +294,26 @@ class ListingQuestion:
                 self._cluster.refresh()
             else:
                 asked.append((broker_id, connection))
-        self._unanswered = len(asked)
+        self._unanswered = 2 * len(asked)
         if not asked:
             self._end_round()
         for broker_id, connection in asked:
-            connection.request(ListGroupsRequest(), self._taker(broker_id), timeout_ms=self._attempt_ms())
+            for request in (WHO_LEADS, ListGroupsRequest()):  # in this order: see above
+                connection.request(request, self._taker(broker_id), timeout_ms=self._attempt_ms())
 
     def _taker(self, broker_id: int) -> Callable[[Reply | CallboardError, list[bytes]], None]:
-        return lambda reply, _: self._on_reply(f"broker {broker_id}", reply)
+        return lambda reply, _: self._on_reply(broker_id, reply)
 
-    def _on_reply(self, broker: str, reply: Reply | CallboardError) -> None:
-        error = error_of(reply)
+    def _on_reply(self, broker_id: int, reply: Reply | CallboardError) -> None:
+        error, broker = error_of(reply), f"broker {broker_id}"
         if error is not None:
             self._missing[broker] = str(error)
             self._refusal = self._refusal or error
             self._cluster.refresh()
+        elif isinstance(reply, MetadataReply):
+            partitions = [partition for topic in reply.topics for partition in topic.partitions]
+            self._partitions = max(self._partitions, len(partitions))
+            self._claimed |= {each.partition for each in partitions if each.leader == broker_id}
         elif isinstance(reply, ListGroupsReply):
             self._found.update({group.group_id: group for group in reply.groups})
             if reply.loading:
@@ -317,6 +323,9 @@ class ListingQuestion:
             self._end_round()
 
     def _end_round(self) -> None:
+        unled = self._partitions - len(self._claimed)
+        if unled and self._wanted is None:
+            self._missing.setdefault(OFFSETS_TOPIC, f"{unled} of its partitions are led by nobody just now")
         if self._refusal is not None and not self._refusal.retriable:
             self._done(None, self._refusal)
         elif self._missing:

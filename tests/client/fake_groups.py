@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from fake_broker import FakeCluster
 
 from callboard.errors import ErrorCode
 from callboard.transport import group_messages as g
+from callboard.transport import messages as m
 from callboard.transport.seam import Inbound
 
 
@@ -28,6 +30,7 @@ class GroupCluster(FakeCluster):
         super().__init__(brokers)
         self.groups: dict[str, FakeGroup] = {}
         self.loading: dict[int, int] = {}  # broker -> how often it will still say that it is loading
+        self.behind: dict[int, int] = {}  # broker -> how often it does not know yet that it was elected
         self.unavailable: dict[str, int] = {}  # group -> how often nobody coordinates it
         self.group_handlers: dict[type, Callable[[int, Any], Any]] = {
             g.FindCoordinatorsRequest: self._find,
@@ -87,7 +90,20 @@ class GroupCluster(FakeCluster):
             entries.append(entry)
         return g.CoordinatorsReply(id=request.id, coordinators=entries)
 
+    def _metadata(self, broker: int, inbound: Inbound, reply: Any) -> None:
+        def as_it_was(told: m.MetadataReply) -> None:
+            for topic in told.topics:
+                topic.partitions[:] = [
+                    msgspec.structs.replace(one, leader=-1) if one.leader == broker else one for one in topic.partitions
+                ]
+            reply(told)
+
+        super()._metadata(broker, inbound, as_it_was if self.behind.get(broker) else reply)
+
     def _list(self, broker: int, request: g.ListGroupsRequest) -> g.ListGroupsReply:
+        if self.behind.get(broker):
+            self.behind[broker] -= 1
+            return g.ListGroupsReply(id=request.id)
         if self.loading.get(broker):
             self.loading[broker] -= 1
             return g.ListGroupsReply(id=request.id, loading=[7])

@@ -81,11 +81,19 @@ def test_groups_that_are_not_all_known_in_time_are_an_error_that_names_the_broke
         admin.list_groups(broker_ids=[9], timeout_ms=200)
 
 
+def test_a_broker_that_has_not_heard_yet_of_its_election_is_waited_for(cluster, admin):
+    cluster.create("__consumer_offsets", 2)
+    cluster.group("a", 2)
+    cluster.behind[2] = 3
+
+    assert [one.group_id for one in admin.list_groups()] == ["a"]
+
+
 def test_a_listing_waits_until_all_partitions_of_groups_are_led(cluster, admin):
     topic = cluster.create("__consumer_offsets", 2)
     cluster.call(lambda: topic.leaders.__setitem__(1, -1))
 
-    with pytest.raises(CallboardTimeoutError, match="__consumer_offsets 1 of its partitions have no leader"):
+    with pytest.raises(CallboardTimeoutError, match="__consumer_offsets 1 of its partitions are led by nobody"):
         admin.list_groups(timeout_ms=100)
     assert admin.list_groups(broker_ids=[1, 2]) == []
 
