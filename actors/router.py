@@ -541,7 +541,7 @@ class Router(LoopActor):
         return replica is not None and replica.post(message)
 
     def _waiting(self, request: m.Request) -> int:
-        """Parked fetches and heartbeats are counted apart: idle consumers do not keep producers out, nor the reverse."""
+        """Parked fetches and heartbeats count apart: idle consumers do not keep producers out, nor the reverse."""
         fetches = len(self._fetch_timers)
         if isinstance(request, m.FetchRequest):
             return fetches

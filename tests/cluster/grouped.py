@@ -8,7 +8,6 @@ from callboard.errors import ErrorCode
 from callboard.model import OFFSETS_TOPIC
 from callboard.testing.simulated import SimulatedCluster
 from callboard.transport import group_messages as said
-from callboard.transport import messages as m
 
 from .sim import find
 

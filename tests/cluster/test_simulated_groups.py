@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from callboard.actors.controller.internal import CONFIGS
 from callboard.actors.groups.naming import partition_of
 from callboard.actors.lifecycle import Fail
 from callboard.errors import ErrorCode
@@ -36,6 +37,7 @@ def test_the_first_who_asks_for_a_coordinator_has_the_topic_made(grouped):
     ).topics[0]
     assert topic.is_internal
     assert [len(partition.replicas) for partition in topic.partitions] == [3, 3]
+    assert topic.configs["cleanup_policy"] == "compact"
     assert topic.partitions[partition_of(GROUP, 2)].leader == broker
     assert [one.name for one in grouped.cluster.metadata().topics] == ["orders"], "hidden unless asked for"
 
@@ -253,7 +255,7 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
     acknowledged = -1
     for number in range(12):
         reply = grouped.until_answered(grouped.commit(number, member="a", epoch=epoch))
-        assert reply.error == 0 and not reply.entries[0].error
+        assert (reply.error, reply.entries[0].error) == (0, 0)
         acknowledged = number
         if number % 3 == 2:
             broker = grouped.coordinator()
@@ -263,6 +265,23 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
             grouped.cluster.loop.advance(5_000)
 
     assert grouped.committed() == {0: acknowledged}
+
+
+def test_what_compaction_leaves_is_loaded(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "segment_bytes", 1_024)
+    grouped = Grouped(1, broker={"compaction_check_ms": 1_000, "checkpoint_ms": 200})
+    epoch = grouped.join("a").member_epoch
+    for number in range(200):
+        assert grouped.ask(grouped.commit(number, partition=number % 3, member="a", epoch=epoch)).error == 0
+    log = grouped.offsets_leader(1).log
+    before = log.size_bytes
+    grouped.cluster.run_until(lambda: log.size_bytes < before / 4)
+
+    grouped.actor(1).actor_ref.post(Fail())
+
+    grouped.cluster.run_until(lambda: grouped.actor(1) is None)
+    assert grouped.committed() == {0: 198, 1: 199, 2: 197}
+    assert grouped.until_answered(grouped.heartbeat("a", epoch)).error == 0
 
 
 def test_nothing_is_answered_from_what_is_not_loaded_yet(grouped):
@@ -376,6 +395,6 @@ def test_a_deposed_coordinator_acknowledges_nothing(grouped):
     told += [in_background(grouped, endpoint, grouped.heartbeat("late", 0, topics=["orders"], assignors=["range"]))]
     grouped.cluster.loop.advance(30_000)
 
-    assert grouped.actor(old) is not None and grouped.actor(new) is not None, "there are two of them"
+    assert None not in (grouped.actor(old), grouped.actor(new)), "there are two of them"
     assert [[reply.error for reply in some] for some in told] == [[ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]] * 2
     assert grouped.committed(new) == {0: 50}
