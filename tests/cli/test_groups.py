@@ -13,7 +13,7 @@ from callboard.transport.group_messages import MemberDescription, OffsetFetchEnt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
 
-from fake_groups import group_cluster
+from scripted_groups import group_cluster
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fake_groups import GroupCluster, group_cluster
+from scripted_groups import GroupCluster, group_cluster
 
 from callboard import AdminClient, AsyncAdminClient
 from callboard.client.admin_groups import MemberToRemove
