@@ -28,6 +28,7 @@ from .admin_groups import Groups, MemberToRemove
 from .admin_requests import Changes, Elections, Partitions, Topics
 from .application import check_listener
 from .consumer import Consumer, Records
+from .consumer_core import JOIN_LOOK_S
 from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .group_offsets import OffsetReset, PartitionLag, ResetTo
@@ -255,6 +256,7 @@ class AsyncConsumer(Generic[K, V]):
                 for key, records in list(polled.items()):
                     for record in records:
                         left[key] = record.offset + 1
+                        self._steps.hand(record, left)
                         yield record
                     del left[key]
             finally:
@@ -333,7 +335,7 @@ class AsyncConsumer(Generic[K, V]):
                 if left <= 0:
                     if not self._steps.is_joining():
                         return {}
-                    left = 1.0
+                    left = JOIN_LOOK_S
                 try:
                     await asyncio.wait_for(arrived.wait(), min(left, 1.0))
                 except TimeoutError:

@@ -12,14 +12,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import CallboardError
+from ..errors import CallboardError, IllegalStateError
 from ..model import AnyRecord, OffsetAndMetadata, TopicPartition
 from .config import ConsumerConfig
 from .group import Change, GroupSide
 from .inbox import Inbox
 from .membership import Phase
 
-JOIN_MS_MAX = 5_000  # how long the first poll waits for an assignment, whatever its timeout
+JOIN_MS_MAX = 5_000  # how long the first poll waits until the member has joined, whatever its timeout …
+SHARE_MS_MAX = 250  # … and then for others to give back what it is to have
 
 log = logging.getLogger("callboard.client")
 
@@ -81,6 +82,9 @@ class Application:
         self.former: dict[TopicPartition, tuple[str, int]] = {}  # partitions that went, and under which name they did
         self.committed: dict[TopicPartition, int] = {}  # by auto commit, or where a partition began; others: not known
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
+        self.left: Mapping[
+            TopicPartition, int
+        ] = {}  # of an asynchronous iteration: polled, but not handed out from there
         self.performer = 0  # the thread that performs a change
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
         self._polls = 0
@@ -112,6 +116,9 @@ class Application:
 
     def enter(self) -> None:
         """A thread polls."""
+        if self.performer == threading.get_ident():
+            raise IllegalStateError("poll: a rebalance listener must not poll")
+        self.handing, self.left = None, {}  # whatever it was busy with, it has finished
         self._polls += 1
         self._inside += 1
 
@@ -136,8 +143,11 @@ class Application:
         if not self.join_until_ms:
             return False
         member = self.group.member if self.group is not None else None
-        is_there = member is not None and member.phase is Phase.JOINED and (member.is_complete or bool(member.owned))
-        if (is_there and not self.changes) or self._now_ms() >= self.join_until_ms:
+        now = self._now_ms()
+        if member is not None and member.phase is Phase.JOINED and not self.changes:
+            is_there = member.is_complete or bool(member.owned)
+            self.join_until_ms = 0 if is_there else min(self.join_until_ms, member.joined_ms + SHARE_MS_MAX)
+        if now >= self.join_until_ms:
             self.join_until_ms = 0
         return self.join_until_ms > 0
 
@@ -205,6 +215,7 @@ class Application:
                 continue
             if record is not None and record.topic_partition == key:
                 position = min(position, record.offset)
+            position = min(position, self.left.get(key, position))
             if position != self.committed.get(key, begun.get(key, -1)):
                 found[key] = OffsetAndMetadata(position)
         return found

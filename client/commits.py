@@ -35,6 +35,7 @@ FENCED = (
     ErrorCode.FENCED_MEMBER_EPOCH,
     ErrorCode.FENCED_INSTANCE_ID,
     ErrorCode.ILLEGAL_GENERATION,
+    ErrorCode.PARTITION_NOT_ASSIGNED,
 )
 
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
@@ -136,11 +137,10 @@ class Commits:
         if self._flight is None or self._flight.number != number:
             return []
         flight = self._flight
-        if error is not None:
-            if (flight.member_id, flight.member_epoch) != (member_id, member_epoch) and flight.member_id == member_id:
-                return self._again(self._land(), now_ms)  # only its epoch was old: the member has learnt a newer one
-            return self._failed(error, now_ms)
-        self._failures = 0
+        if error is not None and flight.member_id == member_id and flight.member_epoch != member_epoch:
+            return self._again(
+                self._land(), now_ms
+            )  # perhaps only its epoch was old: the member has learnt a newer one
         errors = {
             TopicPartition(entry.topic, entry.partition): error_for_code(
                 entry.error, entry.detail or f"{entry.topic}-{entry.partition}"
@@ -148,6 +148,9 @@ class Commits:
             for entry in entries
             if entry.error
         }
+        if error is not None:
+            return self._refused(error, errors, now_ms)
+        self._failures = 0
         return self._end(self._land(), errors, now_ms)
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
@@ -167,6 +170,19 @@ class Commits:
     def _land(self) -> list[Commit]:
         self._flight, aboard, self._aboard = None, self._aboard, []
         return aboard
+
+    def _refused(
+        self, error: CallboardError, errors: Mapping[TopicPartition, CallboardError], now_ms: int
+    ) -> list[Effect]:
+        """Nothing was committed: for what is wrong with some partitions, those that name others are not to blame."""
+        if not errors or error.retriable:
+            return self._failed(error, now_ms)
+        aboard = self._land()
+        blamed = [commit for commit in aboard if not errors.keys().isdisjoint(commit.offsets)]
+        if not blamed:
+            return self._end(aboard, dict.fromkeys((key for each in aboard for key in each.offsets), error), now_ms)
+        self._again([commit for commit in aboard if commit not in blamed], now_ms)
+        return self._end(blamed, errors, now_ms)
 
     def _failed(self, error: CallboardError, now_ms: int) -> list[Effect]:
         aboard = self._land()

@@ -334,7 +334,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
             self._ended = IllegalStateError(f"consumer {self.client_id} is closed")
         self._on_news()
         try:
-            if not self._io.is_own_thread:
+            if self._io.is_alive and not self._io.is_own_thread:
                 if self._application is not None:
                     self._io.ask(self._fetching.leave, bound_s, "close")
                 self._io.ask(self._fetching.shut_down, bound_s, "close")

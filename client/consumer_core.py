@@ -28,6 +28,7 @@ from .reading import Decoding, PartitionReader
 from .serializers import decoder
 
 _numbers = itertools.count(1)
+JOIN_LOOK_S = 0.05  # … while a member is joining
 WAIT_S_MAX = 1.0  # of one wait: then look whether something else ends it
 
 
@@ -105,7 +106,7 @@ class ConsumerCore:
             if left <= 0:
                 if application is None or not application.is_joining():
                     return None
-                left = WAIT_S_MAX
+                left = JOIN_LOOK_S
             self._arrived.wait(min(left, WAIT_S_MAX))
 
     def _look(self, look: Callable[[], Any], *, is_reading: bool) -> Any:
@@ -125,8 +126,6 @@ class ConsumerCore:
         """Do what the group asks of the application: give back, take over."""
         with self._lock:
             if not application.begin_to_perform():
-                if application.performer == threading.get_ident():
-                    raise IllegalStateError("poll: a rebalance listener must not poll")
                 return  # another thread is at it; it tells when it has finished
         try:
             while True:

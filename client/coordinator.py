@@ -7,11 +7,18 @@ that lags: it counts as none.
 
 from __future__ import annotations
 
-from ..errors import CallboardError, CoordinatorNotAvailableError, ErrorCode, error_for_code
+from ..errors import (
+    BrokerResponseError,
+    CallboardError,
+    CoordinatorNotAvailableError,
+    ErrorCode,
+    error_for_code,
+)
 from ..transport.group_messages import CoordinatorEntry
 
 FIRST_PAUSE_MS = 5  # an election takes milliseconds …
 PAUSE_MS_MAX = 250  # … the pauses double up to this
+ELSEWHERE = (ErrorCode.NOT_COORDINATOR, ErrorCode.COORDINATOR_NOT_AVAILABLE, ErrorCode.BROKER_NOT_AVAILABLE)
 
 
 class Coordinator:
@@ -77,6 +84,8 @@ class Coordinator:
 
 
 def is_coordinator_wrong(error: CallboardError) -> bool:
-    """Say whether an error means that the group's coordinator must be looked up again before the next attempt."""
-    code = getattr(error, "errno", None)
-    return code not in (ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.OVERLOADED)
+    """Say whether an error means that the group's coordinator must be looked up again before the next attempt.
+
+    It does not answer, or says that it is another broker. What it refuses for other reasons it refuses as coordinator.
+    """
+    return not isinstance(error, BrokerResponseError) or error.errno in ELSEWHERE

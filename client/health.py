@@ -119,7 +119,8 @@ def explain(
     elif inbox.subscription is None:
         state = "not subscribed"
     else:
-        state = member.phase.value if member is not None else "all partitions"
+        phase = member.phase if member is not None else None
+        state = "all partitions" if phase is None else (Phase.JOINING if phase is Phase.OUT else phase).value
     return ConsumerExplanation(
         state=state,
         group_id=group.group_id if group is not None else None,

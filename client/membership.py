@@ -37,6 +37,7 @@ from ..transport.group_messages import (
     TopicPartitions,
 )
 from ..transport.messages import Reply
+from .coordinator import is_coordinator_wrong
 
 ANSWER_MS_MAX = 2_000  # how long after it should have answered a coordinator counts as silent …
 ANSWER_SHARE = 5  # … or this part of a session, if that is less
@@ -45,7 +46,6 @@ PAUSE_MS_MAX = 250  # … the pauses double up to this
 LEAVE_MS = 2_000  # how long an answer to leaving is waited for
 
 OUT_OF_GROUP = (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH, ErrorCode.ILLEGAL_GENERATION)
-SAME_COORDINATOR = (ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.OVERLOADED)
 
 Partitions = Mapping[TopicPartition, str]  # each with the id of its topic
 
@@ -152,7 +152,7 @@ class Member:
         self.polled_ms = 0  # when the application came last
         self.is_application_here = False  # it is inside a poll, for as long as it likes
         self.failures = 0  # in a row
-        self.rounds = 0  # how many assignments have come
+        self.joined_ms = -1  # when it joined last, under its present name or one of before
         self._not_before_ms = 0
         self._sent: dict[int, _Sent] = {}
         self._last_number = 0
@@ -295,7 +295,6 @@ class Member:
         self.phase = Phase.JOINING
         self.member_id = self._new_id()
         self.error = None
-        self.rounds = 0
         self._not_before_ms = now_ms
 
     def _forget(self) -> None:
@@ -343,7 +342,7 @@ class Member:
             if self.failures > 1:
                 self._pause(now_ms)
             return effects
-        if code in SAME_COORDINATOR or error.retriable:
+        if error.retriable:
             if number != self._last_number:
                 return []  # what was sent after it will tell
             return self._try_again(error, now_ms)
@@ -356,15 +355,15 @@ class Member:
         self.error = error
         self.failures += 1
         self._pause(now_ms)
-        if getattr(error, "errno", None) in SAME_COORDINATOR:
-            return []
-        return [FindCoordinator(str(error))]
+        return [FindCoordinator(str(error))] if is_coordinator_wrong(error) else []
 
     def _pause(self, now_ms: int) -> None:
         self._not_before_ms = now_ms + min(PAUSE_MS_MAX, FIRST_PAUSE_MS << min(self.failures - 1, 10))
 
     def _take(self, reply: GroupHeartbeatReply, sent: _Sent, now_ms: int) -> list[Effect]:
-        is_news = self.phase is Phase.JOINING or reply.member_epoch > self.epoch
+        if is_joining := self.phase is Phase.JOINING:
+            self.joined_ms = now_ms
+        is_news = is_joining or reply.member_epoch > self.epoch
         self.phase = Phase.JOINED
         self.epoch, self.group_epoch = reply.member_epoch, reply.group_epoch
         if reply.assignment is not None:
@@ -377,8 +376,6 @@ class Member:
             self.granted = granted
         self.is_complete = reply.is_complete
         self.why = reply.why or self.why
-        if is_news:
-            self.rounds += 1
         # A coordinator that answers at once without news must not be asked without end.
         self._not_before_ms = now_ms if is_news else sent.sent_ms + self.settings.heartbeat_interval_ms
         return self._reconcile()

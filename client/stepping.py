@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import IllegalArgumentError
-from ..model import OffsetAndMetadata, TopicPartition
+from ..model import AnyRecord, OffsetAndMetadata, TopicPartition
 from .consumer import Consumer
 
 
@@ -43,6 +43,11 @@ class Steps:
         self._consumer._on_arrival = None
         if self._application is not None:
             self._application.leave()
+
+    def hand(self, record: AnyRecord, left: Mapping[TopicPartition, int]) -> None:
+        """An iteration hands this out, and has polled more, from ``left`` on: not done with until the next poll."""
+        if self._application is not None:
+            self._application.handing, self._application.left = record, left
 
     def has_changes(self) -> bool:
         """Say whether the listener may have to be called."""

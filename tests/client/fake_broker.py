@@ -1,7 +1,8 @@
 """A cluster of scripted brokers in one thread, on the real transport: logs in memory, and switches for faults.
 
-It answers Hello (by the transport), Metadata, Produce, Fetch, ListOffsets, InitProducerId and the administration of
-topics. Sequences are checked by the rules of a leader: the next one, one of the last five again, or refused.
+It answers Hello (by the transport), Metadata, Produce, Fetch, ListOffsets, InitProducerId, the administration of
+topics, and what members say to a group's coordinator (``fake_groups``). Sequences are checked by the rules of a leader:
+the next one, one of the last five again, or refused.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fake_groups import REPLIES, REQUESTS, FakeGroups
+
 from callboard.errors import ErrorCode
 from callboard.storage.batch import check_batch, decode_batch, parse_header, restamp
+from callboard.transport import group_messages as g
 from callboard.transport import messages as m
 from callboard.transport.endpoint import ZmqTransport
 from callboard.transport.loop import SystemClock
@@ -109,6 +113,7 @@ class FakeCluster:
         self.servers: dict[int, Any] = {}
         self.endpoints: dict[int, tuple[str, ...]] = {}
         self.brokers = brokers
+        self.groups = FakeGroups(self)
         self._thread = threading.Thread(target=self._run, name="fake-cluster", daemon=True)
         self._thread.start()
         for broker in range(1, brokers + 1):
@@ -145,6 +150,7 @@ class FakeCluster:
         def delete() -> None:
             del self.topics[name]
             self.version += 1
+            self.groups.on_topics()
 
         self.call(delete)
 
@@ -167,6 +173,7 @@ class FakeCluster:
         topic.leaders.append(1)
         topic.epochs.append(0)
         self.version += 1
+        self.groups.on_topics()
 
     def stop_broker(self, broker: int) -> None:
         """Its port is closed, its connections end. Its partitions keep it as their leader."""
@@ -252,6 +259,7 @@ class FakeCluster:
         topic = FakeTopic(name, f"{self.created:032x}", partitions, self.brokers, configs)
         self.topics[name] = topic
         self.version += 1
+        self.groups.on_topics()
         return topic
 
     def _on_request(self, broker: int, inbound: Inbound) -> None:
@@ -292,6 +300,8 @@ class FakeCluster:
                 for entry in request.entries
             ]
             self._reply(broker, inbound, m.FetchReply(id=request.id, entries=found))
+        elif type(request) in REPLIES:
+            self._reply(broker, inbound, REPLIES[type(request)](id=request.id, error=code, detail="scripted"))
         else:
             self._reply(broker, inbound, m.ErrorReply(id=request.id, error=code, detail="scripted"))
 
@@ -307,6 +317,8 @@ class FakeCluster:
             m.DeleteTopicsRequest: self._delete_topics,
             m.DescribeClusterRequest: self._describe_cluster,
             m.ElectLeadersRequest: self._elect_leaders,
+            g.FindCoordinatorsRequest: self.groups.find,
+            **dict.fromkeys(REQUESTS, self.groups.on_request),
         }[type(request)]
         handler(broker, inbound, reply)
 

@@ -217,3 +217,17 @@ def test_a_group_id_that_is_refused_is_not_asked_for_again():
     assert finder.fatal is not None
     assert not finder.should_ask(1_000)
     assert finder.next_event_ms() is None
+
+
+def test_what_the_coordinator_refuses_for_one_partition_is_tried_again_without_it():
+    bad, good = a_commit(1), a_commit(1, B)
+    queue = commits(bad, good)
+    (send,) = drained(queue)
+    entry = OffsetCommitEntryReply(topic="t", partition=0, error=ErrorCode.OFFSET_METADATA_TOO_LARGE)
+
+    (ended,) = answered(queue, send, ErrorCode.OFFSET_METADATA_TOO_LARGE, entries=[entry])
+    assert ended.commit is bad
+
+    (send,) = drained(queue, 10)
+    assert set(send.offsets) == {B}
+    assert answered(queue, send) == [Ended(good, None)]

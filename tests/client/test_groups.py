@@ -1,0 +1,794 @@
+"""Consumers with a group, through real sockets: scripted brokers, the broker's own rules of coordination."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from test_consumer import fill, read
+
+from callboard import (
+    CallboardTimeoutError,
+    CommitFailedError,
+    Consumer,
+    ConsumerRebalanceListener,
+    ErrorCode,
+    IllegalArgumentError,
+    IllegalStateError,
+    NoOffsetForPartitionError,
+    OffsetAndMetadata,
+    TopicPartition,
+)
+from callboard.errors import (
+    FencedInstanceIdError,
+    InvalidSessionTimeoutError,
+    NonEmptyGroupError,
+    OffsetMetadataTooLargeError,
+)
+from callboard.transport.group_messages import (
+    FindCoordinatorsRequest,
+    GroupHeartbeatRequest,
+    OffsetCommitRequest,
+)
+from callboard.transport.messages import ListOffsetsRequest
+
+T0, T1, T2, T3 = (TopicPartition("t", number) for number in range(4))
+
+
+@pytest.fixture
+def member(cluster):
+    made = []
+
+    def make(*topics, **settings):
+        given = {
+            "bootstrap_servers": cluster.bootstrap_servers,
+            "group_id": "g",
+            "auto_offset_reset": "earliest",
+            "retry_backoff_ms": 5,
+            "heartbeat_interval_ms": 100,
+        }
+        made.append(Consumer(*topics, **{**given, **settings}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close(autocommit=False)
+
+
+class Recorder(ConsumerRebalanceListener):
+    def __init__(self):
+        self.calls = []
+        self.threads = set()
+
+    def on_partitions_revoked(self, revoked):
+        self._note("revoked", revoked)
+
+    def on_partitions_assigned(self, assigned):
+        self._note("assigned", assigned)
+
+    def on_partitions_lost(self, lost):
+        self._note("lost", lost)
+
+    def _note(self, kind, partitions):
+        self.calls.append((kind, sorted(partitions)))
+        self.threads.add(threading.get_ident())
+
+
+def poll_until(condition, *consumers, seconds=10):
+    """Poll them in turn, dropping what comes, until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        for consumer in consumers:
+            consumer.poll(5)
+
+
+def committed(cluster, key=T0):
+    return cluster.call(
+        lambda: next(
+            (
+                value.offset
+                for group in cluster.groups.rules._groups.by_id.values()
+                for partition, value in group.offsets.committed.items()
+                if (partition.topic, partition.partition) == key
+            ),
+            None,
+        )
+    )
+
+
+# -- joining and reading ---------------------------------------------------------------------------
+
+
+def test_poll_zero_completes_the_join_so_that_the_assignment_is_there_after_it(cluster, member):
+    cluster.create("t", 3)
+    consumer = member("t")
+
+    consumer.poll(0)
+
+    assert consumer.assignment() == {T0, T1, T2}
+    assert consumer.group_metadata().state == "STABLE"
+
+
+def test_the_first_poll_is_bounded_when_there_is_no_coordinator(cluster, member, monkeypatch):
+    monkeypatch.setattr("callboard.client.application.JOIN_MS_MAX", 100)
+    cluster.create("t")
+    cluster.call(setattr, cluster.groups, "broker", 0)
+    consumer = member("t")
+
+    begin = time.monotonic()
+    assert consumer.poll(0) == {}
+    assert 0.1 <= time.monotonic() - begin < 5
+    begin = time.monotonic()
+    assert consumer.poll(0) == {}
+    assert time.monotonic() - begin < 0.1
+    assert "the group's coordinator" in consumer.explain().waits_for
+
+    cluster.call(cluster.groups.move, 2)
+    poll_until(lambda: consumer.assignment() == {T0}, consumer)
+
+
+def test_a_lone_member_reads_everything(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 50)
+    fill(cluster, 50, partition=1, first=50)
+
+    assert sorted(read(member("t"), 100)) == list(range(100))
+
+
+def test_partitions_are_shared_and_each_record_is_read_by_one(cluster, member):
+    cluster.create("t", 4)
+    first, second = member("t"), member("t")
+
+    poll_until(lambda: len(first.assignment()) == len(second.assignment()) == 2, first, second)
+
+    assert first.assignment() | second.assignment() == {T0, T1, T2, T3}
+    fill(cluster, 10, partition=min(first.assignment()).partition)
+    assert read(first, 10) == list(range(10))
+    assert second.poll(20) == {}
+
+
+def test_a_member_that_closes_hands_over_at_once_with_what_it_committed(cluster, member):
+    cluster.create("t")
+    fill(cluster, 20)
+    first = member("t", max_poll_records=10)
+    assert read(first, 10) == list(range(10))
+    second = member("t")
+    second.poll(0)
+
+    first.close()
+
+    assert read(second, 10) == list(range(10, 20))
+
+
+def test_groups_are_independent_of_each_other(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+
+    assert read(member("t", group_id="one"), 10) == read(member("t", group_id="two"), 10) == list(range(10))
+
+
+def test_a_pattern_is_made_topics_by_the_client_and_later_ones_join(cluster, member):
+    cluster.create("orders-eu")
+    consumer = member(metadata_max_age_ms=50)
+    consumer.subscribe(pattern="orders-.*")
+    consumer.poll(0)
+    assert consumer.assignment() == {TopicPartition("orders-eu", 0)}
+
+    cluster.create("orders-us")
+    cluster.create("returns")
+
+    poll_until(lambda: len(consumer.assignment()) == 2, consumer)
+    assert consumer.subscription() == {"orders-eu", "orders-us"}
+
+
+def test_a_partition_that_is_added_is_read_from_its_beginning(cluster, member):
+    cluster.create("t")
+    consumer = member("t", auto_offset_reset="latest", metadata_max_age_ms=50)
+    consumer.poll(0)
+    consumer.position(T0)
+
+    cluster.call(cluster.add_partition, "t")
+    fill(cluster, 5, partition=1)
+
+    assert read(consumer, 5) == list(range(5))
+
+
+def test_a_member_that_is_silent_is_replaced_and_its_partitions_read_on(cluster, member):
+    cluster.create("t")
+    first = member("t", session_timeout_ms=300)
+    first.poll(0)
+    second = member("t")
+    second.poll(0)
+    assert second.assignment() == set()
+
+    first._io.stop()  # as a process that ends without a word
+
+    poll_until(lambda: second.assignment() == {T0}, second)
+    assert "silent" in second.explain().why
+
+
+def test_a_slow_handler_keeps_its_partitions(cluster, member):
+    cluster.create("t")
+    fill(cluster, 2)
+    consumer = member("t", session_timeout_ms=600, heartbeat_interval_ms=20, max_poll_records=1)
+    assert read(consumer, 1) == [0]
+
+    cluster.wait_until(lambda: _heartbeats(cluster) >= 50)  # far longer than a session, without a poll
+
+    assert read(consumer, 1) == [1]
+    consumer.commit()
+    assert committed(cluster) == 2
+
+
+def _heartbeats(cluster):
+    return sum(isinstance(request, GroupHeartbeatRequest) for request in cluster.requests)
+
+
+def test_an_idle_member_makes_one_exchange_a_heartbeat_interval(cluster, member):
+    cluster.create("t")
+    consumer = member("t", heartbeat_interval_ms=100)
+    consumer.poll(0)
+    consumer.position(T0)
+    consumer.poll(300)
+
+    before = len(cluster.requests)
+    consumer.poll(1_000)
+
+    assert len(cluster.requests) - before <= 12
+
+
+# -- offsets ---------------------------------------------------------------------------------------
+
+
+def test_positions_begin_where_the_group_has_committed(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 10)
+    fill(cluster, 10, partition=1, first=100)
+    first = member("t", enable_auto_commit=False)
+    first.poll(0)
+    first.commit({T0: OffsetAndMetadata(7, "mine"), T1: 3})
+    first.close()
+
+    second = member("t")
+
+    assert sorted(read(second, 10)) == [7, 8, 9, 103, 104, 105, 106, 107, 108, 109]
+    assert second.committed(T0) == 7
+    assert second.committed(T0, metadata=True) == OffsetAndMetadata(7, "mine")
+    assert second.committed(TopicPartition("t", 9)) is None
+    assert not cluster.requests_of(ListOffsetsRequest)[2:]
+
+
+def test_a_committed_offset_that_has_aged_out_is_reset(cluster, member):
+    cluster.create("t")
+    fill(cluster, 30)
+    first = member("t")
+    first.poll(0)
+    first.commit({T0: 5})
+    first.close(autocommit=False)
+
+    def age() -> None:
+        log = cluster.log("t")
+        log.batches, log.start = log.batches[2:], 20
+
+    cluster.call(age)
+    assert read(member("t"), 10) == list(range(20, 30))
+
+
+def test_without_a_committed_offset_and_a_policy_the_application_is_told(cluster, member):
+    cluster.create("t")
+    fill(cluster, 3)
+    consumer = member("t", auto_offset_reset="none")
+    with pytest.raises(NoOffsetForPartitionError, match="committed no offset"):
+        consumer.poll(5_000)
+
+    consumer.seek(T0, 1)
+
+    assert read(consumer, 2) == [1, 2]
+
+
+def test_commit_without_offsets_commits_what_was_handed_out(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t", max_poll_records=4, enable_auto_commit=False)
+    read(consumer, 4)
+
+    consumer.commit()
+
+    assert committed(cluster) == 4
+
+
+def test_asynchronous_commits_call_back_in_order_in_the_thread_that_polls(cluster, member):
+    cluster.create("t")
+    consumer = member("t", enable_auto_commit=False)
+    consumer.poll(0)
+    seen = []
+
+    for offset in range(1, 21):
+        consumer.commit_async(
+            {T0: offset}, lambda offsets, error: seen.append((offsets[T0].offset, error, threading.get_ident()))
+        )
+    consumer.commit({T0: 21})  # comes after them, and their callbacks before it returns
+
+    assert seen == [(offset, None, threading.get_ident()) for offset in range(1, 21)]
+    assert committed(cluster) == 21
+
+
+def test_an_asynchronous_commit_is_not_tried_again_and_a_synchronous_one_is(cluster, member):
+    cluster.create("t")
+    consumer = member("t", enable_auto_commit=False)
+    consumer.poll(0)
+    cluster.add_fault(OffsetCommitRequest, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, count=1)
+    failed = []
+    consumer.commit_async({T0: 1}, lambda offsets, error: failed.append(error.errno))
+    poll_until(lambda: failed, consumer)
+    assert failed == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+    assert committed(cluster) is None
+
+    cluster.add_fault(OffsetCommitRequest, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, count=3)
+    consumer.commit({T0: 2})
+
+    assert committed(cluster) == 2
+
+
+def test_the_default_callback_hears_of_commits_without_one(cluster, member):
+    cluster.create("t")
+    seen = []
+    consumer = member("t", default_offset_commit_callback=lambda offsets, error: seen.append((offsets, error)))
+    consumer.poll(0)
+
+    consumer.commit_async({T0: 3})
+
+    poll_until(lambda: seen, consumer)
+    assert seen[0] == ({T0: OffsetAndMetadata(3)}, None)
+
+
+def test_a_synchronous_commit_ends_at_its_timeout_with_what_stood_in_the_way(cluster, member):
+    cluster.create("t")
+    consumer = member("t", enable_auto_commit=False)
+    consumer.poll(0)
+    cluster.add_fault(OffsetCommitRequest, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, count=1_000)
+
+    with pytest.raises(CallboardTimeoutError, match="COORDINATOR_LOAD_IN_PROGRESS"):
+        consumer.commit({T0: 2}, timeout_ms=100)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "error", "says"),
+    [
+        ({T0: -1}, IllegalArgumentError, "must not be below 0"),
+        ({T0: "1"}, TypeError, "OffsetAndMetadata"),
+        ({"t": 1}, TypeError, "TopicPartition"),
+        ([T0], TypeError, "expected a dict"),
+        ({TopicPartition("t", 7): 1}, IllegalStateError, "t-7 is not assigned"),
+        ({T0: OffsetAndMetadata(1, "x" * 5_000)}, OffsetMetadataTooLargeError, "4,096"),
+    ],
+)
+def test_a_bad_commit_is_refused_and_changes_nothing(cluster, member, offsets, error, says):
+    cluster.create("t")
+    consumer = member("t", enable_auto_commit=False)
+    consumer.poll(0)
+
+    with pytest.raises(error, match=says):
+        consumer.commit(offsets)
+
+    assert committed(cluster) is None
+
+
+def test_without_a_group_there_is_nothing_to_commit(cluster, member):
+    consumer = member("t", group_id=None)
+
+    for call in (consumer.commit, consumer.commit_async, consumer.group_metadata, lambda: consumer.committed(T0)):
+        with pytest.raises(IllegalStateError, match="give it a group_id"):
+            call()
+    with pytest.raises(IllegalStateError, match="give the consumer a group_id"):
+        consumer.subscribe("t", listener=Recorder())
+
+
+# -- automatic commits -----------------------------------------------------------------------------
+
+
+def test_polling_commits_what_the_poll_before_has_returned_and_no_more(cluster, member):
+    cluster.create("t")
+    fill(cluster, 30)
+    consumer = member("t", max_poll_records=10, auto_commit_interval_ms=0)
+    read(consumer, 10)
+    read(consumer, 10)
+
+    cluster.wait_until(lambda: any(isinstance(request, OffsetCommitRequest) for request in cluster.requests))
+    consumer._io.ask(lambda done: done(None, None), 5, "in order")
+    (request,) = cluster.requests_of(OffsetCommitRequest)
+
+    assert [entry.offset for entry in request.entries] == [10]  # B25: 20 was handed out, 10 is done with
+
+
+def test_iterating_commits_records_whose_step_has_finished(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t")
+
+    for record in consumer:
+        if record.offset == 4:
+            break
+    consumer.close()
+
+    assert committed(cluster) == 4  # the step of offset 4 did not finish
+
+
+def test_iterating_past_a_rebalance_gives_partitions_back_between_two_records(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 1_000)
+    fill(cluster, 1_000, partition=1)
+    first = member("t")
+    stream = iter(first)
+    next(stream)
+    second = member("t")
+    second.poll(0)
+
+    deadline = time.monotonic() + 10
+    while len(first.assignment()) == 2 and time.monotonic() < deadline:
+        next(stream)
+
+    poll_until(lambda: len(second.assignment()) == 1, second)
+    assert len(first.assignment()) == 1
+    assert first.assignment().isdisjoint(second.assignment())
+
+
+def test_a_block_that_raises_commits_nothing_automatically(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+
+    with pytest.raises(ZeroDivisionError), member("t") as consumer:  # noqa: PT012 - what the block raises is the point
+        read(consumer, 10)
+        raise ZeroDivisionError
+    assert committed(cluster) is None
+
+    with member("t") as consumer:
+        read(consumer, 10)
+    assert committed(cluster) == 10
+
+
+def test_what_is_done_with_is_committed_before_partitions_go(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 10)
+    fill(cluster, 10, partition=1)
+    first = member("t")
+    read(first, 20)
+    second = member("t")
+
+    poll_until(lambda: len(second.assignment()) == 1, first, second)
+
+    (key,) = second.assignment()
+    assert committed(cluster, key) == 10
+    assert second.position(key) == 10
+
+
+# -- the listener ----------------------------------------------------------------------------------
+
+
+def test_the_listener_is_called_in_the_thread_that_polls(cluster, member):
+    cluster.create("t", 2)
+    listener = Recorder()
+    first = member()
+    first.subscribe("t", listener=listener)
+    first.poll(0)
+    second = member("t")
+    poll_until(lambda: len(second.assignment()) == 1, first, second)
+    (gone,) = second.assignment()
+
+    first.close()
+
+    (left,) = {T0, T1} - {gone}
+    assert listener.calls == [("assigned", [T0, T1]), ("revoked", [gone]), ("revoked", [left])]
+    assert listener.threads == {threading.get_ident()}
+
+
+def test_a_seek_in_on_partitions_assigned_counts(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+
+    class Seeking(ConsumerRebalanceListener):
+        def on_partitions_assigned(self, assigned):
+            for key in assigned:
+                consumer.seek(key, 6)
+
+    consumer = member()
+    consumer.subscribe("t", listener=Seeking())
+
+    assert read(consumer, 4) == [6, 7, 8, 9]
+
+
+def test_a_commit_in_on_partitions_revoked_is_taken(cluster, member):
+    cluster.create("t", 2)
+
+    class Committing(ConsumerRebalanceListener):
+        def on_partitions_revoked(self, revoked):
+            first.commit(dict.fromkeys(revoked, 0))
+
+    first = member(enable_auto_commit=False)
+    first.subscribe("t", listener=Committing())
+    first.poll(0)
+    second = member("t")
+    poll_until(lambda: len(second.assignment()) == 1, first, second)
+
+    assert committed(cluster, next(iter(second.assignment()))) == 0
+
+
+@pytest.mark.parametrize("where", ["on_partitions_assigned", "on_partitions_revoked"])
+def test_an_exception_in_a_listener_reaches_poll_and_the_consumer_goes_on(cluster, member, where):
+    cluster.create("t", 2)
+    fill(cluster, 5)
+    fill(cluster, 5, partition=1)
+    raised = []
+
+    def fail(self, partitions):
+        if not raised:
+            raised.append(where)
+            raise ZeroDivisionError
+
+    listener = type("Failing", (ConsumerRebalanceListener,), {where: fail})()
+    first = member(enable_auto_commit=False)
+    first.subscribe("t", listener=listener)
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - which of them raises depends on the case
+        first.poll(0)
+        second = member("t")
+        poll_until(lambda: False, first, second)
+
+    assert raised == [where]
+    first.seek_to_beginning()
+    assert len(first.assignment()) == (2 if where == "on_partitions_assigned" else 1)
+    assert len(read(first, 5)) >= 5
+
+
+def test_a_listener_must_not_poll(cluster, member):
+    cluster.create("t")
+
+    class Polling(ConsumerRebalanceListener):
+        def on_partitions_assigned(self, assigned):
+            consumer.poll(0)
+
+    consumer = member()
+    consumer.subscribe("t", listener=Polling())
+
+    with pytest.raises(IllegalStateError, match="must not poll"):
+        consumer.poll(0)
+
+
+def test_what_is_no_listener_is_refused(cluster, member):
+    with pytest.raises(TypeError, match="ConsumerRebalanceListener"):
+        member().subscribe("t", listener=object())
+
+
+# -- fencing, stuck applications, coordinators that move -------------------------------------------
+
+
+def test_a_stuck_application_loses_its_partitions_and_its_late_commit_names_the_owner(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    listener = Recorder()
+    first = member(max_poll_interval_ms=200, enable_auto_commit=False)
+    first.subscribe("t", listener=listener)
+    read(first, 10)
+    second = member("t")
+
+    poll_until(lambda: second.assignment() == {T0}, second)
+    with pytest.raises(CommitFailedError) as caught:
+        first.commit()
+    assert second.group_metadata().member_id in str(caught.value)
+    assert committed(cluster) is None
+
+    assert first.health().group_state == "stuck"
+    second.close(autocommit=False)
+    poll_until(lambda: len(listener.calls) == 3, first)
+    assert listener.calls == [("assigned", [T0]), ("lost", [T0]), ("assigned", [T0])]
+
+
+def test_a_commit_of_a_partition_that_was_lost_is_told_apart_from_a_mistake(cluster, member):
+    cluster.create("t")
+    first = member("t", max_poll_interval_ms=200)
+    first.poll(0)
+    second = member("t")
+    poll_until(lambda: second.assignment() == {T0}, second)
+    first.poll(0)
+
+    with pytest.raises(CommitFailedError):
+        first.commit({T0: 5})
+
+
+def test_a_member_whose_instance_id_was_taken_is_told_and_stays_away(cluster, member):
+    cluster.create("t")
+    first = member("t", group_instance_id="one")
+    first.poll(0)
+    second = member("t", group_instance_id="one")
+    second.poll(0)
+    assert second.assignment() == {T0}
+
+    with pytest.raises(FencedInstanceIdError):
+        poll_until(lambda: False, first)
+
+    assert first.assignment() == set()
+
+
+def test_a_static_member_that_comes_back_has_its_partitions_again_and_nobody_else_moves(cluster, member):
+    cluster.create("t", 2)
+    listener = Recorder()
+    stays = member()
+    stays.subscribe("t", listener=listener)
+    stays.poll(0)
+    first = member("t", group_instance_id="one")
+    poll_until(lambda: len(first.assignment()) == 1, stays, first)
+    before, calls = first.assignment(), list(listener.calls)
+
+    first.close()
+    again = member("t", group_instance_id="one")
+    poll_until(lambda: again.assignment() == before, stays, again)
+
+    assert listener.calls == calls
+
+
+def test_a_coordinator_that_moves_costs_no_partition(cluster, member):
+    cluster.create("t")
+    listener = Recorder()
+    consumer = member(enable_auto_commit=False)
+    consumer.subscribe("t", listener=listener)
+    consumer.poll(0)
+    consumer.commit({T0: 4})
+
+    cluster.call(cluster.groups.move, 2)
+
+    consumer.commit({T0: 5})
+    assert committed(cluster) == 5
+    assert listener.calls == [("assigned", [T0])]
+    assert consumer.explain().coordinator == 2
+
+
+def test_a_coordinator_whose_connection_ends_is_looked_up_at_once(cluster, member):
+    cluster.create("t")
+    cluster.call(cluster.groups.move, 2)
+    consumer = member("t")
+    consumer.poll(0)
+
+    cluster.stop_broker(2)
+    cluster.call(cluster.groups.move, 1)
+
+    poll_until(lambda: consumer.explain().coordinator == 1, consumer)
+    assert consumer.assignment() == {T0}
+    consumer.commit({T0: 1})
+
+
+def test_a_session_without_a_coordinator_is_over_and_nothing_more_is_handed_out(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    listener = Recorder()
+    consumer = member(session_timeout_ms=300, max_poll_records=1)
+    consumer.subscribe("t", listener=listener)
+    read(consumer, 1)
+
+    cluster.add_fault(GroupHeartbeatRequest, "drop", count=100)
+    cluster.add_fault(FindCoordinatorsRequest, "drop", count=100)
+    poll_until(lambda: listener.calls[-1] == ("lost", [T0]), consumer)
+
+    assert consumer.assignment() == set()
+    assert consumer.poll(0) == {}
+
+
+def test_bounds_of_the_coordinator_are_told_by_poll(cluster, member):
+    cluster.create("t")
+    consumer = member("t", session_timeout_ms=2_000_000)
+
+    with pytest.raises(InvalidSessionTimeoutError):
+        consumer.poll(5_000)
+
+
+# -- what to read ----------------------------------------------------------------------------------
+
+
+def test_assign_with_a_group_begins_at_committed_offsets_and_commits_while_there_are_no_members(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 10)
+    consumer = member(enable_auto_commit=False)
+    consumer.assign([T0])
+    assert read(consumer, 10) == list(range(10))
+    consumer.commit()
+    consumer.close()
+
+    again = member()
+    again.assign([T0])
+    assert again.position(T0) == 10
+    with pytest.raises(IllegalStateError, match="assigned by hand"):
+        again.subscribe("t")
+
+    member("t").poll(0)
+    with pytest.raises(NonEmptyGroupError):
+        again.commit({T0: 3})
+
+
+def test_a_member_that_unsubscribes_leaves_and_can_come_back(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    listener = Recorder()
+    consumer = member()
+    consumer.subscribe("t", listener=listener)
+    read(consumer, 10)
+
+    consumer.unsubscribe()
+
+    assert consumer.assignment() == set()
+    assert committed(cluster) == 10
+    with pytest.raises(IllegalStateError, match="nothing to read"):
+        consumer.poll(0)
+    consumer.subscribe("t", listener=listener)
+    consumer.poll(0)
+    assert listener.calls == [("assigned", [T0]), ("revoked", [T0]), ("assigned", [T0])]
+
+
+def test_subscribing_to_other_topics_keeps_the_partitions_that_stay(cluster, member):
+    cluster.create("t")
+    cluster.create("u")
+    listener = Recorder()
+    consumer = member()
+    consumer.subscribe("t", listener=listener)
+    consumer.poll(0)
+
+    consumer.subscribe(["t", "u"], listener=listener)
+
+    poll_until(lambda: len(consumer.assignment()) == 2, consumer)
+    assert listener.calls == [("assigned", [T0]), ("assigned", [TopicPartition("u", 0)])]
+
+
+def test_positions_of_what_is_not_assigned_are_refused(cluster, member):
+    cluster.create("t", 2)
+    consumer = member("t")
+    consumer.poll(0)
+    other = TopicPartition("t", 9)
+
+    for call in (consumer.position, consumer.seek_to_end, consumer.pause, consumer.resume, consumer.highwater):
+        with pytest.raises(IllegalStateError, match="t-9 is not assigned"):
+            call(other)
+    with pytest.raises(IllegalStateError, match="t-9 is not assigned"):
+        consumer.seek(other, 1)
+
+
+def test_lag_is_known_without_a_question_while_fetches_wait(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t", max_poll_records=4)
+    read(consumer, 4)
+    state = consumer._fetching.fetcher.states[T0]
+    cluster.wait_until(lambda: state.is_waiting)
+    before = len(cluster.requests_of(ListOffsetsRequest))
+
+    assert consumer.lag() == {T0: 6}
+    assert len(cluster.requests_of(ListOffsetsRequest)) == before
+
+
+def test_explain_says_what_a_member_does_and_waits_for(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    assert "joining" in str(consumer.explain())
+    consumer.poll(0)
+    consumer.poll(50)
+
+    told = consumer.explain()
+
+    assert (told.state, told.assignment, told.generation) == ("joined", ["t-0"], 1)
+    assert told.waits_for == "new records"
+    assert "joined" in told.why
+    assert 0 <= told.last_heartbeat_ms < 5_000
+    assert told.member_id in str(told)
+    idle = member("t")
+    idle.poll(0)
+    assert "there are none for it" in idle.explain().waits_for
+
+
+def test_a_poll_after_an_iteration_that_was_left_counts_its_last_record_as_done(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t")
+    next(iter(consumer))
+    read(consumer, 9)
+
+    consumer.close()
+
+    assert committed(cluster) == 10
