@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.admin import AdminClient as AdminClient
+    from .client.admin_groups import MemberToRemove as MemberToRemove
     from .client.admin_requests import NewTopic as NewTopic
     from .client.aio import AsyncAdminClient as AsyncAdminClient
     from .client.aio import AsyncConsumer as AsyncConsumer
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from .client.consumer import Consumer as Consumer
     from .client.futures import FutureBatchMetadata as FutureBatchMetadata
     from .client.futures import FutureRecordMetadata as FutureRecordMetadata
+    from .client.group_offsets import OffsetReset as OffsetReset
+    from .client.group_offsets import OffsetShift as OffsetShift
+    from .client.group_offsets import OffsetSpec as OffsetSpec
+    from .client.group_offsets import OffsetTimestamp as OffsetTimestamp
+    from .client.group_offsets import PartitionLag as PartitionLag
     from .client.partitioners import Crc32Partitioner as Crc32Partitioner
     from .client.partitioners import Murmur2Partitioner as Murmur2Partitioner
     from .client.partitioners import Partitioner as Partitioner
@@ -58,6 +64,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdminClient": "client.admin",
+    "MemberToRemove": "client.admin_groups",
     "NewTopic": "client.admin_requests",
     "AsyncAdminClient": "client.aio",
     "AsyncConsumer": "client.aio",
@@ -68,6 +75,11 @@ _HOMES = {
     "RecordColumns": "client.reading",
     "FutureBatchMetadata": "client.futures",
     "FutureRecordMetadata": "client.futures",
+    "OffsetReset": "client.group_offsets",
+    "OffsetShift": "client.group_offsets",
+    "OffsetSpec": "client.group_offsets",
+    "OffsetTimestamp": "client.group_offsets",
+    "PartitionLag": "client.group_offsets",
     "Crc32Partitioner": "client.partitioners",
     "Murmur2Partitioner": "client.partitioners",
     "Partitioner": "client.partitioners",

@@ -28,6 +28,7 @@ BATCH_RECORDS_MAX = 5_000
 @click.command(cls=Command, short_help="Print the records of a topic.")
 @click.argument("topic")
 @bootstrap_option
+@click.option("--group", metavar="GROUP", help="Be a member of this consumer group, and commit what was printed.")
 @click.option("--from-beginning", is_flag=True, help="Begin with the oldest record; else with the next to be written.")
 @click.option("--partition", type=click.IntRange(min=0), multiple=True, help="Only this partition; may be repeated.")
 @click.option("--offset", type=click.IntRange(min=0), help="Begin there; with one --partition.")
@@ -48,6 +49,7 @@ def consume(
     clients: Clients,
     topic: str,
     bootstrap_servers: str,
+    group: str | None,
     from_beginning: bool,
     partition: tuple[int, ...],
     offset: int | None,
@@ -60,7 +62,13 @@ def consume(
 
     Goes on until Ctrl-C, unless --max-messages or --timeout-ms end it. Fewer than --max-messages within the
     time is a failure.
+
+    With --group it shares the partitions with the group's other members and goes on where the group has committed; only
+    where nothing is committed does --from-beginning count. What was printed is committed every few seconds, and at the
+    end; when the reader of a pipe goes away, what it did not take is not.
     """
+    if group is not None and (partition or offset is not None):
+        raise click.UsageError("--group is given its partitions: it goes without --partition and --offset")
     if offset is not None and (len(partition) != 1 or from_beginning):
         raise click.UsageError("--offset goes with exactly one --partition and without --from-beginning")
     try:
@@ -70,16 +78,22 @@ def consume(
     printed = 0
     # With --offset "none": an offset that is not there is an error, not silence until something new is written.
     reset = "none" if offset is not None else "earliest" if from_beginning else "latest"
-    consumer = clients.consumer(bootstrap_servers, auto_offset_reset=reset, group_id=None)
+    consumer = clients.consumer(bootstrap_servers, auto_offset_reset=reset, group_id=group)
+    is_written = True
     try:
         _choose_partitions(consumer, topic, partition, offset)
         for batch in _polled(consumer, max_messages, timeout_ms):
             lines = b"".join(map(write, batch))
             printed += len(batch)  # before they are written: Ctrl-C as soon as a line is seen must find it counted
+            is_written = False
             sys.stdout.buffer.write(lines)
             sys.stdout.buffer.flush()
+            is_written = True
     finally:
-        consumer.close()
+        if is_written:
+            consumer.close()
+        else:
+            consumer.close(autocommit=False)
         if not quiet:
             say(human.count(printed, "record"))
     if max_messages is not None and printed < max_messages:

@@ -24,6 +24,7 @@ COMMANDS = {
     "topics": Entry("topics", "topics", "Create, list, describe, alter, delete topics."),
     "produce": Entry("produce", "produce", "Send the lines of stdin to a topic."),
     "consume": Entry("consume", "consume", "Print the records of a topic."),
+    "groups": Entry("groups", "groups", "Look after consumer groups: members, lag, offsets."),
     "cluster": Entry("cluster", "cluster", "Describe brokers and processes."),
     "elect": Entry("elect", "elect", "Have leaders elected: preferred ones, or unclean."),
     "tree": Entry("tree", "tree", "Show the supervision tree: every actor of the cluster."),

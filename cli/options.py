@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
+
+from ..model import is_topic_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +34,30 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
 
 
 DURATION = Duration()
+
+
+class TopicChoice(NamedTuple):
+    """A topic, or some of its partitions."""
+
+    topic: str
+    partitions: tuple[int, ...]  # empty: all
+
+
+class Topics(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """``TOPIC`` or ``TOPIC:0,3``."""
+
+    name = "TOPIC[:N,…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TopicChoice:
+        if isinstance(value, TopicChoice):
+            return value
+        topic, colon, numbers = str(value).partition(":")
+        if not is_topic_name(topic) or (colon and re.fullmatch(r"\d{1,9}(,\d{1,9})*", numbers) is None):
+            self.fail(f"{value!r} is no topic: write TOPIC, or TOPIC:0,3", param, ctx)
+        return TopicChoice(topic, tuple(dict.fromkeys(map(int, numbers.split(",")))) if colon else ())
+
+
+TOPICS = Topics()
 
 bootstrap_option: Callable[[F], F] = click.option(
     "--bootstrap-servers",

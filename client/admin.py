@@ -15,6 +15,7 @@ from ..errors import CallboardError, ErrorCode, UnknownAddressError, error_for_c
 from ..model import TopicPartition
 from ..transport import messages as m
 from . import admin_requests
+from .admin_groups import GroupAdministration
 from .admin_io import AdminIo, Replies
 from .admin_requests import Changes, Elections, Partitions, Topics
 from .asking import topic_error, wait_until
@@ -28,7 +29,7 @@ _numbers = itertools.count(1)
 R = TypeVar("R", bound=m.Reply)
 
 
-class AdminClient:
+class AdminClient(GroupAdministration):
     """Administers a cluster. Thread-safe. All calls wait for their answer.
 
         with AdminClient(bootstrap_servers="localhost:9192") as admin:

@@ -12,14 +12,16 @@ from ..errors import (
     NotControllerError,
     is_metadata_stale,
 )
-from ..model import TopicPartition
+from ..model import OffsetAndTimestamp, TopicPartition
 from ..transport.addresses import choose_endpoint
+from ..transport.group_messages import GroupListing
 from ..transport.messages import Reply, Request
 from ..transport.seam import Connection
 from .cluster import Cluster, error_of
 from .config import AdminConfig
+from .group_questions import CoordinatorsQuestion, GroupAnswer, GroupQuestion, ListingQuestion
 from .io import Done, IoThread
-from .offsets import DeleteRecordsQuestion
+from .offsets import AnyOffsetsQuestion, DeleteRecordsQuestion, Found, OffsetsQuestion
 
 RETRY_MS = 50  # between two attempts; administration is rare
 ATTEMPT_MS = 10_000  # of one attempt at one broker; then another one is asked
@@ -40,6 +42,7 @@ class AdminIo:
         self._loop, self._clock = io.loop, io.clock
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
         self.config = config
+        self._coordinators: dict[str, int] = {}  # group -> broker, as it was last told
 
     def start(self) -> None:
         self.cluster.start()
@@ -96,6 +99,31 @@ class AdminIo:
     ) -> None:
         """Ask the leaders of partitions to delete; ``done`` gets their log start offsets."""
         DeleteRecordsQuestion(self._loop, self._clock, self.cluster, before, timeout_ms, done).ask()
+
+    def find_offsets(self, times: Mapping[TopicPartition, int], timeout_ms: int, done: Done[Found]) -> None:
+        """Look up offsets by timestamp, as ``OffsetsQuestion`` does."""
+        OffsetsQuestion(self._loop, self._clock, self.cluster, times, timeout_ms, done).ask()
+
+    def find_offsets_if_possible(
+        self,
+        times: Mapping[TopicPartition, int],
+        timeout_ms: int,
+        done: Done[dict[TopicPartition, OffsetAndTimestamp | CallboardError | None]],
+    ) -> None:
+        """… and have an error for those that cannot be looked up in time."""
+        AnyOffsetsQuestion(self._loop, self._clock, self.cluster, times, timeout_ms, done).ask()
+
+    def ask_groups(
+        self, question: GroupQuestion, group_ids: list[str], timeout_ms: int, done: Done[dict[str, GroupAnswer]]
+    ) -> None:
+        """Ask the coordinators of groups; ``done`` gets what is said of each."""
+        CoordinatorsQuestion(
+            self._loop, self._clock, self.cluster, self._coordinators, question, group_ids, timeout_ms, done
+        ).ask()
+
+    def list_groups(self, broker_ids: list[int] | None, timeout_ms: int, done: Done[list[GroupListing]]) -> None:
+        """Ask brokers (None: all) which groups they coordinate."""
+        ListingQuestion(self._loop, self._clock, self.cluster, broker_ids, timeout_ms, done).ask()
 
     def ask_endpoints(
         self, endpoints: Mapping[str, tuple[list[str], str]], request: Request, timeout_ms: int, done: Done[Replies]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -21,14 +21,17 @@ from ..model import (
     RecordMetadata,
     TopicPartition,
 )
+from ..transport import group_messages as g
 from ..transport import messages as m
 from .admin import AdminClient
+from .admin_groups import Groups, MemberToRemove
 from .admin_requests import Changes, Elections, Partitions, Topics
 from .application import check_listener
 from .consumer import Consumer, Records
 from .consumer_core import JOIN_LOOK_S
 from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
+from .group_offsets import OffsetReset, PartitionLag, ResetTo
 from .health import ConsumerExplanation, ConsumerHealth
 from .producer import Producer
 from .reading import RecordColumns
@@ -456,6 +459,69 @@ class AsyncAdminClient:
 
     async def describe_clients(self, timeout_ms: int | None = None) -> list[m.ClientDescription]:
         return await _in_thread(self._admin.describe_clients, timeout_ms)
+
+    # -- groups
+
+    async def list_groups(
+        self,
+        broker_ids: Collection[int] | None = None,
+        states_filter: Iterable[str] | None = None,
+        timeout_ms: int | None = None,
+    ) -> list[g.GroupListing]:
+        return await _in_thread(self._admin.list_groups, broker_ids, states_filter, timeout_ms)
+
+    async def describe_groups(
+        self, group_ids: Iterable[str], timeout_ms: int | None = None, raise_errors: bool = True
+    ) -> dict[str, g.GroupDescription]:
+        return await _in_thread(self._admin.describe_groups, group_ids, timeout_ms, raise_errors)
+
+    async def list_group_offsets(
+        self, group_specs: Groups, timeout_ms: int | None = None
+    ) -> dict[str, dict[TopicPartition, OffsetAndMetadata]]:
+        return await _in_thread(self._admin.list_group_offsets, group_specs, timeout_ms)
+
+    async def group_lag(self, group_id: str, timeout_ms: int | None = None) -> dict[TopicPartition, PartitionLag]:
+        return await _in_thread(self._admin.group_lag, group_id, timeout_ms)
+
+    async def alter_group_offsets(
+        self,
+        group_id: str,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata | int],
+        timeout_ms: int | None = None,
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        return await _in_thread(self._admin.alter_group_offsets, group_id, offsets, timeout_ms)
+
+    async def reset_group_offsets(
+        self,
+        group_id: str,
+        offset_specs: Mapping[TopicPartition, ResetTo],
+        timeout_ms: int | None = None,
+        validate_only: bool = False,
+    ) -> dict[TopicPartition, OffsetReset]:
+        return await _in_thread(self._admin.reset_group_offsets, group_id, offset_specs, timeout_ms, validate_only)
+
+    async def delete_group_offsets(
+        self,
+        group_id: str,
+        partitions: Iterable[TopicPartition],
+        timeout_ms: int | None = None,
+        raise_errors: bool = True,
+    ) -> dict[TopicPartition, g.AlterGroupResult]:
+        return await _in_thread(self._admin.delete_group_offsets, group_id, partitions, timeout_ms, raise_errors)
+
+    async def delete_groups(
+        self, group_ids: Iterable[str], timeout_ms: int | None = None, raise_errors: bool = True
+    ) -> dict[str, g.AlterGroupResult]:
+        return await _in_thread(self._admin.delete_groups, group_ids, timeout_ms, raise_errors)
+
+    async def remove_group_members(
+        self,
+        group_id: str,
+        members: Iterable[MemberToRemove | str],
+        timeout_ms: int | None = None,
+        raise_errors: bool = True,
+    ) -> dict[str, g.AlterGroupResult]:
+        return await _in_thread(self._admin.remove_group_members, group_id, members, timeout_ms, raise_errors)
 
     async def close(self) -> None:
         await _in_thread(self._admin.close)

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import (
     CallboardError,
     CallboardTimeoutError,
+    LeaderNotAvailableError,
     error_for_code,
     is_metadata_stale,
 )
@@ -85,19 +86,18 @@ class LeadersQuestion:
             return
         now = self._clock.monotonic_ms()
         if now >= self._until_ms or self._is_out_of_reach(now):
-            self._end(self._timeout_error())
+            self._on_time_over()
             return
         topics = {key.topic for key in self._left}
         for topic in topics:
             self._cluster.metadata.doubt_unknown(topic, self._begin_ms)
         self._cluster.add_interest(topics)
         by_broker: dict[int, list[Any]] = {}
-        for key, timestamp in self._left.items():
+        for key, timestamp in list(self._left.items()):
             leader = self._cluster.metadata.leader(*key)
             if leader is None:
                 error = partition_error(self._cluster, key, now)
-                if error is not None:
-                    self._end(error)
+                if error is not None and self._is_ended_by(key, error):
                     return
             elif leader.broker_id >= 0 and self._cluster.is_connected(leader.broker_id):
                 by_broker.setdefault(leader.broker_id, []).append(self._entry(leader, timestamp))
@@ -146,10 +146,18 @@ class LeadersQuestion:
             error = error_for_code(entry.error, entry.detail or str(known))
             self._last_error = error
             if not error.retriable:
-                self._end(error)
-                return
-            if is_metadata_stale(error.errno):
+                if self._is_ended_by(known, error):
+                    return
+            elif is_metadata_stale(error.errno):
                 self._cluster.refresh()
+
+    def _is_ended_by(self, key: TopicPartition, error: CallboardError) -> bool:
+        """A partition has an error that will not pass: say whether that ends the question, and end it."""
+        self._end(error)
+        return True
+
+    def _on_time_over(self) -> None:
+        self._end(self._timeout_error())
 
     def _is_everything_led(self) -> bool:
         leaders = [self._cluster.metadata.leader(*key) for key in self._left]
@@ -215,3 +223,24 @@ class DeleteRecordsQuestion(LeadersQuestion):
 
     def _result(self, entry: Any) -> int:
         return int(entry.log_start_offset)
+
+
+class AnyOffsetsQuestion(OffsetsQuestion):
+    """Tells what it can: a partition that cannot be asked in time has its error for an answer."""
+
+    def _is_ended_by(self, key: TopicPartition, error: CallboardError) -> bool:
+        del self._left[key]
+        self._found[key] = error
+        return False
+
+    def _on_time_over(self) -> None:
+        if not self._cluster.has_contact:
+            self._end(self._timeout_error())
+            return
+        for key in self._left:
+            leader = self._cluster.metadata.leader(*key)
+            is_led = leader is not None and leader.broker_id >= 0
+            why = self._last_error if is_led else LeaderNotAvailableError(f"{key} has no leader")
+            self._found[key] = why or CallboardTimeoutError(f"the leader of {key} does not answer")
+        self._left = {}
+        self._end(None)

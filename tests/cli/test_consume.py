@@ -1,5 +1,6 @@
 """``callboard consume``: from where, how many, until when."""
 
+import io
 import sys
 
 import pytest
@@ -38,8 +39,8 @@ class FakeConsumer:
             self.polls.insert(0, rest)
         return {TopicPartition("orders", 0): taken} if taken else {}
 
-    def close(self):
-        self.is_closed = True
+    def close(self, *, autocommit=True):
+        self.is_closed, self.is_committed = True, autocommit
 
 
 class FakeClients:
@@ -69,6 +70,42 @@ def test_it_ends_after_so_many_records_even_in_the_middle_of_a_poll(consume):
     assert consumer.calls == [("subscribe", ["orders"])]
     assert consumer.settings == {"auto_offset_reset": "earliest", "group_id": None}
     assert consumer.is_closed
+
+
+def test_a_member_of_a_group_commits_what_it_has_printed(consume):
+    consumer = FakeConsumer([record(0), record(1)])
+
+    ended = consume(consumer, "--group", "billing", "-n", "2", "--from-beginning")
+
+    assert (ended.status, ended.out) == (0, "value-0\nvalue-1\n")
+    assert consumer.calls == [("subscribe", ["orders"])]
+    assert consumer.settings == {"auto_offset_reset": "earliest", "group_id": "billing"}
+    assert consumer.is_committed
+
+
+def test_what_could_not_be_written_is_not_committed(consume, monkeypatch):
+    consumer = FakeConsumer([record(0)])
+
+    class Gone:
+        def write(self, data):
+            raise BrokenPipeError
+
+    class Stdout(io.StringIO):
+        buffer = Gone()
+
+    monkeypatch.setattr(sys, "stdout", Stdout())
+
+    assert consume(consumer, "--group", "billing").status == 0
+    assert consumer.is_closed
+    assert not consumer.is_committed
+
+
+@pytest.mark.parametrize("options", [["--partition", "0"], ["--partition", "0", "--offset", "1"]])
+def test_a_member_does_not_choose_its_partitions(consume, options):
+    ended = consume(FakeConsumer(), "--group", "billing", *options)
+
+    assert ended.status == 2
+    assert "--group is given its partitions" in ended.err
 
 
 def test_without_from_beginning_it_begins_with_what_is_written_next(consume):
