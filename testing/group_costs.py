@@ -2,9 +2,10 @@
 
     measured = measure(Plan(groups=1_000))
 
-A thousand groups of one member each live on few connections here, so that the cost of clients is not in the way. Told are the
-CPU time of all brokers while nothing but heartbeats comes, as a share of one core, and how many commit requests and how many
-produce requests (one batch of one record, ``acks="all"``) the cluster answers a second with equally many under way, in alternation.
+A thousand groups of one member each live on few connections here, so that the cost of clients is not in the way.
+Told are the CPU time of all brokers while nothing but heartbeats comes, as a share of one core, and how many commit
+requests and how many produce requests (one batch of one record, ``acks="all"``) the cluster answers a second with
+equally many under way, in alternation.
 """
 
 from __future__ import annotations
