@@ -2,15 +2,15 @@
 
     python -m callboard.testing.group_member SERVERS TOPIC GROUP [SETTING=VALUE …]
 
-It polls until it is told to end, and prints one JSON object a line, each with ``at`` (ns of the monotonic clock, which all
-processes of a machine share):
+It polls until it is told to end, and prints one JSON object a line, each with ``at`` (ns of the monotonic clock, which
+all processes of a machine share):
 
     {"event": "assigned" | "revoked" | "lost", "at": …, "partitions": […]}
     {"event": "first", "at": …, "partitions": […]}     first records of partitions since they were assigned
-    {"event": "polls", "at": …, "times": […]}          the answer to "polls": when polls returned records, since the last such
+    {"event": "polls", "at": …, "times": […]}          the answer to "polls": when polls returned records, since the last
 
-Commands come on stdin, one a line: ``polls``; ``close`` (close the consumer, print {"event": "closed"}, end). The end of
-stdin is the end of the member, without a word to the group.
+Commands come on stdin, one a line: ``polls``; ``close`` (close the consumer, print {"event": "closed"}, end). The end
+of stdin is the end of the member, without a word to the group.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     measured = measure(Plan(members=10, partitions=100))
 
 Members of one group read a topic into which records flow all the time. One is killed with SIGKILL, another one closes.
-Measured are, of each: which partitions have moved; the longest time that any *other* member was without records, beside its
-own 99th percentile before; and when the last of the partitions was read by somebody else. And how soon the first
+Measured are, of each: which partitions have moved; the longest time that any *other* member was without records, beside
+its own 99th percentile before; and when the last of the partitions was read by somebody else. And how soon the first
 member of a new group has records, counted from ``Consumer(…)``.
 """
 
