@@ -7,7 +7,7 @@ all processes of a machine share):
 
     {"event": "assigned" | "revoked" | "lost", "at": …, "partitions": […]}
     {"event": "first", "at": …, "partitions": […]}     first records of partitions since they were assigned
-    {"event": "polls", "at": …, "times": […]}          the answer to "polls": when polls returned records, since the last
+    {"event": "polls", "at": …, "times": […]}          the answer to "polls": when polls returned records
 
 Commands come on stdin, one a line: ``polls``; ``close`` (close the consumer, print {"event": "closed"}, end). The end
 of stdin is the end of the member, without a word to the group.
