@@ -1,4 +1,4 @@
-"""``callboard bench``: break a cluster of its own, under load, and tell how long its partitions took no records."""
+"""``callboard bench``: what failures and groups cost, measured on a cluster that is started for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ bench = LazyGroup(
     name="bench",
     help="Measure on a cluster that is started for it.",
     entries={
-        "failover": Entry("bench", "failover", "Kill leaders; how long until their partitions take records again?")
+        "failover": Entry("bench", "failover", "Kill leaders; how long until their partitions take records again?"),
+        "groups": Entry("bench", "groups", "What a rebalance costs those who stay, and groups the brokers."),
     },
 )
 
@@ -75,3 +76,74 @@ def _print(figures: dict[str, Any]) -> None:
     )
     for line in (*figures["first_anomalies"], *figures["first_errors"]):
         click.echo(f"  {line}")
+
+
+@click.command(cls=Command, short_help="What a rebalance costs those who stay, and groups the brokers.")
+@click.option("--members", type=click.IntRange(min=2), default=10, show_default=True, help="Processes of one group.")
+@click.option("--partitions", type=click.IntRange(min=2), default=100, show_default=True, help="That they share.")
+@click.option("--rate", type=click.IntRange(min=1), default=1_000, show_default=True, help="Records a second.")
+@click.option(
+    "--session-timeout-ms",
+    type=click.IntRange(min=1_000),
+    default=2_000,
+    show_default=True,
+    help="After which a silent member is out.",
+)
+@click.option(
+    "--groups",
+    "group_count",
+    type=click.IntRange(min=0),
+    default=1_000,
+    show_default=True,
+    help="Of one member each, whose heartbeats and commits are measured; 0: leave that out.",
+)
+@json_option
+def groups(
+    members: int, partitions: int, rate: int, session_timeout_ms: int, group_count: int, as_json: bool
+) -> ExitStatus:
+    """Start three brokers and a group, kill one member, close another, and look at the others meanwhile.
+
+    Told are: how many partitions moved that need not; how long until those of the one that went were read again; by how
+    much any other member's longest pause between records was above its own 99th percentile before; how soon the first
+    member of a group has records, from Consumer(…) on. Then, with many groups of one member: what their heartbeats cost
+    all brokers together, and how many commits they take a second, beside produces of one batch with acks=all.
+    """
+    from ..testing import group_costs, rebalance
+
+    moved = rebalance.measure(
+        rebalance.Plan(members=members, partitions=partitions, rate=rate, session_timeout_ms=session_timeout_ms)
+    )
+    figures = rebalance.summary(moved)
+    if group_count:
+        figures["costs"] = group_costs.summary(group_costs.measure(group_costs.Plan(groups=group_count)))
+    if as_json:
+        print_json(figures)
+    else:
+        _print_groups(figures)
+    return ExitStatus.FAILED if any(one["moved_from_others"] for one in figures["departures"]) else ExitStatus.OK
+
+
+def _print_groups(figures: dict[str, Any]) -> None:
+    rows = [
+        (
+            f"one is {one['how']}",
+            str(one["partitions"]),
+            str(one["moved_from_others"]),
+            *(f"{one[key]:.0f} ms" for key in ("assigned_ms", "read_ms", "p99_before_ms", "gap_ms", "gap_above_ms")),
+        )
+        for one in figures["departures"]
+    ]
+    click.echo(f"{figures['members']} members, {figures['partitions']} partitions, {figures['rate']} records a second")
+    heads = ("", "partitions", "moved besides", "assigned", "read", "p99 before", "longest pause", "above p99")
+    print_table(heads, rows)
+    first = figures["first_records_ms"]
+    click.echo(f"first member of a group: records after {first['p50']:.0f} ms (longest {first['max']:.0f})")
+    if costs := figures.get("costs"):
+        click.echo(
+            f"{costs['groups']} groups of one member: {costs['heartbeats_a_second']:.0f} heartbeats a second cost "
+            f"{costs['heartbeat_percent']:.1f} % of a core"
+        )
+        click.echo(
+            f"{costs['commits_a_second']:.0f} commits a second of {costs['partitions']} offsets each, "
+            f"{costs['produces_a_second']:.0f} produces: {costs['ratio']:.2f}"
+        )

@@ -1,0 +1,193 @@
+"""What a rebalance costs those who are not concerned, and how soon partitions are read again: real processes.
+
+    measured = measure(Plan(members=10, partitions=100))
+
+Members of one group read a topic into which records flow all the time. One is killed with SIGKILL, another one closes.
+Measured are, of each: which partitions have moved; the longest time that any *other* member was without records, beside
+its own 99th percentile before; and when the last of the partitions was read by somebody else. And how soon the first
+member of a new group has records, counted from ``Consumer(…)``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..client.consumer import Consumer
+from ..errors import CallboardError
+from .clusters import RunningCluster, cluster
+from .failover import percentile
+from .group_member import MemberProcess
+from .workload import Load
+
+TOPIC, GROUP = "rebalanced", "members"
+QUIET_S = 4.0  # of undisturbed reading, of which the percentiles before are
+AFTER_S = 1.0  # after the partitions are read again, that still count as "during"
+PATIENCE_S = 90.0
+LOOK_S = 0.02
+
+
+@dataclass(frozen=True)
+class Plan:
+    brokers: int = 3
+    members: int = 10
+    partitions: int = 100
+    rate: int = 1_000  # records a second, over all partitions
+    session_timeout_ms: int = 2_000
+    heartbeat_interval_ms: int = 500
+    joins: int = 10  # lone members of new groups
+
+
+@dataclass
+class Departure:
+    """One member went, and what came of it. Times in milliseconds from when it did."""
+
+    how: str  # "killed" or "closed"
+    partitions: int  # that it had
+    moved_from_others: int  # partitions that somebody else had to give back: none should
+    assigned_ms: float = 0.0  # until the last of its partitions was assigned to somebody
+    read_ms: float = 0.0  # … gave a record there
+    gap_ms: float = 0.0  # the longest between two polls with records, of any other member, meanwhile
+    gap_above_ms: float = 0.0  # the greatest excess of such a gap over that member's own 99th percentile before
+    p99_before_ms: float = 0.0  # of all others
+
+
+@dataclass
+class Measured:
+    plan: Plan
+    departures: list[Departure] = field(default_factory=list)
+    first_records_ms: list[float] = field(default_factory=list)
+
+
+def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Measured:
+    """Start a cluster and a group, let one member die and one leave, and tell.
+
+    Raises:
+        CallboardError: partitions were not all read again in time.
+    """
+    measured = Measured(plan)
+    with ExitStack() as stack:
+        running = stack.enter_context(cluster(brokers=plan.brokers, directory=directory))
+        replicas = min(3, plan.brokers)
+        running.create_topic(TOPIC, partitions=plan.partitions, replication_factor=replicas)
+        load = Load(running.bootstrap_servers, TOPIC, partitions=plan.partitions, rate=plan.rate)
+        stack.callback(load.abandon)
+        load.wait_for_progress(plan.partitions)
+        measured.first_records_ms = [_first_records_ms(running, number) for number in range(plan.joins)]
+        members = [stack.enter_context(_member(running, plan, number)) for number in range(plan.members)]
+        _wait_until_shared(plan, members)
+        for how in ("killed", "closed"):
+            measured.departures.append(_depart(plan, members, how))
+    return measured
+
+
+def summary(measured: Measured) -> dict[str, Any]:
+    """Return the figures as they are printed, for people and as JSON."""
+    plan = measured.plan
+    return {
+        "members": plan.members,
+        "partitions": plan.partitions,
+        "rate": plan.rate,
+        "session_timeout_ms": plan.session_timeout_ms,
+        "departures": [
+            {key: round(value, 1) if isinstance(value, float) else value for key, value in asdict(one).items()}
+            for one in measured.departures
+        ],
+        "first_records_ms": {
+            "p50": round(percentile(measured.first_records_ms, 0.5), 1),
+            "max": round(max(measured.first_records_ms, default=0.0), 1),
+        },
+    }
+
+
+def _first_records_ms(running: RunningCluster, number: int) -> float:
+    begun = time.perf_counter()
+    consumer: Consumer[Any, Any] = Consumer(
+        TOPIC, bootstrap_servers=running.bootstrap_servers, group_id=f"first-{number}", auto_offset_reset="earliest"
+    )
+    with consumer:
+        until = begun + PATIENCE_S
+        while not consumer.poll(timeout_ms=1_000):
+            if time.perf_counter() > until:
+                raise CallboardError(f"the first member of a group had no records within {PATIENCE_S:.0f} s")
+        return (time.perf_counter() - begun) * 1e3
+
+
+def _member(running: RunningCluster, plan: Plan, number: int) -> MemberProcess:
+    return MemberProcess(
+        f"member {number}",
+        running.bootstrap_servers,
+        TOPIC,
+        GROUP,
+        session_timeout_ms=plan.session_timeout_ms,
+        heartbeat_interval_ms=plan.heartbeat_interval_ms,
+    )
+
+
+def _wait_until_shared(plan: Plan, members: list[MemberProcess]) -> None:
+    """Return when every partition has one owner and every member its share, and all have given a record."""
+
+    def is_shared() -> bool:
+        owned = [member.partitions for member in members]
+        fair = plan.partitions // len(members)
+        begun = [set(member.first_after("first", 0)) for member in members]
+        return (
+            sum(map(len, owned)) == plan.partitions
+            and set().union(*owned) == set(range(plan.partitions))
+            and min(map(len, owned)) >= fair
+            and all(mine <= first for mine, first in zip(owned, begun, strict=True))
+        )
+
+    _wait_until(is_shared, "the partitions to be shared")
+
+
+def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
+    victim, *others = members
+    members.remove(victim)
+    for member in others:
+        member.polls()
+    time.sleep(QUIET_S)
+    before = {member.name: _gaps(member.polls()) for member in others}
+    theirs, kept = victim.partitions, {member.name: member.partitions for member in others}
+    if how == "killed":
+        since_ns = victim.kill()
+    else:
+        since_ns = time.monotonic_ns()
+        victim.close()
+
+    def read_again() -> dict[int, int]:
+        return {p: at for member in others for p, at in member.first_after("first", since_ns).items() if p in theirs}
+
+    _wait_until(lambda: set(read_again()) == theirs, f"the partitions of the {how} member to be read again")
+    time.sleep(AFTER_S)
+    assigned = [at for member in others for p, at in member.first_after("assigned", since_ns).items() if p in theirs]
+    departure = Departure(
+        how=how,
+        partitions=len(theirs),
+        moved_from_others=sum(len(kept[member.name] - member.partitions) for member in others),
+        assigned_ms=(max(assigned) - since_ns) / 1e6,
+        read_ms=(max(read_again().values()) - since_ns) / 1e6,
+        p99_before_ms=percentile([gap for gaps in before.values() for gap in gaps], 0.99),
+    )
+    for member in others:
+        longest = max(_gaps(member.polls()), default=0.0)
+        departure.gap_ms = max(departure.gap_ms, longest)
+        above = longest - percentile(before[member.name], 0.99)
+        departure.gap_above_ms = max(departure.gap_above_ms, above)
+    return departure
+
+
+def _gaps(times_ns: list[int]) -> list[float]:
+    """Return the times between polls that returned records, in milliseconds."""
+    return [(after - before) / 1e6 for before, after in zip(times_ns, times_ns[1:], strict=False)]
+
+
+def _wait_until(condition: Any, what: str) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > until:
+            raise CallboardError(f"waited {PATIENCE_S:.0f} s for {what}")
+        time.sleep(LOOK_S)
