@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from callboard import AdminClient
+from callboard import AdminClient, Producer, StringSerializer
 from callboard.errors import TopicAlreadyExistsError
 
 DEFAULT = "127.0.0.1:9192"  # where `callboard up` listens
+COUNTRIES = ("France", "USA", "Brazil", "India", "Japan")
 
 
 def arguments(description: str | None, topic: str) -> argparse.Namespace:
@@ -25,3 +26,11 @@ def ensure_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
             admin.create_topics({topic: {"num_partitions": partitions}})
         except TopicAlreadyExistsError:
             print(f"topic {topic} is there already")
+
+
+def send_customers(bootstrap_servers: str, topic: str, count: int = 1_000) -> None:
+    """Have something to read: so many customers (the key) with their countries (the value)."""
+    text = StringSerializer()
+    with Producer(bootstrap_servers=bootstrap_servers, key_serializer=text, value_serializer=text) as producer:
+        for number in range(count):
+            producer.send(topic, key=f"customer-{number}", value=COUNTRIES[number % len(COUNTRIES)])

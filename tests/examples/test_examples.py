@@ -28,10 +28,40 @@ PRINTED = {
         r"read 100,000 records .* their sum is 4,999,950,000",
     ],
     "consumer_loop.py": [
-        r"topic = \S+, partition = \d, offset = 0, customer = Precision Products, country = France",
-        r'"France": 2',
-        r'"USA": 1',
+        r"topic = \S+, partition = \d, offset = \d+, customer = customer-\d+, country = \w+",
+        r'"France": 200',
         r"holds (\d+) records; the next one will have offset \1\n",
+    ],
+    "country_counter.py": [r'\{\n    "France": 1\n\}', r'"France": 2,\n    "USA": 1'],
+    "consumer_commit_synchronous.py": [
+        r"read and committed 1000 records",
+        r"the next consumer of the group found 0 left",
+    ],
+    "consumer_commit_asynchronous.py": [r"read 1000 records, committed up to 1000 in 3 partitions"],
+    "consumer_commit_retry.py": [r"read 1000 records with \d+ commits", r"without a committed offset: 0"],
+    "consumer_commit_combined.py": [r"read 1000 records; committed before the end: 1000"],
+    "consumer_commit_every_1000.py": [
+        r"read 5000 records, committed 5 times on the way",
+        r"-0: \d+, 'after customer-\d+'",
+    ],
+    "consumer_rebalance_listener.py": [
+        r"the first reads \[0, 1, 2, 3\]",
+        r"the first gives back \[\d, \d\]",
+        r"the second reads \[\d",
+        r"read 6000 records, 0 of them twice",
+    ],
+    "consumer_offsets_in_database.py": [
+        r"worker 1 killed: (\d+) records stored, \1 different ones",
+        r"worker 2 killed: (\d+) records stored, \1 different ones",
+        r"worker 3 done: 2000 records stored, 2000 different ones",
+        r"exactly once: True",
+    ],
+    "consumers_in_threads.py": [r"consumer 3: \d+ records", r"together: 6000 records"],
+    "consumer_groups.py": [
+        r"billing has read 1000 records",
+        r"statistics has read \d{3} records",
+        r"billing has 0 records left",
+        r"statistics has \d{3} records left",
     ],
 }
 
