@@ -28,7 +28,7 @@ from typing import Any
 import orjson
 
 from ..client.consumer import Consumer
-from ..client.listening import ConsumerRebalanceListener
+from ..client.application import ConsumerRebalanceListener
 from ..errors import CallboardError
 from ..model import TopicPartition
 
