@@ -780,6 +780,8 @@ class EndSessionRequest(Request, frozen=True, kw_only=True, tag="session.end", o
 
 
 class SessionReply(Reply, frozen=True, kw_only=True, tag="session.reply", omit_defaults=True):
+    """``version``: of the store now; whoever has watched since before and knows less has lost the watch's answer."""
+
     version: Int64 = 0
     store_incarnation: str = ""
     cluster_id: str = ""
