@@ -165,6 +165,8 @@ class ProduceRequest(Request, frozen=True, kw_only=True, tag="produce", omit_def
 
 
 class ProduceEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``base_offset``: of its first record. With an error: it was appended there, and the next leader decides."""
+
     topic_id: str
     partition: Int64
     error: Int64 = 0

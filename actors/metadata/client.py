@@ -407,11 +407,12 @@ class MetadataClient(LoopActor):
         """``watch``: the one that was under way when the heartbeat was sent."""
         if isinstance(answer, m.Reply) and answer.error in _SESSION_IS_OVER and self._is_open:
             self._lose(answer)
-        elif isinstance(answer, m.SessionReply) and answer.version > self.image.version:
-            if watch and watch == self._watch_under_way:  # rule 5
-                event(logger, "metadata.watch_lost", logging.WARNING, ours=self.image.version, theirs=answer.version)
-                self._watch_under_way = 0
-                self._watch()
+            return
+        ours, theirs = self.image.version, answer.version if isinstance(answer, m.SessionReply) else 0
+        if theirs > ours and watch and watch == self._watch_under_way:  # rule 5
+            event(logger, "metadata.watch_lost", logging.WARNING, ours=ours, theirs=theirs)
+            self._watch_under_way = 0
+            self._watch()
 
     def _lose(self, answer: m.Reply) -> None:
         self._is_open = False

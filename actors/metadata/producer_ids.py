@@ -1,7 +1,7 @@
 """Producer ids, handed out of blocks that the metadata process allots. Pure.
 
-A block is a broker's alone, so an id is given to one producer ever. The next one is asked for before the last is used up;
-what a broker had not handed out when it ended is never used.
+A block is a broker's alone, so an id is given to one producer ever. The next one is asked for before the last is used
+up; what a broker had not handed out when it ended is never used.
 """
 
 from __future__ import annotations
