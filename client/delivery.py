@@ -36,7 +36,7 @@ from .io import Done, IoThread
 from .metadata import PartitionLeader
 from .producer_batch import UNROUTED, ProducerBatch
 from .sender import (
-    DoubtBroker,
+    DoubtBrokers,
     Effect,
     LeaderHint,
     NeedProducerId,
@@ -363,8 +363,8 @@ class Delivery:
             elif isinstance(effect, LeaderHint):
                 if self.cluster.metadata.on_leader_hint(*effect):
                     self._perform(self.sender.on_metadata(self._clock.monotonic_ms()))
-            elif isinstance(effect, DoubtBroker):
-                self.cluster.doubt(effect.broker_id)
+            elif isinstance(effect, DoubtBrokers):
+                self.cluster.doubt(effect.broker_ids)
             elif isinstance(effect, NeedProducerId):
                 self._ask_for_id()
 

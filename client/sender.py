@@ -111,13 +111,13 @@ class NeedProducerId(NamedTuple):
     """Ask for a producer id; answer with ``on_producer_id``."""
 
 
-class DoubtBroker(NamedTuple):
-    """A broker does not answer: ask others who leads its partitions."""
+class DoubtBrokers(NamedTuple):
+    """These do not answer: ask others who leads their partitions."""
 
-    broker_id: int
+    broker_ids: tuple[int, ...]
 
 
-Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBroker
+Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBrokers
 
 
 class View(Protocol):
@@ -242,7 +242,7 @@ class Sender:
         for lane in list(self.active.values()):
             effects += self._expire(lane, now_ms)
         slow = {request.broker_id for request in self.requests.values() if request.sent_ms + SLOW_ANSWER_MS <= now_ms}
-        return effects + [DoubtBroker(broker_id) for broker_id in sorted(slow)]
+        return [*effects, DoubtBrokers(tuple(sorted(slow)))] if slow else effects
 
     def fail_everything(
         self, error: CallboardError, now_ms: int, if_sent: CallboardError | None = None

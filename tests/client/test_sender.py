@@ -21,7 +21,7 @@ from callboard.client.producer_batch import ProducerBatch
 from callboard.client.sender import (
     LOOK_AGAIN_MS,
     SLOW_ANSWER_MS,
-    DoubtBroker,
+    DoubtBrokers,
     LeaderHint,
     NeedProducerId,
     RefreshMetadata,
@@ -437,7 +437,7 @@ def test_a_leader_that_was_stopped_is_doubted_and_its_batches_go_to_who_leads_in
     assert not world.requests[1], "it may still answer"
 
     world.now += SLOW_ANSWER_MS
-    assert DoubtBroker(0) in world.sender.on_tick(world.now)
+    assert DoubtBrokers((0,)) in world.sender.on_tick(world.now)
     assert world.sender.next_event_ms(world.now) <= world.now + LOOK_AGAIN_MS
     world.learn()
     world.handle(1)
