@@ -61,6 +61,8 @@ class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
     requests_waiting: Positive = 20_000  # of one broker; parked fetches are counted apart, to the same number
     reply_bytes_waiting_per_peer: Positive = 128 * MIB
     connections: Positive = 10_000
+    connections_per_address: Positive = 10_000
+    connections_silent_per_address: Positive = 1_000  # that have not said hello yet
 
 
 class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):

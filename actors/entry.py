@@ -54,6 +54,7 @@ BRANCH = f"{__package__}.tree:branch_for"
 EXIT_GAVE_UP = 70  # EX_SOFTWARE
 EXIT_MEMORY = 72
 DESCRIPTORS_MAX = 1 << 20
+DESCRIPTORS_SPARE = 1_024  # of these, for our own files only; an eighth where there are few
 MALLOC_SWITCHES = {
     -1: 64 << 20,  # M_TRIM_THRESHOLD: free memory at the heap's end that is kept
     -2: 4 << 20,  # M_TOP_PAD: asked for at once when the heap grows
@@ -238,11 +239,11 @@ def collect_rarely() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many files as it is allowed to: every log and every connection is one."""
+    """Let this process open as many files as it may, but for some: they are for its logs (``storage/spare``)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    most = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most - min(DESCRIPTORS_SPARE, most // 8), hard))
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

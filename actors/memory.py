@@ -22,17 +22,28 @@ def resident_bytes() -> int:
     """Return the memory that this process has in RAM."""
     try:
         with open(_STATM, "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            return _resident(file.read())
     except FileNotFoundError:  # not Linux
         import psutil
 
         return int(psutil.Process().memory_info().rss)
 
 
+def measure_of_this_process() -> Callable[[], int]:
+    """Return what ``resident_bytes`` does, able to do it also when no descriptor is left."""
+    try:
+        file = open(_STATM, "rb", buffering=0)  # noqa: SIM115 - open as long as it is asked
+    except FileNotFoundError:
+        return resident_bytes
+    return lambda: _resident(os.pread(file.fileno(), 256, 0))
+
+
 def watch_memory(
-    loop: Loop, limit_bytes: int, on_excess: Callable[[int], None], measure: Callable[[], int] = resident_bytes
+    loop: Loop, limit_bytes: int, on_excess: Callable[[int], None], measure: Callable[[], int] | None = None
 ) -> None:
     """Call ``on_excess(bytes)``, once, when more than ``limit_bytes`` are held; 0: never look."""
+
+    measure = measure or measure_of_this_process()
 
     def look() -> None:
         held = measure()
@@ -43,3 +54,7 @@ def watch_memory(
 
     if limit_bytes:
         look()
+
+
+def _resident(statm: bytes) -> int:
+    return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -22,6 +22,7 @@ from callboard.transport.addresses import machine_identity
 from .live import VICTIM
 
 INTRUDER, INTRUDER_ID = "intruder", 7_091
+_lives = itertools.count()  # an incarnation that has ended never opens a session again, nor does its name elsewhere
 INVENTED = "f00df00df00d4f00df00df00df00df00"  # the id of a topic that only the intruder speaks of
 
 R = TypeVar("R", bound=m.Reply)
@@ -128,22 +129,24 @@ def _between_brokers(talk: Conversation, documents: dict) -> None:
 def _of_a_broker_with_the_store(talk: Conversation, documents: dict) -> None:
     """A broker's life as ``actors/metadata/client.py`` leads it, and a controller's commits under the true epoch."""
     epoch = documents["lease"]["controller_epoch"]
+    life = next(_lives)
+    name, broker_id = f"{INTRUDER}-{life}", INTRUDER_ID + life
     document = {
         "kind": "broker",
-        "broker_id": INTRUDER_ID,
+        "broker_id": broker_id,
         "endpoints": ["tcp://127.0.0.1:1"],
         "peer_endpoints": ["tcp://127.0.0.1:1"],
         "machine": machine_identity(),
     }
-    ours = {"name": INTRUDER, "incarnation": "i1"}
+    ours = {"name": name, "incarnation": "i1"}
     session = talk.ask(m.OpenSessionRequest(**ours, timeout_ms=600_000, document=document), m.SessionReply)
     assert not session.error, session
     talk.ask(m.HeartbeatRequest(**ours), m.SessionReply)
     assert talk.ask(m.CampaignRequest(**ours), m.LeaseReply).error, "the lease is held by the broker"
-    talk.ask(m.RenewRequest(name=INTRUDER, controller_epoch=epoch), m.LeaseReply)
-    talk.ask(m.ResignRequest(name=INTRUDER, controller_epoch=epoch), m.LeaseReply)
+    talk.ask(m.RenewRequest(name=name, controller_epoch=epoch), m.LeaseReply)
+    talk.ask(m.ResignRequest(name=name, controller_epoch=epoch), m.LeaseReply)
     topic = {"name": "invented", "partitions": 1, "configs": {"flush": "os"}}
-    partition = {"replicas": [INTRUDER_ID], "isr": [INTRUDER_ID], "leader": -1}
+    partition = {"replicas": [broker_id], "isr": [broker_id], "leader": -1}
     puts = [
         m.Put(key=f"topic/{INVENTED}", value=topic, if_version=0),
         m.Put(key=f"partition/{INVENTED}/0", value=partition, if_version=0),
@@ -157,6 +160,6 @@ def _of_a_broker_with_the_store(talk: Conversation, documents: dict) -> None:
     talk.ask(msgspec.structs.replace(watch, after_version=1 << 40), m.Reply)
     talk.ask(m.AllocateProducerIdsRequest(count=10), m.AllocateProducerIdsReply)
     talk.ask(m.EndSessionRequest(**ours, reason="it goes"), m.SessionReply)
-    talk.ask(m.OpenSessionRequest(name=INTRUDER, incarnation="i2", document=document), m.SessionReply)
+    talk.ask(m.OpenSessionRequest(name=name, incarnation="i2", document=document), m.SessionReply)
     talk.ask(m.DescribeTreeRequest(), m.DescribeTreeReply)
     talk.ask(m.KillRequest(address="nowhere"), m.KillReply)
