@@ -73,9 +73,9 @@ class Follower:
         self.problem = ""
         if reply.error:
             return self._on_refused(reply, log_start_offset, log_end_offset)
-        if reply.leader_epoch != self.epoch:  # rule 2
+        if reply.leader_epoch != self.epoch:  # rule 2 (R2)
             return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
-        if reply.diverging_epoch >= 0:
+        if reply.diverging_epoch >= 0:  # R1
             return self._on_diverging(reply, log_start_offset, log_end_offset)
         try:
             batches, headers = whole_batches(frames)
