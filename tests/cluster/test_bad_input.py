@@ -1,7 +1,7 @@
 """What a replicated cluster refuses: each its own error, retriable or not as Kafka has it, and nothing else happens.
 
-The error's advice and meaning stand in docs/errors.md, which ``tests/test_house.py`` compares with the code. Joining with
-a wrong cluster id or version: ``tests/cli/test_join.py``.
+The advice and meaning of each stand in docs/errors.md, which ``tests/test_house.py`` compares with the code. Joining
+with a wrong cluster id or version: ``tests/cli/test_join.py``.
 """
 
 import pytest
