@@ -34,9 +34,9 @@ from .cluster import Cluster, error_of
 from .config import ProducerConfig
 from .io import Done, IoThread
 from .metadata import PartitionLeader
+from .patience import DoubtBrokers
 from .producer_batch import UNROUTED, ProducerBatch
 from .sender import (
-    DoubtBrokers,
     Effect,
     LeaderHint,
     NeedProducerId,

@@ -42,6 +42,7 @@ from ..errors import (
 from ..transport.messages import ProduceEntryReply
 from .accumulator import Accumulator, PartitionBuffer, failed_because
 from .metadata import PartitionLeader
+from .patience import ELECTION_BACKOFF_MS, LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 from .producer_batch import ProducerBatch
 from .sequencing import PartitionSequence, Verdict
 
@@ -49,9 +50,6 @@ REQUEST_BYTES_MAX = 2 << 20  # of batches in one request, before compression, bu
 # write when all of it has come, so larger ones leave it idle (of 8 MiB a seventh slower)
 REQUEST_BATCHES_MAX = 1_000
 ANSWER_GRACE_MS = 500  # a broker answers "timed out" by itself; the client waits a little longer than it
-SLOW_ANSWER_MS = 1_000  # rule 5: shorter than the session of a silent broker lasts
-LOOK_AGAIN_MS = 250  # … then this often
-ELECTION_BACKOFF_MS = 5  # the first pause after "not here" or a lost connection: an election takes milliseconds
 
 
 class SenderSettings(NamedTuple):
@@ -109,12 +107,6 @@ class LeaderHint(NamedTuple):
 
 class NeedProducerId(NamedTuple):
     """Ask for a producer id; answer with ``on_producer_id``."""
-
-
-class DoubtBrokers(NamedTuple):
-    """These do not answer: ask others who leads their partitions."""
-
-    broker_ids: tuple[int, ...]
 
 
 Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBrokers

@@ -313,7 +313,7 @@ class Leader:
         return self.insync.needs_watching(self._appended_offset) or bool(self._behind())
 
     def _problem_with_follower(self, fetch: Fetch) -> tuple[ErrorCode, str] | None:
-        if fetch.leader_epoch != self.epoch:
+        if fetch.leader_epoch != self.epoch:  # R2
             error = epoch_error(fetch.leader_epoch, self.epoch) or ErrorCode.UNKNOWN_LEADER_EPOCH
             return error, f"a follower of epoch {fetch.leader_epoch}, leader of {self.epoch}"
         if fetch.replica_id not in self.insync.followers:
@@ -325,7 +325,7 @@ class Leader:
         return self._advance() + self._propose(now_ms)
 
     def _propose(self, now_ms: int) -> list[Effect]:
-        needed = max(self.high_watermark, self.epoch_start_offset)
+        needed = max(self.high_watermark, self.epoch_start_offset)  # R4
         proposal = self.insync.propose(self._appended_offset, needed, now_ms, self.log_start_offset)
         return [proposal] if proposal is not None else []
 
@@ -362,7 +362,7 @@ class Leader:
             return [self.offset_answer(request, error=error)]
         if request.timestamp_ms == EARLIEST_TIMESTAMP:
             return [self.offset_answer(request, self.log_start_offset)]
-        if self.high_watermark < self.epoch_start_offset:
+        if self.high_watermark < self.epoch_start_offset:  # R7
             return [self.offset_answer(request, error=ErrorCode.LEADER_NOT_AVAILABLE)]
         if request.timestamp_ms == LATEST_TIMESTAMP:
             return [self.offset_answer(request, self.high_watermark)]
@@ -440,7 +440,7 @@ class Leader:
     def _advance(self) -> list[Effect]:
         """Move the high watermark as far as the in-sync set allows; answer whoever waited for that."""
         if len(self.isr) < self.min_insync_replicas:
-            return []  # rule 8
+            return []  # rule 8 (R3)
         reached = self.insync.high_watermark(Position(self._appended_offset, self.durable_offset))
         if reached is None or reached <= self.high_watermark:
             return []

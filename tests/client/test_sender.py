@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 
 from callboard.client.accumulator import Accumulator
 from callboard.client.metadata import PartitionLeader
+from callboard.client.patience import LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 from callboard.client.producer_batch import ProducerBatch
 from callboard.client.sender import (
-    LOOK_AGAIN_MS,
-    SLOW_ANSWER_MS,
-    DoubtBrokers,
     LeaderHint,
     NeedProducerId,
     RefreshMetadata,
