@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
 import statistics
 import threading
@@ -27,7 +28,9 @@ from .mutation import mutated
 
 SETTINGS = """
 log_level = "warning"
+metadata_listen = "tcp://127.0.0.1:0"
 [limits]
+request_bytes = 4_194_304
 topics = 24
 partitions = 48
 partitions_per_topic = 8
@@ -44,6 +47,10 @@ NOT_ZMTP = {
     "zmtp 2": b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x01\x05" + bytes(20),  # a greeting
     "false ready": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\x04\xff" + b"\xff" * 60,  # in 3.0
 }
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
 
 @contextmanager
@@ -106,23 +113,60 @@ def stream_to(endpoint: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=10)
 
 
+def zmtp_stream_to(endpoint: str) -> socket.socket:
+    """Return a bare connection that has shaken hands: what is sent from now on are messages."""
+    stream = stream_to(endpoint)
+    stream.sendall(GREETING + READY)
+    said = b""
+    while b"READY" not in said:  # what comes before the handshake's end is no message
+        received = stream.recv(4_096)
+        assert received, "the connection ended during the handshake"
+        said += received
+    return stream
+
+
+def is_ended(stream: socket.socket, within_s: float = 30) -> bool:
+    """Say whether the other side ends a connection in time."""
+    until = time.monotonic() + within_s
+    try:
+        while (left := until - time.monotonic()) > 0:
+            stream.settimeout(left)
+            if not stream.recv(4_096):
+                return True
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return False
+
+
 def shown_out(endpoint: str, data: bytes, count: int = 20) -> None:
     """Say ``data`` on some connections and wait until each is ended by the other side."""
     streams = [stream_to(endpoint) for _ in range(count)]
     try:
         for stream in streams:
             stream.sendall(data)
-        until = time.monotonic() + 30
         for stream in streams:
-            stream.settimeout(max(0.1, until - time.monotonic()))
-            try:
-                while stream.recv(4_096):
-                    pass
-            except ConnectionError:
-                pass
+            assert is_ended(stream)
     finally:
         for stream in streams:
             stream.close()
+
+
+@contextmanager
+def many_streams(endpoint: str, count: int) -> Iterator[list[socket.socket]]:
+    """Open connections that never say anything."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 1_000)), hard))
+    streams: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            streams.append(stream_to(endpoint))
+        yield streams
+    finally:
+        for stream in streams:
+            stream.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def undisturbed(before: list[float], during: list[float]) -> bool:
