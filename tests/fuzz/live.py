@@ -54,11 +54,11 @@ READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
 
 @contextmanager
-def fuzzed_cluster(directory: Path) -> Iterator[RunningCluster]:
+def fuzzed_cluster(directory: Path, settings: str = SETTINGS) -> Iterator[RunningCluster]:
     """Run one broker with bounds on what mutations may create, and a topic that nobody but the healthy client knows."""
-    settings = directory / "cluster.toml"
-    settings.write_text(SETTINGS)
-    with cluster(brokers=1, directory=directory, options=("--config", str(settings))) as running:
+    file = directory / "cluster.toml"
+    file.write_text(settings)
+    with cluster(brokers=1, directory=directory, options=("--config", str(file))) as running:
         with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
             admin.create_topics({HEALTHY: {"num_partitions": 1}})
         yield running

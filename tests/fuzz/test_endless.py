@@ -10,11 +10,8 @@ import time
 import psutil
 import pytest
 
-from callboard import AdminClient
-from callboard.testing.clusters import cluster
-
 from .inner import doors_of
-from .live import HEALTHY, HealthyClient, healthy_beside, rss, zmtp_stream_to
+from .live import HealthyClient, fuzzed_cluster, healthy_beside, rss, zmtp_stream_to
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -31,11 +28,7 @@ FRAME = b"\x03" + (1 << 20).to_bytes(8, "big") + bytes(1 << 20)  # long, and mor
 
 @pytest.fixture
 def running(tmp_path):
-    settings = tmp_path / "cluster.toml"
-    settings.write_text(SETTINGS)
-    with cluster(brokers=1, directory=tmp_path, options=("--config", str(settings))) as running:
-        with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
-            admin.create_topics({HEALTHY: {"num_partitions": 1}})
+    with fuzzed_cluster(tmp_path, SETTINGS) as running:
         yield running
 
 
