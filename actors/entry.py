@@ -95,7 +95,8 @@ class _Process:
         turns = Turns(self.loop)
         self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name, turns)
         faults = Faults() if options.cluster.experiments else None
-        self.transport = Announced(ZmqTransport(self.loop, SystemClock(), faults=faults))
+        sockets = ZmqTransport(self.loop, SystemClock(), faults=faults)
+        self.transport, self._end_endless = Announced(sockets), sockets.end_endless
         self.context = real_context(options.name, self.loop, self.transport, self.pool, turns, faults)
         keep_timeline(self.context)
 
@@ -108,7 +109,8 @@ class _Process:
             return EXIT_GAVE_UP
         self.loop.call_soon(self._begin, spec)
         watch_for_stalls(self.loop, stall_s, self._log_file)
-        watch_memory(self.loop, options.cluster.broker.memory_limit_bytes, self._on_too_much_memory)
+        limit = options.cluster.broker.memory_limit_bytes
+        watch_memory(self.loop, limit, self._on_too_much_memory, on_half=self._end_endless)
         try:
             self.loop.run_forever()
         finally:

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import socket as sockets_of_the_os
+import sys
 
 from ..config import Limits
 from .arrivals import Arrivals, Remote
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 HEADROOM = 256  # descriptors that arrivals leave free; a quarter where there are few
 REPORT_S = 1.0  # between two lines on the same matter
 _OPEN_FILES = "/proc/self/fd"
+_TCP_INFO = 11  # of Linux
+_RECEIVED_AT = 128  # tcpi_bytes_received in it
 
 
 class Doorman:
@@ -58,6 +61,10 @@ class Doorman:
     def count(self, address: str) -> int:
         """Return how many connections of one address are open."""
         return self._arrivals.count(address)
+
+    def end(self, descriptor: int, reason: str) -> int:
+        """Show one connection out; return how many that were, 0 or 1."""
+        return self._show_out([descriptor], reason)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -117,6 +124,23 @@ def remote_of(descriptor: int) -> Remote | None:
         return None
     finally:
         stream.detach()
+
+
+def received_by(descriptor: int) -> int:
+    """Return how many bytes the kernel has received on a tcp connection, ever; -1: it does not say."""
+    try:
+        stream = sockets_of_the_os.socket(fileno=descriptor)
+    except OSError:
+        return -1
+    try:
+        if sys.platform != "linux":
+            return -1
+        told = stream.getsockopt(sockets_of_the_os.IPPROTO_TCP, _TCP_INFO, _RECEIVED_AT + 8)
+    except OSError:
+        return -1  # a unix socket, another system, or gone
+    finally:
+        stream.detach()
+    return int.from_bytes(told[_RECEIVED_AT:], sys.byteorder) if len(told) == _RECEIVED_AT + 8 else -1
 
 
 def hang_up(descriptor: int, remote: Remote) -> bool:

@@ -23,7 +23,8 @@ from .addresses import parse_address
 from .admission import Admission
 from .binding import Bound, bind_all
 from .dealer import DealerWire
-from .doorman import Doorman
+from .doorman import Doorman, received_by
+from .endless import Endless
 from .faults import Faults, with_faults
 from .gate import Gate
 from .loop import Clock, Loop, Timer
@@ -68,6 +69,7 @@ class RouterServer:
         self._gate = gate
         self._limits = limits
         self._doorman = doorman
+        self._endless = Endless(limits.request_bytes)
         self._on_requests = on_requests
         self._on_closed = on_closed
         self._outbox = Outbox(
@@ -109,6 +111,15 @@ class RouterServer:
     def take_news(self) -> None:
         """Learn of every connection that has come or ended by now."""
         self._monitor.drain()
+
+    def end_endless(self) -> None:
+        """End the connections on which a message comes that does not end, as far as they are known by now."""
+        for descriptor in tuple(self._descriptors):
+            received = received_by(descriptor)
+            info = self._gate.peers.get(self._peer_by_descriptor.get(descriptor, b""))
+            if received >= 0 and self._endless.must_end(descriptor, received, info.requests if info else 0):
+                reason = f"a message of more than {self._limits.request_bytes:,} bytes does not end"
+                self._gate.counters["shown_out"] += self._doorman.end(descriptor, reason)
 
     def peers(self) -> list[PeerInfo]:
         return [
@@ -255,6 +266,7 @@ class RouterServer:
     def _on_connection_ended(self, descriptor: int) -> None:
         self._descriptors.discard(descriptor)
         self._doorman.ended(descriptor)
+        self._endless.ended(descriptor)
         peer = self._peer_by_descriptor.pop(descriptor, None)
         if peer is not None:
             self._leaving.append(peer)
@@ -363,6 +375,11 @@ class ZmqTransport:
         )
         self._connections.add(connection)
         return connection
+
+    def end_endless(self) -> None:
+        """To be called while memory is scarce, again and again: ``endless`` says when a connection is ended."""
+        for server in self._servers:
+            server.end_endless()
 
     def close(self) -> None:
         if not self._is_open:

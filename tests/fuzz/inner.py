@@ -1,8 +1,8 @@
-"""What is said at the doors that no client knows: between brokers, to the metadata process, to the host.
+"""What is said at each door of a cluster: by clients, between brokers, to the metadata process, to the host.
 
-Mutations of it must be harmless, not powerless: whoever may talk there may also end a session or kill an actor. So
-what is recorded speaks for a broker of its own (``INTRUDER``), kills what does not exist, and elects for the victim's
-topic: damage can then hit what is sound only by being wrongly believed.
+Mutations must be harmless, not powerless: whoever may talk at the inner doors may also end a session or kill an actor.
+So what is recorded speaks for a broker of its own (``INTRUDER``), kills what does not exist, and elects for the
+victim's topic: damage can then hit what is sound only by being wrongly believed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from callboard.transport import codec
 from callboard.transport import messages as m
 from callboard.transport.addresses import machine_identity
 
-from .live import VICTIM
+from .live import VICTIM, handmade, real_traffic
 
 INTRUDER, INTRUDER_ID = "intruder", 7_091
 _lives = itertools.count()  # an incarnation that has ended never opens a session again, nor does its name elsewhere
@@ -29,8 +29,9 @@ R = TypeVar("R", bound=m.Reply)
 
 
 class Doors(NamedTuple):
-    """Endpoints of one cluster of one broker, and whose process is behind each."""
+    """Endpoints of one cluster of one broker, all of them tcp, and whose process is behind each."""
 
+    clients: str
     peers: str
     metadata: str
     host: str
@@ -70,18 +71,19 @@ class Conversation:
 
 
 def doors_of(running: RunningCluster) -> Doors:
-    """Find the inner doors as a broker does: by the metadata process's socket, and what it tells."""
-    run_dir = running.ready()["brokers"][0]["endpoints"][-1].removeprefix("ipc://").rpartition("/")[0]
-    metadata = f"ipc://{run_dir}/metadata.sock"
+    """Find the inner doors as a broker of another host does: by the metadata process, and what it tells."""
+    metadata = running.ready()["join"]
     documents = _documents(metadata)
     peers = documents["session/broker-1"]["peer_endpoints"][0]
     host = documents["session/host"]["endpoints"][0]
     pids = {"peers": running.broker_pid(1), "metadata": running.ready()["metadata"]["pid"], "host": running.pid}
-    return Doors(peers, metadata, host, pids)
+    return Doors(f"tcp://{running.bootstrap_servers[0]}", peers, metadata, host, {"clients": pids["peers"], **pids})
 
 
 def traffic_at(door: str, doors: Doors, running: RunningCluster) -> list[list[bytes]]:
     """Return the messages of a sound conversation at a door."""
+    if door == "clients":
+        return real_traffic(running.bootstrap_servers) + handmade()
     with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
         if VICTIM not in admin.list_topics():
             admin.create_topics({VICTIM: {"num_partitions": 2}})
