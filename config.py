@@ -6,7 +6,7 @@ refuses unknown names (telling the nearest valid one) and wrong types (telling w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -18,6 +18,7 @@ from .errors import ConfigurationError
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 INT32_MAX = (1 << 31) - 1
 SHOWN_CHARS_MAX = 120  # of one value in a message
+ADDRESSES_NAMED_MAX = 3  # of those that a mistaken one may mean
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -73,6 +74,8 @@ class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
     requests_waiting: Positive = 20_000  # of one broker; parked fetches, and heartbeats, are counted apart
     reply_bytes_waiting_per_peer: Positive = 128 * MIB
     connections: Positive = 10_000
+    connections_per_address: Positive = 10_000
+    connections_silent_per_address: Positive = 1_000  # that have not said hello yet
 
 
 class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
@@ -219,6 +222,18 @@ def nearest(name: str, valid: Mapping[str, Any] | tuple[str, ...] | list[str]) -
         return ""  # no typing error; and comparing takes time for each character
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_address(address: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"``: the addresses that end with this one; if none does, the nearest."""
+    addresses = sorted(known)
+    path = address.strip("/")
+    ending = [one for one in addresses if one.endswith(f"/{path}")] if path else []
+    if not ending:
+        return nearest(address, addresses)
+    named = [repr(one) for one in ending[:ADDRESSES_NAMED_MAX]]
+    more = f" ({len(ending) - len(named)} more)" if len(ending) > len(named) else ""
+    return f"; did you mean {' or '.join(named)}{more}?"
 
 
 def _refuse_unknown_names(kind: type[msgspec.Struct], values: Mapping[str, Any], where: str) -> None:

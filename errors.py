@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = ["CallboardError", "ErrorCode", "error_for_code"]  # the classes are exported by name from the package root
 
@@ -37,7 +37,17 @@ class CallboardError(Exception):
     """Base of every error that Callboard raises."""
 
     retriable: ClassVar[bool] = False
-    outcome_unknown: ClassVar[bool] = False
+    outcome_unknown: bool = False  # of the class; an object may know better, see ``as_unknown``
+
+    def as_unknown(self) -> Self:
+        """Return this error, saying that what failed may have taken effect all the same: an earlier attempt at it."""
+        if self.outcome_unknown:
+            return self
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__, outcome_unknown=True)
+        other.args = (f"{self}; it was sent before, and may have taken effect", *self.args[1:])
+        other.__cause__ = self.__cause__
+        return other
 
 
 class InvariantViolated(CallboardError):

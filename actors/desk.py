@@ -162,6 +162,7 @@ class Desk(LoopActor):
             identity=ServerIdentity(
                 role="host", name=roster.name, cluster_id=roster.cluster_id, incarnation=roster.incarnation
             ),
+            limits=config.limits,
             insecure=config.insecure,
         )
         if config.join:

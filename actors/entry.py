@@ -54,6 +54,7 @@ BRANCH = f"{__package__}.tree:branch_for"
 EXIT_GAVE_UP = 70  # EX_SOFTWARE
 EXIT_MEMORY = 72
 DESCRIPTORS_MAX = 1 << 20
+DESCRIPTORS_SPARE = 1_024  # of these, for our own files only; an eighth where there are few
 MALLOC_SWITCHES = {
     -1: 64 << 20,  # M_TRIM_THRESHOLD: free memory at the heap's end that is kept
     -2: 4 << 20,  # M_TOP_PAD: asked for at once when the heap grows
@@ -94,7 +95,8 @@ class _Process:
         turns = Turns(self.loop)
         self.pool = ThreadPool(self.loop, options.cluster.broker.flush_threads, options.name, turns)
         faults = Faults() if options.cluster.experiments else None
-        self.transport = Announced(ZmqTransport(self.loop, SystemClock(), faults=faults))
+        sockets = ZmqTransport(self.loop, SystemClock(), faults=faults)
+        self.transport, self._end_endless = Announced(sockets), sockets.end_endless
         self.context = real_context(options.name, self.loop, self.transport, self.pool, turns, faults)
         keep_timeline(self.context)
 
@@ -107,7 +109,8 @@ class _Process:
             return EXIT_GAVE_UP
         self.loop.call_soon(self._begin, spec)
         watch_for_stalls(self.loop, stall_s, self._log_file)
-        watch_memory(self.loop, options.cluster.broker.memory_limit_bytes, self._on_too_much_memory)
+        limit = options.cluster.broker.memory_limit_bytes
+        watch_memory(self.loop, limit, self._on_too_much_memory, on_half=self._end_endless)
         try:
             self.loop.run_forever()
         finally:
@@ -238,11 +241,11 @@ def collect_rarely() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many files as it is allowed to: every log and every connection is one."""
+    """Let this process open as many files as it may, but for some: they are for its logs (``storage/spare``)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    most = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most - min(DESCRIPTORS_SPARE, most // 8), hard))
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ..config import nearest, shown
+from ..config import nearest, nearest_address, shown
 from ..errors import ErrorCode
 from ..transport.faults import DIRECTIONS, Faults
 from ..transport.loop import Timer
@@ -130,7 +130,7 @@ class Experiments:
             refs = [found] if found is not None else []
         if not refs or address == PROCESS_ADDRESS:
             known = [ref.address for ref in directory.refs()]
-            detail = f"nothing lives at {shown(request.address)}{nearest(address, known)}"
+            detail = f"nothing lives at {shown(request.address)}{nearest_address(address, known)}"
             return ExperimentReply(error=ErrorCode.UNKNOWN_ADDRESS, detail=detail, address=address)
         if request.what == "hang":
             self._hang(request, address)

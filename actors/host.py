@@ -42,6 +42,7 @@ from .joining import host_name, join
 from .launcher import Entry, ProcessLauncher
 from .log import event
 from .logdirs import more_data_dirs
+from .memory import watch_memory
 from .metadata.client import MetadataClient
 from .processes import Launcher, ProcessActor, ProcessPlan
 from .refs import LoopRef
@@ -160,6 +161,8 @@ class _Host:
     def run(self) -> int:
         event(logger, "host.begins", pid=self._roster.pid, cluster=self._roster.cluster_id, data=self._roster.data_dir)
         self._loop.call_soon(self._begin)
+        limit = self._config.broker.memory_limit_bytes
+        watch_memory(self._loop, limit, self._on_too_much_memory, on_half=self._transport.end_endless)
         try:
             self._loop.run_forever()
         finally:
@@ -177,6 +180,10 @@ class _Host:
         if self._error is not None:
             raise as_host_error(self._error, self._roster) from self._error
         return 0
+
+    def _on_too_much_memory(self, held: int) -> None:
+        limit = self._config.broker.memory_limit_bytes
+        event(logger, "host.too_large", logging.ERROR, bytes=held, limit=limit)
 
     def _begin(self) -> None:
         """Start the tree, on the running loop: uvloop forgets a signal that comes before it runs."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..config import nearest, shown
+from ..config import nearest_address, shown
 from ..errors import ErrorCode
 from ..transport.messages import (
     ActorDescription,
@@ -116,7 +116,7 @@ class Inspection:
 
 
 def unknown(address: str, known: list[str]) -> KillReply:
-    detail = f"nothing lives at {shown(address)}{nearest(address, known)}"
+    detail = f"nothing lives at {shown(address)}{nearest_address(address, known)}"
     return KillReply(error=ErrorCode.UNKNOWN_ADDRESS, detail=detail, address=address)
 
 

@@ -91,8 +91,9 @@ def repair(directory: str, skip: bool, yes: bool, as_json: bool) -> None:
     """Make the damaged logs below DIR usable again; without --yes, only say what that would cost.
 
     By default a log is cut at its first damage. With --skip the damaged bytes go and the rest is kept, with a gap in
-    the offsets that consumers step over. Either way the files as they were are kept in the log's directory. Where
-    another replica has the records, fetching them from there is better: remove the log's directory instead.
+    the offsets that consumers step over, and that no follower copies across. Either way the files as they were are kept
+    in the log's directory. Where another replica has the records, fetching them from there is better: remove the log's
+    directory instead.
 
     Refused while a cluster uses the directory.
     """

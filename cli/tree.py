@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..config import nearest
+from ..config import nearest_address
 from ..errors import CallboardError, UnknownAddressError
 from . import human, treeview
 from .commands import Command
@@ -166,5 +166,5 @@ def _at(whole: ActorDescription, address: str) -> ActorDescription:
     found = treeview.find(whole, path) or treeview.find(whole, f"{whole.address}/{path}")
     if found is None:
         known = [actor.address for actor in treeview.walk(whole)]
-        raise UnknownAddressError(f"nothing lives at {address!r}{nearest(address, known)}")
+        raise UnknownAddressError(f"nothing lives at {address!r}{nearest_address(address, known)}")
     return found

@@ -418,7 +418,13 @@ class AdminClient(GroupAdministration):
     def _ask_brokers(self, request: m.Request, timeout_ms: int | None) -> Replies:
         bound_ms = self._timeout(timeout_ms)
         cluster = self._shell.cluster
-        wait_until(self._io, cluster, lambda: True if cluster.metadata.brokers else None, bound_ms, "the brokers")
+        begun_ms = self._io.clock.monotonic_ms()
+
+        def is_known() -> bool | None:  # from now on: who was away when this client last asked may be back
+            metadata = cluster.metadata
+            return True if metadata.brokers and metadata.updated_ms >= begun_ms else None
+
+        wait_until(self._io, cluster, is_known, bound_ms, "the brokers")
 
         def start(done: Done[Replies]) -> None:
             self._shell.ask_brokers(request, bound_ms, done)

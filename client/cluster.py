@@ -9,7 +9,9 @@ came, what to try. A call raises it only when its time is over, for a broker may
 after a second (``_tell_unreachable``), so that nobody who has mistyped an address sits and wonders.
 
 A broker that dies ends its connections, which is heard within milliseconds; one that hangs or was stopped keeps them.
-Who misses an answer says so (``doubt``): others are asked for metadata first, until it has had time to come back.
+Who misses an answer says so (``doubt``): others are asked for metadata first, until it has had time to come back, or
+has answered. When all are in doubt (a leader that waits for a follower that was stopped does not answer either) all are
+asked, and the first answer counts: to ask one by chance may mean to wait for the one that is stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from .metadata import Metadata, RefreshPolicy
 
 ASK_TIMEOUT_MS = 5_000  # of one metadata request to one broker, at most; another is asked then
 ASK_TIMEOUT_MS_FIRST = 500  # … of the first; a broker that has stopped must not hold up the news of who leads instead
+ASKED_MAX = 5  # brokers at once
 DOUBT_MS = 2_000  # how long a broker that did not answer is asked only when there is no other
 TELL_AFTER_MS = 1_000  # without any broker; once lost, a broker needs about two seconds to come back …
 TELL_LOST_AFTER_MS = 5_000  # … so that is told later
@@ -53,6 +56,24 @@ class _Ask:
     def __init__(self, message: Request, on_reply: OnReply, timeout_ms: int) -> None:
         self.message, self.on_reply, self.timeout_ms = message, on_reply, timeout_ms
         self.expires: Timer | None = None
+
+
+class _Round:
+    """One question for metadata, put to one broker or to several. Over with the first good answer, or the last bad."""
+
+    __slots__ = ("is_over", "unanswered")
+
+    def __init__(self, unanswered: int) -> None:
+        self.unanswered = unanswered
+        self.is_over = False
+
+    def ends_with(self, *, is_good: bool) -> bool:
+        """Take in an answer; say whether it is the one that counts."""
+        self.unanswered -= 1
+        if self.is_over or not (is_good or self.unanswered == 0):
+            return False
+        self.is_over = True
+        return True
 
 
 class Cluster:
@@ -131,19 +152,23 @@ class Cluster:
 
     def anyone(self) -> Connection | None:
         """Return a connection that is ready, of a broker if possible; chosen by chance."""
-        ready = [connection for connection in self._connections.values() if connection.is_ready]
-        ready = ready or [connection for connection in self._seed_connections.values() if connection.is_ready]
+        ready = self._ready()
+        trusted = [one for one in ready if one not in self._doubted_until_ms] or ready
+        return self.rng.choice(trusted) if trusted else None
+
+    def _ready(self) -> list[Connection]:
+        """Return the connections that are ready: of brokers, if there is one. Doubts that are over are forgotten."""
         if self._doubted_until_ms:
             now = self._clock.monotonic_ms()
             self._doubted_until_ms = {one: until for one, until in self._doubted_until_ms.items() if until > now}
-            ready = [one for one in ready if one not in self._doubted_until_ms] or ready
-        return self.rng.choice(ready) if ready else None
+        ready = [connection for connection in self._connections.values() if connection.is_ready]
+        return ready or [connection for connection in self._seed_connections.values() if connection.is_ready]
 
-    def doubt(self, broker_id: int) -> None:
-        """This broker does not answer: ask others, now and for a while, whether its partitions are led elsewhere."""
-        connection = self._connections.get(broker_id)
-        if connection is not None:
-            self._doubt(connection)
+    def doubt(self, broker_ids: Iterable[int]) -> None:
+        """These do not answer: ask others, now and for a while, whether their partitions are led elsewhere."""
+        for broker_id in broker_ids:
+            if (connection := self._connections.get(broker_id)) is not None:
+                self._doubt(connection)
         self._connect_another()
         self.refresh()
 
@@ -229,26 +254,43 @@ class Cluster:
         self._policy.on_asked()
         asked = None if self.interests is None else sorted(self.interests)
         request = MetadataRequest(topics=asked, include_internal=self.include_internal)
-        connection = self.anyone()
-        if connection is None:
-            self.ask_any(request, lambda reply, _: self._on_metadata(reply, asked, None), ASK_TIMEOUT_MS)
-        else:
-            timeout_ms = min(ASK_TIMEOUT_MS, ASK_TIMEOUT_MS_FIRST << min(self._policy.failures, 10))
-            on_reply = partial(self._on_metadata_answered, asked, connection)
+        connections = self._whom_to_ask()
+        if not connections:
+            self.ask_any(request, lambda reply, _: self._on_metadata(reply, asked), ASK_TIMEOUT_MS)
+        timeout_ms = min(ASK_TIMEOUT_MS, ASK_TIMEOUT_MS_FIRST << min(self._policy.failures, 10))
+        question = _Round(len(connections))
+        for connection in connections:
+            on_reply = partial(self._on_metadata_answered, asked, connection, question)
             connection.request(request, on_reply, timeout_ms=timeout_ms)
 
-    def _on_metadata_answered(
-        self, asked: list[str] | None, connection: Connection, reply: Reply | CallboardError, _payload: list[bytes]
-    ) -> None:
-        self._on_metadata(reply, asked, connection)
+    def _whom_to_ask(self) -> list[Connection]:
+        """Return one that is not in doubt; if all are, some of them."""
+        one = self.anyone()
+        if one is None or one not in self._doubted_until_ms:
+            return [one] if one is not None else []
+        ready = self._ready()
+        return self.rng.sample(ready, min(len(ready), ASKED_MAX))
 
-    def _on_metadata(self, reply: Reply | CallboardError, asked: list[str] | None, who: Connection | None) -> None:
+    def _on_metadata_answered(
+        self,
+        asked: list[str] | None,
+        who: Connection,
+        question: _Round,
+        reply: Reply | CallboardError,
+        _payload: list[bytes],
+    ) -> None:
+        if isinstance(reply, CallboardTimeoutError):
+            self._doubt(who)
+            self._connect_another()
+        elif isinstance(reply, Reply):
+            self._doubted_until_ms.pop(who, None)
+        if question.ends_with(is_good=isinstance(reply, MetadataReply) and not reply.error):
+            self._on_metadata(reply, asked)
+
+    def _on_metadata(self, reply: Reply | CallboardError, asked: list[str] | None) -> None:
         if self._is_closed:
             return
         now = self._clock.monotonic_ms()
-        if isinstance(reply, CallboardTimeoutError) and who is not None:
-            self._doubt(who)
-            self._connect_another()
         if not isinstance(reply, MetadataReply) or reply.error:
             self._policy.on_failure(now)
         else:

@@ -34,9 +34,9 @@ from .cluster import Cluster, error_of
 from .config import ProducerConfig
 from .io import Done, IoThread
 from .metadata import PartitionLeader
+from .patience import DoubtBrokers
 from .producer_batch import UNROUTED, ProducerBatch
 from .sender import (
-    DoubtBroker,
     Effect,
     LeaderHint,
     NeedProducerId,
@@ -171,7 +171,7 @@ class Delivery:
             self.sender.on_producer_id(reply.producer_id, max(0, reply.producer_epoch))
             self._pump()
         elif error is not None and not error.retriable:
-            self._perform(self.sender.fail_everything(error))
+            self._perform(self.sender.fail_everything(error, self._clock.monotonic_ms()))
             self.sender.is_asking_for_id = False
         else:
             self._loop.call_later(self._config.retry_backoff_ms / 1000, self._ask_for_id)
@@ -188,7 +188,7 @@ class Delivery:
         for topic in self._accumulator.topics.values():
             for batch in self._take_unrouted(topic):
                 self._settle(batch, -1, error)
-        self._perform(self.sender.fail_everything(error, if_sent))
+        self._perform(self.sender.fail_everything(error, self._clock.monotonic_ms(), if_sent))
         self._is_ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -363,8 +363,8 @@ class Delivery:
             elif isinstance(effect, LeaderHint):
                 if self.cluster.metadata.on_leader_hint(*effect):
                     self._perform(self.sender.on_metadata(self._clock.monotonic_ms()))
-            elif isinstance(effect, DoubtBroker):
-                self.cluster.doubt(effect.broker_id)
+            elif isinstance(effect, DoubtBrokers):
+                self.cluster.doubt(effect.broker_ids)
             elif isinstance(effect, NeedProducerId):
                 self._ask_for_id()
 

@@ -11,13 +11,18 @@ Rules of this file:
 2. Credit: a partition is fetched again when less than ``partition_bytes`` of it is buffered, and nothing is fetched
    when ``buffer_bytes`` are buffered altogether. What the consumer has taken is given back through ``Credit``. A guess
    must leave room in ``buffer_bytes`` for all that is under way.
-3. An idle fetch waits at the broker for as long as ``wait_ms`` says, and is answered the moment there is something.
+3. An idle fetch waits at the broker, and is answered the moment there is something: at first ``WAIT_MS_MIN``, then as
+   long as nothing has come from that broker, ``wait_ms`` at most. So whoever is idle costs next to nothing, and whoever
+   reads what is written just now notices soon that nothing comes (rule 6). What ``fetch_min_bytes`` asks for is waited
+   for as long as the application says.
 4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic
    begins a new ``generation`` or a new request, and what comes for the old one is dropped. The answer to a guess
    counts only if it joins on to what is there; if not, or if it is an error, what comes next is asked for exactly, and
    that answer tells.
 5. Errors that pass (no leader, another leader) refresh the metadata and are tried again, at once when newer metadata
    names another leader. An offset outside the log is reset by policy, or told. Anything else is told.
+6. A broker that was stopped, or hangs, neither answers nor ends its connection. When the answer to a fetch is late by
+   ``SLOW_ANSWER_MS`` metadata are asked of others; when they name another leader, rule 4 does the rest.
 """
 
 from __future__ import annotations
@@ -38,9 +43,10 @@ from ..model import TopicPartition
 from ..transport.messages import EARLIEST_TIMESTAMP, FetchEntry, FetchEntryReply
 from .lookahead import Lookahead, Span
 from .metadata import PartitionLeader
+from .patience import ELECTION_BACKOFF_MS, LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 
 FLIGHTS_MAX = 2  # requests that a partition is in
-ELECTION_BACKOFF_MS = 5  # the first pause while a partition may be getting another leader
+WAIT_MS_MIN = 500  # rule 3
 
 
 class Credit:
@@ -63,7 +69,7 @@ class Credit:
 
 
 class FetchSettings(NamedTuple):
-    wait_ms: int  # how long a broker may wait for min_bytes
+    wait_ms: int  # how long a broker may wait for min_bytes, at most
     min_bytes: int
     buffer_bytes: int
     partition_bytes: int
@@ -151,6 +157,7 @@ class SendFetch(NamedTuple):
     broker_id: int
     entries: tuple[FetchEntry, ...]
     max_bytes: int
+    wait_ms: int
 
 
 class LookUpOffset(NamedTuple):
@@ -205,7 +212,15 @@ class Hint(NamedTuple):
     leader_epoch: int
 
 
-Effect = SendFetch | LookUpOffset | Deliver | TellPosition | TellError | TellWatermarks | Refresh | Hint
+Effect = SendFetch | LookUpOffset | Deliver | TellPosition | TellError | TellWatermarks | Refresh | Hint | DoubtBrokers
+
+
+class _Asked(NamedTuple):
+    """A request under way. ``late_ms``: from then on its broker is in doubt."""
+
+    broker_id: int
+    late_ms: int
+    states: tuple[FetchState, ...]
 
 
 class View(Protocol):
@@ -230,7 +245,8 @@ class Fetcher:
         self.view = view
         self.total = Credit()
         self.states: dict[TopicPartition, FetchState] = {}
-        self.requests: dict[int, tuple[FetchState, ...]] = {}
+        self.requests: dict[int, _Asked] = {}
+        self._fed_ms: dict[int, int] = {}  # when a broker gave something last, or was asked first
         self._last_request_id = 0
 
     # -- what the consumer says --------------------------------------------------------------------
@@ -341,7 +357,10 @@ class Fetcher:
         by_partition = {(entry.topic_id, entry.partition): entry for entry in entries}
         effects: list[Effect] = []
         is_ours = False
-        for state in self.requests.pop(request_id, ()):
+        asked = self.requests.pop(request_id, None)
+        if asked is not None and any(data.values()):
+            self._fed_ms[asked.broker_id] = now_ms
+        for state in asked.states if asked is not None else ():
             landed = state.land(request_id)
             if landed is None:
                 continue
@@ -384,17 +403,35 @@ class Fetcher:
                 state.leader, state.topic_id = leader, leader.topic_id
                 by_broker.setdefault(leader.broker_id, []).append((state, state.fetch_offset))
                 behind.append(state)
-        effects += [self._request(broker, wanted, room, is_guess=False) for broker, wanted in by_broker.items()]
+        effects += [self._request(broker, wanted, room, now_ms, is_guess=False) for broker, wanted in by_broker.items()]
         if behind and room > 0:
-            effects += self._guesses(behind)
+            effects += self._guesses(behind, now_ms)
         return effects
 
+    def on_tick(self, now_ms: int) -> list[Effect]:
+        """Time has passed: doubt whoever does not answer (rule 6)."""
+        late = {asked.broker_id for asked in self._awaited() if asked.late_ms <= now_ms}
+        return [DoubtBrokers(tuple(sorted(late)))] if late else []
+
     def next_event_ms(self, now_ms: int) -> int | None:
-        """Return when to call ``drain`` again if nothing else happens."""
+        """Return when to call ``on_tick`` and ``drain`` again if nothing else happens."""
         times = [
             state.retry_at_ms for state in self.states.values() if state.retry_at_ms > now_ms and not state.in_flight
         ]
+        times += [asked.late_ms if asked.late_ms > now_ms else now_ms + LOOK_AGAIN_MS for asked in self._awaited()]
         return min(times, default=None)
+
+    def _awaited(self) -> list[_Asked]:
+        """Return the requests under way whose answers somebody still wants."""
+        return [
+            asked
+            for request_id, asked in self.requests.items()
+            if any(
+                flight.request_id == request_id and self.states.get(state.key) is state
+                for state in asked.states
+                for flight in state.flights
+            )
+        ]
 
     def needs_leaders(self) -> bool:
         """Say whether something waits for newer metadata."""
@@ -425,7 +462,7 @@ class Fetcher:
         credit.is_wanted = False
         return True
 
-    def _guesses(self, behind: list[FetchState]) -> list[Effect]:
+    def _guesses(self, behind: list[FetchState], now_ms: int) -> list[Effect]:
         """Fetch what will probably follow the fetches under way. Behind the exact ones: they are answered first."""
         size = self.settings.partition_bytes
         under_way = sum(len(state.flights) for state in self.states.values() if state.is_behind)
@@ -440,10 +477,13 @@ class Fetcher:
                 by_broker.setdefault(leader.broker_id, []).append((state, guess))
                 room -= size
         return [
-            self._request(broker, wanted, size * len(wanted), is_guess=True) for broker, wanted in by_broker.items()
+            self._request(broker, wanted, size * len(wanted), now_ms, is_guess=True)
+            for broker, wanted in by_broker.items()
         ]
 
-    def _request(self, broker: int, wanted: list[tuple[FetchState, int]], room: int, *, is_guess: bool) -> SendFetch:
+    def _request(
+        self, broker: int, wanted: list[tuple[FetchState, int]], room: int, now_ms: int, *, is_guess: bool
+    ) -> SendFetch:
         self._last_request_id += 1
         request_id = self._last_request_id
         entries = []
@@ -458,8 +498,17 @@ class Fetcher:
                     max_bytes=self.settings.partition_bytes,
                 )
             )
-        self.requests[request_id] = tuple(state for state, _ in wanted)
-        return SendFetch(request_id, broker, tuple(entries), max(room, self.settings.partition_bytes))
+        wait_ms = self._wait_ms(broker, now_ms)
+        states = tuple(state for state, _ in wanted)
+        self.requests[request_id] = _Asked(broker, now_ms + wait_ms + SLOW_ANSWER_MS, states)
+        return SendFetch(request_id, broker, tuple(entries), max(room, self.settings.partition_bytes), wait_ms)
+
+    def _wait_ms(self, broker: int, now_ms: int) -> int:
+        """Return how long an idle fetch may wait there (rule 3)."""
+        quiet_ms = now_ms - self._fed_ms.setdefault(broker, now_ms)
+        if self.settings.min_bytes > 1:
+            return self.settings.wait_ms
+        return min(self.settings.wait_ms, max(WAIT_MS_MIN, quiet_ms))
 
     def _look_up(self, state: FetchState) -> list[Effect]:
         if state.is_asking_offset or state.reset_to is None:

@@ -36,6 +36,7 @@ from .io import Done, IoThread
 from .lookahead import Span
 from .metadata import PartitionLeader
 from .offsets import Found, OffsetsQuestion
+from .patience import DoubtBrokers
 
 RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, "none": None}
 LOOK_UP_MS = 60_000  # of one look-up; then again
@@ -82,7 +83,8 @@ class Fetching:
         self.answered_ms = -1  # of the last fetch that a broker answered
         self._subscription: Subscription | None = None
         self._seen_topics: set[str] = set()  # subscribed ones whose first partitions have been assigned
-        self._timer: Timer | None = None
+        self._timer: Timer | None = None  # fires when something is due, or earlier
+        self._timer_at_ms = 0
         self._is_ended = False
 
     def join(self, applicant: Applicant, *, new_id: Callable[[], str] | None = None) -> GroupSide:
@@ -239,6 +241,7 @@ class Fetching:
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._perform(self.fetcher.on_tick(self._clock.monotonic_ms()))
         self._pump()
 
     # -- performing --------------------------------------------------------------------------------
@@ -255,12 +258,13 @@ class Fetching:
         self._perform(self.fetcher.drain(now))
         if self.fetcher.needs_leaders() or self._is_topic_missing():
             self.cluster.refresh()
+        due = self.fetcher.next_event_ms(now)
+        if due is None or (self._timer is not None and self._timer_at_ms <= due):
+            return  # a timer that fires early looks once more, and finds nothing
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        due = self.fetcher.next_event_ms(now)
-        if due is not None:
-            self._timer = self._loop.call_later(max(1, due - now) / 1000, self._on_timer)
+        self._timer_at_ms = max(due, now + 1)
+        self._timer = self._loop.call_later((self._timer_at_ms - now) / 1000, self._on_timer)
 
     def _perform(self, effects: Iterable[Effect]) -> None:
         if self._put_all(effects):
@@ -276,6 +280,8 @@ class Fetching:
                 self.look_up({effect.key: effect.timestamp_ms}, LOOK_UP_MS, partial(self._on_offset, effect))
             elif isinstance(effect, Refresh):
                 self.cluster.refresh()
+            elif isinstance(effect, DoubtBrokers):
+                self.cluster.doubt(effect.broker_ids)
             elif isinstance(effect, Hint):
                 if self.cluster.metadata.on_leader_hint(*effect):
                     has_news |= self._put_all(self.fetcher.on_metadata(self._clock.monotonic_ms()))
@@ -293,12 +299,12 @@ class Fetching:
         self.counters["fetches"] += 1
         settings = self.fetcher.settings
         request = FetchRequest(
-            max_wait_ms=settings.wait_ms,
+            max_wait_ms=effect.wait_ms,
             min_bytes=settings.min_bytes,
             max_bytes=effect.max_bytes,
             entries=list(effect.entries),
         )
-        connection.request(request, on_reply, timeout_ms=settings.wait_ms + self._config.request_timeout_ms)
+        connection.request(request, on_reply, timeout_ms=effect.wait_ms + self._config.request_timeout_ms)
 
     # -- subscriptions -----------------------------------------------------------------------------
 

@@ -100,6 +100,10 @@ class ProducerBatch:
         self.last_error: CallboardError | None = None  # of the last attempt that failed
         self.frames: list[bytes] | None = None  # encoded; None: not yet, or its sequence has changed
 
+    def may_be_stored(self, now_ms: int) -> bool:
+        """Whether an attempt at it may have been appended, or may yet be, although it is given up now."""
+        return bool(self.attempt_id) or self.is_unknown or now_ms < self.lost_until_ms
+
     def append(
         self, value: bytes | None, key: bytes | None, headers: list[Header] | None, timestamp_ms: int, size: int
     ) -> int:

@@ -17,6 +17,8 @@ Rules of this file:
    lost (of unknown outcome) and is made again at the new leader. Its answer, if it still comes, counts for nothing.
 6. What had been sent to a topic that was deleted and made anew fails; it is not slipped into the new one. What was
    never sent goes to the new one.
+7. A failure says the truth of the batch, not of its last attempt alone: when an earlier one may have been appended, the
+   outcome is unknown, whatever error ends it (``as_unknown``).
 
 The accumulator's methods are called with its lock held (``with self.accumulator.lock``), for as short as can be.
 """
@@ -40,6 +42,7 @@ from ..errors import (
 from ..transport.messages import ProduceEntryReply
 from .accumulator import Accumulator, PartitionBuffer, failed_because
 from .metadata import PartitionLeader
+from .patience import ELECTION_BACKOFF_MS, LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 from .producer_batch import ProducerBatch
 from .sequencing import PartitionSequence, Verdict
 
@@ -47,9 +50,6 @@ REQUEST_BYTES_MAX = 2 << 20  # of batches in one request, before compression, bu
 # write when all of it has come, so larger ones leave it idle (of 8 MiB a seventh slower)
 REQUEST_BATCHES_MAX = 1_000
 ANSWER_GRACE_MS = 500  # a broker answers "timed out" by itself; the client waits a little longer than it
-SLOW_ANSWER_MS = 1_000  # rule 5: shorter than the session of a silent broker lasts
-LOOK_AGAIN_MS = 250  # … then this often
-ELECTION_BACKOFF_MS = 5  # the first pause after "not here" or a lost connection: an election takes milliseconds
 
 
 class SenderSettings(NamedTuple):
@@ -109,13 +109,7 @@ class NeedProducerId(NamedTuple):
     """Ask for a producer id; answer with ``on_producer_id``."""
 
 
-class DoubtBroker(NamedTuple):
-    """A broker does not answer: ask others who leads its partitions."""
-
-    broker_id: int
-
-
-Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBroker
+Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBrokers
 
 
 class View(Protocol):
@@ -240,13 +234,15 @@ class Sender:
         for lane in list(self.active.values()):
             effects += self._expire(lane, now_ms)
         slow = {request.broker_id for request in self.requests.values() if request.sent_ms + SLOW_ANSWER_MS <= now_ms}
-        return effects + [DoubtBroker(broker_id) for broker_id in sorted(slow)]
+        return [*effects, DoubtBrokers(tuple(sorted(slow)))] if slow else effects
 
-    def fail_everything(self, error: CallboardError, if_sent: CallboardError | None = None) -> list[Effect]:
-        """The producer ends: whatever is left fails; ``if_sent``: of what may be stored all the same."""
+    def fail_everything(
+        self, error: CallboardError, now_ms: int, if_sent: CallboardError | None = None
+    ) -> list[Effect]:
+        """The producer ends: whatever is left fails; ``if_sent``: of what was sent, and may be stored all the same."""
         effects: list[Effect] = []
         for lane in list(self.lanes.values()):
-            effects += self._fail_lane(lane, error, if_sent)
+            effects += self._fail_lane(lane, error, now_ms, if_sent)
         return effects
 
     # -- sending -----------------------------------------------------------------------------------
@@ -368,6 +364,8 @@ class Sender:
             error = InternalError(f"broker {request.broker_id} said nothing about {batch.topic_partition}")
         if error is None and entry is not None and entry.error:
             error = error_for_code(entry.error, entry.detail or str(batch.topic_partition))
+            if entry.base_offset >= 0:  # appended, by a leader that was deposed before it could promise it
+                error = error.as_unknown()
         if error is None:
             offset = entry.base_offset if entry is not None else -1
             verdict = lane.sequence.on_acked(batch, request_id)
@@ -399,8 +397,8 @@ class Sender:
     ) -> list[Effect]:
         if verdict is Verdict.ACKED:
             return [Settle(batch, offset, None)]
-        if verdict is Verdict.FAIL:
-            return [Settle(batch, -1, error)]
+        if verdict is Verdict.FAIL and error is not None:
+            return [_failed(batch, error, now_ms)]
         if verdict is Verdict.SPLIT:
             parts = split(batch)
             lane.sequence.on_split(batch, parts)
@@ -431,14 +429,15 @@ class Sender:
         if leader is None:
             if not self.view.is_gone(topic, now_ms):
                 return []
-            return self._fail_lane(lane, UnknownTopicOrPartitionError(f"{topic}-{partition}: the topic does not exist"))
+            error = UnknownTopicOrPartitionError(f"{topic}-{partition}: the topic does not exist")
+            return self._fail_lane(lane, error, now_ms)
         effects: list[Effect] = []
         if leader.topic_id != lane.sequence.topic_id:
             lost = lane.sequence.on_topic_id(leader.topic_id)
             error = UnknownTopicOrPartitionError(
                 f"{topic}-{partition}: the topic was deleted and created anew; resend if it should go there"
             )
-            effects = [Settle(batch, -1, failed_because(batch, error)) for batch in lost]
+            effects = [_failed(batch, error, now_ms) for batch in lost]
         self._give_up_stuck(lane, leader, now_ms)
         if (
             lane.failed_at is not None
@@ -484,12 +483,14 @@ class Sender:
             CallboardTimeoutError(f"{batch.topic_partition}: {what} within {seconds:g} s (delivery_timeout_ms){why}"),
         )
 
-    def _fail_lane(self, lane: _Lane, error: CallboardError, if_sent: CallboardError | None = None) -> list[Effect]:
+    def _fail_lane(
+        self, lane: _Lane, error: CallboardError, now_ms: int, if_sent: CallboardError | None = None
+    ) -> list[Effect]:
         sent = lane.sequence.on_topic_id("")
         with self.accumulator.lock:
             waiting = self.accumulator.drop_waiting(lane.buffer, lambda _: True)
         failed = [(batch, if_sent or error) for batch in sent] + [(batch, error) for batch in waiting]
-        return [Settle(batch, -1, failed_because(batch, why)) for batch, why in failed]
+        return [_failed(batch, why, now_ms) for batch, why in failed]
 
     def _lane_event_ms(self, lane: _Lane, now_ms: int) -> int | None:
         sequence, waiting = lane.sequence, lane.buffer.waiting
@@ -513,6 +514,12 @@ class Sender:
             with self.accumulator.lock:
                 if not lane.buffer.waiting:
                     self.active.pop(key, None)
+
+
+def _failed(batch: ProducerBatch, error: CallboardError, now_ms: int) -> Settle:
+    """Return the batch's end by an error: chained to its last attempt's, and true of all of them (rule 7)."""
+    why = error.as_unknown() if batch.may_be_stored(now_ms) else error
+    return Settle(batch, -1, why if why is batch.last_error else failed_because(batch, why))
 
 
 def split(batch: ProducerBatch) -> list[ProducerBatch]:

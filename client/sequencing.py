@@ -176,6 +176,7 @@ class PartitionSequence:
         """
         sent, self.unresolved = self.unresolved, []
         for batch in sent:
+            batch.is_unknown = batch.is_unknown or bool(batch.attempt_id)
             batch.attempt_id = 0
         self.topic_id = topic_id
         self.must_bump = False

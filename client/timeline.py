@@ -2,7 +2,9 @@
 
 A *gap* begins with the first news that the partition's leader is gone, whoever has it first: the host (its process
 ended), the metadata process (its session ended), the broker itself (the replica failed). It ends when a leader of a
-later epoch says that it leads. In between the controller has elected. All times are wall clocks of one machine;
+later epoch says that it leads. In between the controller has elected; what it says of that may come after the new
+leader's word, or (of an actor that failed) before anybody's word of the failure: then the election is put at the end or
+at the beginning of the gap, where it must have been. All times are wall clocks of one machine;
 between machines they are as good as their clocks.
 """
 
@@ -97,6 +99,7 @@ class Leaderships:
         self._leaders: dict[str, tuple[str, int]] = {}  # partition -> (process, epoch), as far as is known
         self._led_ms: dict[str, int] = {}  # since when
         self._open: dict[str, Gap] = {}
+        self._elections: dict[str, tuple[int, int]] = {}  # partition -> (epoch, wall ms) of the last one told
 
     @property
     def open_gaps(self) -> list[Gap]:
@@ -131,14 +134,16 @@ class Leaderships:
         if gap is None or epoch <= gap.epoch:
             return []
         del self._open[partition]
-        ended = replace(gap, end_ms=max(happened.wall_ms, gap.begin_ms), new_leader=happened.process, epoch=epoch)
-        return [ended]
+        end_ms = max(happened.wall_ms, gap.begin_ms)
+        elected_ms = min(gap.elected_ms or end_ms, end_ms)
+        return [replace(gap, elected_ms=elected_ms, end_ms=end_ms, new_leader=happened.process, epoch=epoch)]
 
     def _elected(self, happened: EventDescription, partition: str, leader: int) -> None:
         epoch = _number(happened.values.get("epoch"))
         if leader < 0:  # it was decided that there is none
             self._lost(happened, partition, _process(happened.values.get("was", "")))
             return
+        self._elections[partition] = (epoch, happened.wall_ms)
         gap = self._open.get(partition)
         if gap is not None and epoch > gap.epoch:
             self._open[partition] = replace(gap, elected_ms=happened.wall_ms)
@@ -155,7 +160,9 @@ class Leaderships:
         is_old = happened.wall_ms < self._led_ms.get(partition, 0)  # told late: it is over
         if leader == process and partition not in self._open and not is_old:
             cause = noticed_by(happened) or happened.name
-            self._open[partition] = Gap(partition, process, cause, happened.wall_ms, epoch=epoch)
+            elected_epoch, elected_ms = self._elections.get(partition, (-1, 0))
+            elected_ms = max(elected_ms, happened.wall_ms) if elected_epoch > epoch else 0
+            self._open[partition] = Gap(partition, process, cause, happened.wall_ms, elected_ms, epoch=epoch)
 
 
 def gaps(events: Iterable[EventDescription]) -> list[Gap]:

@@ -23,7 +23,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from errno import EDQUOT, ENOSPC
+from functools import partial
 from typing import Protocol
+
+from .spare import with_spare
 
 Buffer = bytes | memoryview
 
@@ -160,7 +163,7 @@ class OsFile:
         _datasync(self._fd)
 
     def duplicate(self) -> OsFile:
-        return OsFile(self.path, os.dup(self._fd))
+        return OsFile(self.path, with_spare(partial(os.dup, self._fd)))
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -192,7 +195,7 @@ class OsFiles:
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> OsFile:
         flags = os.O_RDONLY if read_only else os.O_RDWR | (os.O_CREAT if create else 0)
-        return OsFile(path, os.open(path, flags | os.O_CLOEXEC, FILE_MODE))
+        return OsFile(path, _open(path, flags))
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
@@ -201,7 +204,7 @@ class OsFiles:
         return os.stat(path).st_size
 
     def list_dir(self, path: str) -> list[str]:
-        return sorted(os.listdir(path))
+        return sorted(with_spare(partial(os.listdir, path)))
 
     def make_dir(self, path: str) -> None:
         if os.path.isdir(path):
@@ -219,17 +222,17 @@ class OsFiles:
         os.remove(path)
 
     def remove_tree(self, path: str) -> None:
-        shutil.rmtree(path)
+        with_spare(partial(shutil.rmtree, path))
 
     def sync_dir(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
     def read_bytes(self, path: str) -> bytes:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open) as file:
             return file.read()
 
     def write_bytes(self, path: str, data: bytes) -> None:
@@ -246,7 +249,7 @@ class OsFiles:
         return state.f_bavail * state.f_frsize
 
     def lock(self, path: str, note: str = "") -> OsFileLock:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -261,7 +264,7 @@ class OsFiles:
         return OsFileLock(fd, path)
 
     def _write(self, path: str, data: bytes, *, sync: bool) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             view = memoryview(data)
             while view:
@@ -275,6 +278,10 @@ class OsFiles:
 def parent_of(path: str) -> str:
     """Return the directory that ``path`` is in."""
     return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
+
+
+def _open(path: str, flags: int) -> int:
+    return with_spare(partial(os.open, path, flags | os.O_CLOEXEC, FILE_MODE))
 
 
 def _unwritten(buffers: list[Buffer], written: int) -> list[Buffer]:

@@ -9,8 +9,9 @@ Rules of this file:
 1. One version counts every change of the whole store. It never goes back, restarts included. A transaction's
    documents all carry the version it made.
 2. A transaction is all or nothing: its controller epoch (if it names one) must be that of the lease as it is
-   *held* now, and each write's ``if_version`` that of its document. Otherwise nothing of it happens.
-3. What ``apply`` has returned is on disk (write-ahead log, ``synchronous=FULL``). A group shares one fsync.
+   *held* now, and each write's ``if_version`` that of its document (R5). Otherwise nothing of it happens.
+3. What ``apply`` has returned is on disk (write-ahead log, ``synchronous=FULL``), so epochs never go back (R8). A group
+   shares one fsync.
 4. A write that failed is not tried again: its group is rolled back and the store is broken until opened anew.
    The caller learns nothing about the group: its outcome is unknown.
 5. One process owns the file (exclusive lock), so the versions may be kept in memory beside it. The first

@@ -118,7 +118,10 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def make_whole(running: RunningCluster, topic: str) -> None:
-    """Return when every partition of a topic has a leader and all its replicas in sync.
+    """Return when every partition of a topic has all its replicas in sync, and each of them knows who leads.
+
+    A broker that is still cut off says what was before, of the others too, and reads on as the leader that it was: so
+    the metadata of one broker are not enough. The replicas themselves have to be in one leader epoch.
 
     Raises:
         CallboardError: not within a minute.
@@ -126,10 +129,20 @@ def make_whole(running: RunningCluster, topic: str) -> None:
     with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
 
         def is_whole() -> bool:
-            partitions = admin.describe_topics([topic])[0].partitions
-            return all(one.leader >= 0 and set(one.isr) == set(one.replicas) for one in partitions)
+            described = admin.describe_topics([topic])[0]
+            roles: dict[int, list[tuple[str, int]]] = {one.partition: [] for one in described.partitions}
+            for replicas in admin.describe_replicas([topic]).values():
+                for replica in replicas:
+                    roles[replica.partition].append((replica.role, replica.leader_epoch))
+            return all(
+                set(one.isr) == set(one.replicas)
+                and sorted(role for role, _ in roles[one.partition])
+                == ["follower"] * (len(one.replicas) - 1) + ["leader"]
+                and {epoch for _, epoch in roles[one.partition]} == {one.leader_epoch}
+                for one in described.partitions
+            )
 
-        _wait(is_whole, f"all replicas of {topic} to be in sync")
+        _wait(is_whole, f"all replicas of {topic} to be in sync and to agree on their leaders")
 
 
 def soak(minutes: float, *, seed: int, partitions: int = 12, rate: int = 1_000) -> list[str]:

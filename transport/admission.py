@@ -1,8 +1,9 @@
 """Who may open a connection: answers libzmq's question at each handshake (ZAP, RFC 27).
 
 Every bound socket enforces a ZAP domain, so this handler must be there before the first bind, and when it is
-gone nobody new comes in. It bounds the number of connections, which libzmq itself does not. Keys and
-permissions (CURVE, ACLs) will be asked here too; a peer's word in a message is never an identity.
+gone nobody new comes in. It bounds the number of connections, of all and of one address, which libzmq itself does
+not; those that never come as far as a handshake are ``doorman``'s. Keys and permissions (CURVE, ACLs) will be
+asked here too; a peer's word in a message is never an identity.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ _BATCH_MAX = 256
 
 
 class Admission:
-    """Lets a peer in while ``may_admit(domain)`` says so. One a context."""
+    """Lets a peer in while ``may_admit(domain, address)`` says so. One a context."""
 
-    def __init__(self, loop: Loop, context: zmq.Context[zmq.Socket[bytes]], may_admit: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, loop: Loop, context: zmq.Context[zmq.Socket[bytes]], may_admit: Callable[[bytes, str], bool]
+    ) -> None:
         self._may_admit = may_admit
         self._socket = sockets.zap_handler(context)
         self._socket.bind(ZAP_ENDPOINT)
@@ -49,10 +52,10 @@ class Admission:
         """Frames: the asker's route up to an empty one, then version, id, domain, address, identity, mechanism, …"""
         try:
             body = frames.index(b"") + 1
-            _, request_id, domain = frames[body : body + 3]
+            _, request_id, domain, address = frames[body : body + 4]
         except ValueError:
             return
-        if self._may_admit(domain):
+        if self._may_admit(domain, address.decode(errors="replace")):
             self.admitted += 1
             status, text = b"200", b"OK"
         else:

@@ -217,5 +217,5 @@ def _data_of(frame: zmq.Frame) -> bytes:
     return cast("bytes", frame.buffer) if len(frame) >= ZERO_COPY_BYTES else frame.bytes
 
 
-_IS_IT_CALLBOARD = "is a Callboard broker listening there?"
+_IS_IT_CALLBOARD = "is a Callboard broker listening there, with room for one more? its log says so"
 _IS_IT_RUNNING = "is a broker running there? `callboard up` starts a cluster"

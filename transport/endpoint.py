@@ -23,6 +23,8 @@ from .addresses import parse_address
 from .admission import Admission
 from .binding import Bound, bind_all
 from .dealer import DealerWire
+from .doorman import Doorman, received_by
+from .endless import Endless
 from .faults import Faults, with_faults
 from .gate import Gate
 from .loop import Clock, Loop, Timer
@@ -56,6 +58,7 @@ class RouterServer:
         socket: zmq.Socket[bytes],
         gate: Gate,
         limits: Limits,
+        doorman: Doorman,
         on_requests: OnRequests,
         on_closed: Callable[[RouterServer], None],
     ) -> None:
@@ -65,6 +68,8 @@ class RouterServer:
         self._try_send = sender_of(socket)
         self._gate = gate
         self._limits = limits
+        self._doorman = doorman
+        self._endless = Endless(limits.request_bytes)
         self._on_requests = on_requests
         self._on_closed = on_closed
         self._outbox = Outbox(
@@ -103,6 +108,19 @@ class RouterServer:
         """Open connections, those that have not said hello included."""
         return len(self._descriptors)
 
+    def take_news(self) -> None:
+        """Learn of every connection that has come or ended by now."""
+        self._monitor.drain()
+
+    def end_endless(self) -> None:
+        """End the connections on which a message comes that does not end, as far as they are known by now."""
+        for descriptor in tuple(self._descriptors):
+            received = received_by(descriptor)
+            info = self._gate.peers.get(self._peer_by_descriptor.get(descriptor, b""))
+            if received >= 0 and self._endless.must_end(descriptor, received, info.requests if info else 0):
+                reason = f"a message of more than {self._limits.request_bytes:,} bytes does not end"
+                self._gate.counters["shown_out"] += self._doorman.end(descriptor, reason)
+
     def peers(self) -> list[PeerInfo]:
         return [
             msgspec.structs.replace(info, waiting_bytes=self._outbox.waiting_bytes(peer))
@@ -130,6 +148,8 @@ class RouterServer:
         self._socket.close(linger=LINGER_MS)
         self._monitor.wait_for(monitor.CLOSED, len(self._bound), CLOSE_WAIT_MS)
         self._monitor.close()
+        for descriptor in self._descriptors:
+            self._doorman.ended(descriptor)
         for bound in self._bound:
             bound.remove_file()
         self._on_closed(self)
@@ -149,7 +169,8 @@ class RouterServer:
                 if not frame.more:
                     continue
                 frame = recv(_DONTWAIT, False)
-                address = "" if peer in self._gate.peers else self._meet(peer, frame)
+                is_known = peer in self._gate.peers
+                address = "" if is_known else self._meet(peer, frame)
                 header = frame.bytes
                 size = len(header)
                 payload: list[bytes] = []
@@ -167,6 +188,8 @@ class RouterServer:
                     verdict: Inbound | Reply | None = self._gate.too_many_frames(len(payload) + excess + 1, header)
                 else:
                     verdict = admit(peer, header, payload, size, now_ms, address)
+                    if not is_known and peer in self._gate.peers:
+                        self._doorman.greeted(_descriptor_of(frame))
                 if type(verdict) is Inbound:
                     inbound.append(verdict)
                 elif verdict is not None:
@@ -186,10 +209,10 @@ class RouterServer:
     def _meet(self, peer: bytes, frame: zmq.Frame) -> str:
         """Learn which connection an unknown peer has, while the monitor's news are complete."""
         self._monitor.drain()  # a descriptor is used again: the end of the one before must be known first
+        self._peer_by_descriptor[_descriptor_of(frame)] = peer
         try:
-            self._peer_by_descriptor[int(frame.get("__fd"))] = peer
             return str(frame.get("Peer-Address"))
-        except (zmq.ZMQError, ValueError):
+        except zmq.ZMQError:
             return ""
 
     # -- out -----------------------------------------------------------------------------------------
@@ -239,11 +262,14 @@ class RouterServer:
             self._on_connection_ended(value)  # should its end have escaped us
             self._descriptors.add(value)
             self._accepted += 1
+            self._gate.counters["shown_out"] += self._doorman.accepted(value, self._limits)
         elif event == monitor.DISCONNECTED:
             self._on_connection_ended(value)
 
     def _on_connection_ended(self, descriptor: int) -> None:
         self._descriptors.discard(descriptor)
+        self._doorman.ended(descriptor)
+        self._endless.ended(descriptor)
         peer = self._peer_by_descriptor.pop(descriptor, None)
         if peer is not None:
             self._leaving.append(peer)
@@ -256,6 +282,14 @@ class RouterServer:
     def _forget(self, peer: bytes) -> None:
         self._gate.gone(peer)
         self._outbox.gone(peer)
+
+
+def _descriptor_of(frame: zmq.Frame) -> int:
+    """Return which connection a frame came by; -1: libzmq does not say."""
+    try:
+        return int(frame.get("__fd"))
+    except (zmq.ZMQError, ValueError):
+        return -1
 
 
 class ZmqTransport:
@@ -278,9 +312,10 @@ class ZmqTransport:
         self._pid = os.getpid()
         self._context: _Context = zmq.Context()
         self._admission: Admission | None = None
+        self._doorman = Doorman(loop)
         self._servers: list[RouterServer] = []
         self._connections: set[PeerConnection] = set()
-        self._connections_max = 0
+        self._connections_max = self._connections_per_address_max = 0
         self._is_open = True
 
     @property
@@ -303,11 +338,14 @@ class ZmqTransport:
         if self._admission is None:
             self._admission = Admission(self._loop, self._context, self._may_admit)
         self._connections_max = max(self._connections_max, limits.connections)
+        self._connections_per_address_max = max(self._connections_per_address_max, limits.connections_per_address)
         options = msgspec.structs.replace(self._options, maxmsgsize=limits.request_bytes)
         gate = Gate(union, identity, limits, SOFTWARE)
         socket = sockets.router(self._context, options)
         try:
-            server = RouterServer(self._loop, self._clock, socket, gate, limits, on_requests, self._servers.remove)
+            server = RouterServer(
+                self._loop, self._clock, socket, gate, limits, self._doorman, on_requests, self._servers.remove
+            )
         except zmq.ZMQError:  # too many open files
             socket.close(linger=0)
             raise
@@ -341,6 +379,11 @@ class ZmqTransport:
         self._connections.add(connection)
         return connection
 
+    def end_endless(self) -> None:
+        """To be called while memory is scarce, again and again: ``endless`` says when a connection is ended."""
+        for server in self._servers:
+            server.end_endless()
+
     def close(self) -> None:
         if not self._is_open:
             return
@@ -351,6 +394,7 @@ class ZmqTransport:
             connection.close()
         for server in list(self._servers):
             server.close()
+        self._doorman.close()
         if self._admission is not None:
             self._admission.close()
         self._context.destroy(linger=0)
@@ -361,6 +405,12 @@ class ZmqTransport:
         if not self._is_open:
             raise IllegalStateError("the transport is closed")
 
-    def _may_admit(self, domain: bytes) -> bool:
+    def _may_admit(self, domain: bytes, address: str) -> bool:
+        for server in self._servers:
+            server.take_news()  # the newcomer is among them
         open_now = sum(server.connections for server in self._servers)
-        return domain == sockets.ZAP_DOMAIN and open_now <= self._connections_max
+        return (
+            domain == sockets.ZAP_DOMAIN
+            and open_now <= self._connections_max
+            and self._doorman.count(address) <= self._connections_per_address_max
+        )

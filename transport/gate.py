@@ -54,6 +54,7 @@ COUNTERS = (
     "too_large",
     "expired",  # deadline passed before it was read
     "refused_connections",
+    "shown_out",  # connections that were ended so that others could be
     "dropped_replies",  # of peers that do not read
     "lost_replies",  # of peers that are gone
     "peers_seen",

@@ -163,6 +163,8 @@ class ProduceRequest(Request, frozen=True, kw_only=True, tag="produce", omit_def
 
 
 class ProduceEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``base_offset``: of its first record. With an error: it was appended there, and the next leader decides."""
+
     topic_id: str
     partition: Int64
     error: Int64 = 0
@@ -778,6 +780,8 @@ class EndSessionRequest(Request, frozen=True, kw_only=True, tag="session.end", o
 
 
 class SessionReply(Reply, frozen=True, kw_only=True, tag="session.reply", omit_defaults=True):
+    """``version``: of the store now; whoever has watched since before and knows less has lost the watch's answer."""
+
     version: Int64 = 0
     store_incarnation: str = ""
     cluster_id: str = ""

@@ -12,6 +12,7 @@ missing or dead refuses every connection, where ZeroMQ's default would let every
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import msgspec
 import zmq
@@ -20,6 +21,7 @@ from ..config import MIB, Limits
 
 ZAP_DOMAIN = b"callboard"
 NEVER_MS = 10 * 86_400_000
+_monitors = itertools.count(1)
 
 
 class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +96,7 @@ def monitor_of(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
     books for ever. They are small, and there are a few for each connection.
     """
     endpoint = (
-        f"inproc://monitor/{socket.getsockopt(zmq.FD)!r}"  # its own mailbox: unique in the context while it lives
+        f"inproc://monitor/{next(_monitors)}"  # not a descriptor's number: a closed socket's name lives on a little
     )
     listener: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
     listener.setsockopt(zmq.LINGER, 0)

@@ -83,7 +83,7 @@ def elected(
     eligible = [broker_id for broker_id in sure if broker_id in partition.isr]
     eligible = eligible or _when_none_is_sure(partition, able, sure, lost)
     isr = partition.isr  # rule 1
-    if eligible:
+    if eligible:  # R6: the last members are never dropped
         isr = tuple(one for one in partition.isr if one in eligible) or tuple(eligible)
     elr = eligible_after(partition, isr, terms, lost, is_led=bool(eligible))  # rule 2
     unsure = () if eligible else tuple(one for one in isr if is_unsure(image, partition, terms, one))

@@ -58,7 +58,7 @@ def _problem_with_leader(
         return ErrorCode.UNKNOWN_LEADER_EPOCH, f"the leader epoch is {partition.leader_epoch}"
     if image.leader_of(partition) != broker_id:
         return ErrorCode.NOT_LEADER_FOR_PARTITION, f"broker {broker_id} does not lead it"
-    if entry.partition_epoch != partition.partition_epoch:
+    if entry.partition_epoch != partition.partition_epoch:  # R5
         return ErrorCode.INVALID_UPDATE_VERSION, f"the partition epoch is {partition.partition_epoch}"
     return None
 
@@ -73,7 +73,7 @@ def _problem_with_set(image: ClusterImage, entry: AlterPartitionEntry, partition
     for one in entry.isr:
         if one.broker_id in partition.isr:
             continue
-        if not one.incarnation or image.incarnation_of(one.broker_id) != one.incarnation:
+        if not one.incarnation or image.incarnation_of(one.broker_id) != one.incarnation:  # R4
             detail = f"broker {one.broker_id} does not live in the incarnation that caught up"
             return ErrorCode.INELIGIBLE_REPLICA, detail
         if not image.may_serve(partition, one.broker_id):

@@ -12,7 +12,10 @@ publishes each picture to whoever subscribed. Rules of this file:
 3. **A picture never goes back** in version, a gap brings a whole snapshot (B29).
 4. **Every question gets one answer**: the store's word, a refusal, or ``Unknown``: it may have happened. Nothing
    is decided from a picture; the store compares (B28).
-5. Producer ids come in blocks; what a broker had not handed out when it ended is never used.
+5. **Behind is heard.** The answer to a watch may be lost on a connection that lives. The store's version comes with
+   each heartbeat's answer; who asked it *after* the watch and hears of a newer version has lost that answer (messages
+   of a connection keep their order), and watches anew at once.
+6. Producer ids come in blocks (``producer_ids.py``).
 
 Callbacks and subscribers run on the loop; a callable subscriber must not raise.
 """
@@ -20,7 +23,6 @@ Callbacks and subscribers run on the loop; a callable subscriber must not raise.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,6 +35,7 @@ from ...transport.seam import Connection, ConnectionState, ConnectOptions
 from ..controller.image import ClusterImage
 from ..log import event
 from ..runtime import Context, LoopActor, LoopRef
+from .producer_ids import PRODUCER_IDS_BLOCK, ProducerIds
 from .sessions import later_life
 
 logger = logging.getLogger(__name__)
@@ -48,9 +51,6 @@ FAREWELL_MS = 1_000  # how long a stop waits for the end of the session to be st
 RETRY_MS = 100  # of a watch that was refused
 OPEN_RETRY_MS = 500  # of a session that was refused for now (its name is alive on another machine, …)
 ANOTHERS_RETRY_MS = 1_000  # where another cluster answered
-PRODUCER_IDS_BLOCK = 1_000
-PRODUCER_IDS_LOW = 100  # ask for the next block while so many are left
-PRODUCER_IDS_WAITING_MAX = 10_000
 
 
 # -- told to subscribers ----------------------------------------------------------------------------
@@ -274,11 +274,9 @@ class MetadataClient(LoopActor):
         self._is_open = False  # the store has said so, on this connection
         self._lost: list[str] = []  # incarnations of this process whose sessions have ended
         self._heartbeat_timer: Timer | None = None
-        self._is_watching = False
-        self._next_producer_id = self._end_producer_id = 0  # handed out below, ours below
-        self._next_block: tuple[int, int] | None = None
-        self._is_asking_for_block = False
-        self._waiting_for_ids: deque[Callable[[m.InitProducerIdReply], Any]] = deque()
+        self._watch_under_way = 0  # its number; 0: none
+        self._watches = 0  # asked so far
+        self._producer_ids = ProducerIds()
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -309,13 +307,13 @@ class MetadataClient(LoopActor):
     def on_stop(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._refuse_ids(ErrorCode.BROKER_NOT_AVAILABLE, "the broker is stopping")
+        self._producer_ids.refuse(ErrorCode.BROKER_NOT_AVAILABLE, "the broker is stopping")
 
     def on_failure(self, *_: Any) -> None:
         # No farewell: whoever is started in its place keeps the session.
         if self._connection is not None:
             self._connection.close()
-        self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "the metadata client is being restarted")
+        self._producer_ids.refuse(ErrorCode.STORE_UNAVAILABLE, "the metadata client is being restarted")
 
     # -- the session -----------------------------------------------------------------------------------
 
@@ -330,9 +328,8 @@ class MetadataClient(LoopActor):
             return
         if self._is_open:
             event(logger, "metadata.away", logging.WARNING, endpoint=state.endpoint, detail=state.detail)
-        self._attempt += 1
-        self._is_open = self._is_watching = self._is_asking_for_block = False
-        self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "the metadata process is away")
+        self._forget_what_was_asked()
+        self._producer_ids.refuse(ErrorCode.STORE_UNAVAILABLE, "the metadata process is away")
 
     def _is_another_clusters(self) -> bool:
         hello = self._connection.hello if self._connection is not None else None
@@ -358,12 +355,16 @@ class MetadataClient(LoopActor):
         self._begin_again()
 
     def _begin_again(self) -> None:
-        self._attempt += 1
-        self._is_open = self._is_watching = self._is_asking_for_block = False
+        self._forget_what_was_asked()
         self.on_open_due(_OpenDue())
         self._watch()
-        if self._waiting_for_ids:
+        if self._producer_ids.is_anybody_waiting:
             self._ask_for_block()
+
+    def _forget_what_was_asked(self) -> None:
+        self._attempt += 1
+        self._is_open = self._producer_ids.is_asking = False
+        self._watch_under_way = 0
 
     def on_open_due(self, _: _OpenDue) -> None:
         if self._is_open or self._document is None or self._connection is None or not self._connection.is_ready:
@@ -398,12 +399,20 @@ class MetadataClient(LoopActor):
         if not self._is_open:
             return
         # Not waited for: a slow answer must not slow the next heartbeat down.
-        self._ask(m.HeartbeatRequest(name=self._name, incarnation=self._incarnation), self._on_heartbeat_answered)
+        watch, request = self._watch_under_way, m.HeartbeatRequest(name=self._name, incarnation=self._incarnation)
+        self._ask(request, lambda answer: self._on_heartbeat_answered(answer, watch))
         self._schedule_heartbeat()
 
-    def _on_heartbeat_answered(self, answer: m.Reply | CallboardError) -> None:
+    def _on_heartbeat_answered(self, answer: m.Reply | CallboardError, watch: int) -> None:
+        """``watch``: the one that was under way when the heartbeat was sent."""
         if isinstance(answer, m.Reply) and answer.error in _SESSION_IS_OVER and self._is_open:
             self._lose(answer)
+            return
+        ours, theirs = self.image.version, answer.version if isinstance(answer, m.SessionReply) else 0
+        if theirs > ours and watch and watch == self._watch_under_way:  # rule 5
+            event(logger, "metadata.watch_lost", logging.WARNING, ours=ours, theirs=theirs)
+            self._watch_under_way = 0
+            self._watch()
 
     def _lose(self, answer: m.Reply) -> None:
         self._is_open = False
@@ -421,16 +430,19 @@ class MetadataClient(LoopActor):
         self._watch()
 
     def _watch(self) -> None:
-        if self._is_watching or self._connection is None or not self._connection.is_ready:
+        if self._watch_under_way or self._connection is None or not self._connection.is_ready:
             return
-        self._is_watching = True
+        self._watches += 1
+        number = self._watch_under_way = self._watches
         request = m.StoreWatchRequest(
             store_incarnation=self.image.store_incarnation, after_version=self.image.version, max_wait_ms=WATCH_WAIT_MS
         )
-        self._ask(request, self._on_watched, timeout_ms=WATCH_TIMEOUT_MS)
+        self._ask(request, lambda answer: self._on_watched(answer, number), timeout_ms=WATCH_TIMEOUT_MS)
 
-    def _on_watched(self, answer: m.Reply | CallboardError) -> None:
-        self._is_watching = False
+    def _on_watched(self, answer: m.Reply | CallboardError, number: int) -> None:
+        if number != self._watch_under_way:
+            return  # of one that was believed lost: another one is under way
+        self._watch_under_way = 0
         if isinstance(answer, m.StoreDeltaReply) and not answer.error:
             if answer.version > self.image.version:
                 self._show(
@@ -491,45 +503,25 @@ class MetadataClient(LoopActor):
     # -- producer ids ------------------------------------------------------------------------------------
 
     def on_new_producer_id(self, wanted: NewProducerId) -> None:
-        if len(self._waiting_for_ids) >= PRODUCER_IDS_WAITING_MAX:
-            wanted.reply(m.InitProducerIdReply(error=ErrorCode.OVERLOADED, detail="too many wait for producer ids"))
-            return
-        self._waiting_for_ids.append(wanted.reply)
-        self._hand_out_ids()
-        if self._waiting_for_ids and (self._connection is None or not self._connection.is_ready):
-            self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, "no producer ids are left and the metadata process is away")
-
-    def _hand_out_ids(self) -> None:
-        while self._waiting_for_ids:
-            if self._next_producer_id == self._end_producer_id:
-                if self._next_block is None:
-                    break
-                self._next_producer_id, self._end_producer_id = self._next_block
-                self._next_block = None
-            reply = self._waiting_for_ids.popleft()
-            producer_id, self._next_producer_id = self._next_producer_id, self._next_producer_id + 1
-            reply(m.InitProducerIdReply(producer_id=producer_id, producer_epoch=0))
-        if self._next_block is None and self._end_producer_id - self._next_producer_id < PRODUCER_IDS_LOW:
-            self._ask_for_block()
+        ids = self._producer_ids
+        ids.on_wanted(wanted.reply)
+        self._ask_for_block()
+        if ids.is_anybody_waiting and (self._connection is None or not self._connection.is_ready):
+            ids.refuse(ErrorCode.STORE_UNAVAILABLE, "no producer ids are left and the metadata process is away")
 
     def _ask_for_block(self) -> None:
-        if self._is_asking_for_block or self._connection is None or not self._connection.is_ready:
+        if not self._producer_ids.needs_block or self._connection is None or not self._connection.is_ready:
             return
-        self._is_asking_for_block = True
+        self._producer_ids.is_asking = True
         self._ask(m.AllocateProducerIdsRequest(count=PRODUCER_IDS_BLOCK), self._on_block)
 
     def _on_block(self, answer: m.Reply | CallboardError) -> None:
-        self._is_asking_for_block = False
+        self._producer_ids.is_asking = False
         if isinstance(answer, m.AllocateProducerIdsReply) and not answer.error:
-            self._next_block = (answer.first, answer.first + answer.count)
-            self._hand_out_ids()
+            self._producer_ids.on_block(answer.first, answer.count)
+            self._ask_for_block()
         else:
-            self._refuse_ids(ErrorCode.STORE_UNAVAILABLE, f"no producer ids: {_said(answer)}")
-
-    def _refuse_ids(self, error: ErrorCode, detail: str) -> None:
-        waiting, self._waiting_for_ids = self._waiting_for_ids, deque()
-        for reply in waiting:
-            reply(m.InitProducerIdReply(error=error, detail=detail))
+            self._producer_ids.refuse(ErrorCode.STORE_UNAVAILABLE, f"no producer ids: {_said(answer)}")
 
     # -- asking ------------------------------------------------------------------------------------------
 

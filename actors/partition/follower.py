@@ -14,7 +14,9 @@ which epoch its last record was written, so the leader sees whether the two logs
    records may cover offsets that are here already; its range is taken from the log's end on.
 5. Where the leader has nothing that old any more, or nothing at all of what is here, the log is begun anew at the
    leader's log start offset (B36): a log that began later than the leader's would lack what lies between.
-6. A fetch is asked for as soon as the last one is in the page cache; the disk follows behind and is told of apart.
+6. A gap in the leader's log, as an operator's repair leaves one, is never stepped over: what is missing there was
+   acknowledged once, and a copy that lacks it must not count as in sync. The follower says so, and asks seldom.
+7. A fetch is asked for as soon as the last one is in the page cache; the disk follows behind and is told of apart.
 """
 
 from __future__ import annotations
@@ -72,12 +74,12 @@ class Follower:
 
         A ``FetchNext`` behind another effect asks from where the log ends *after* it: ``fetch_offset`` -1.
         """
-        self.problem = ""
+        before, self.problem = self.problem, ""
         if reply.error:
             return self._on_refused(reply, log_start_offset, log_end_offset)
-        if reply.leader_epoch != self.epoch:  # rule 2
+        if reply.leader_epoch != self.epoch:  # rule 2 (R2)
             return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
-        if reply.diverging_epoch >= 0:
+        if reply.diverging_epoch >= 0:  # R1
             return self._on_diverging(reply, log_start_offset, log_end_offset)
         try:
             batches, headers = whole_batches(frames)
@@ -88,8 +90,9 @@ class Follower:
         _shorten_first(batches, headers, log_end_offset)
         if headers and headers[0].base_offset != log_end_offset:
             if not self._begins_within(headers[0], log_start_offset, log_end_offset):
-                self.problem = f"the leader sent offset {headers[0].base_offset}, this log ends at {log_end_offset}"
-                return [self._next(log_start_offset, log_end_offset, RETRY_MS)]
+                self.problem = _gap_between(log_end_offset, headers[0].base_offset)
+                is_lasting = self.problem == before  # rule 6; the first time it may be an answer that came late
+                return [self._next(log_start_offset, log_end_offset, TROUBLE_RETRY_MS if is_lasting else RETRY_MS)]
             log_start_offset = Offset(headers[0].base_offset)
             effects.append(BeginAnew(log_start_offset))
         end_offset = log_end_offset
@@ -147,6 +150,13 @@ class Follower:
 
     def _next(self, log_start_offset: Offset, log_end_offset: Offset, after_ms: int = 0) -> FetchNext:
         return next_fetch(self.epochs, log_start_offset, log_end_offset, after_ms)
+
+
+def _gap_between(log_end_offset: int, base_offset: int) -> str:
+    said = f"the leader sent offset {base_offset}, this log ends at {log_end_offset}"
+    if base_offset > log_end_offset:
+        said += "; if it stays so, a repair has left a gap in the leader's log: see docs/storage-format.md"
+    return said
 
 
 AFTER_THAT = FetchNext(Offset(-1), -1)  # from where the log ends when the effects before it are performed

@@ -114,7 +114,7 @@ class InSync:
         if len(self.isr) == 1 and self._proposal is None:
             return own.durable_offset if self.flush == "ack" else own.log_end_offset
         positions = {self.broker_id: own}
-        for broker_id in self.maximal:
+        for broker_id in self.maximal:  # R3
             if broker_id == self.broker_id:
                 continue
             follower = self.followers.get(broker_id)

@@ -36,6 +36,7 @@ from ...transport.messages import (
     CONSUMER_REPLICA_ID,
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
+    UNKNOWN_OFFSET,
     FetchEntryReply,
     ListOffsetsEntryReply,
     ProduceEntryReply,
@@ -55,6 +56,8 @@ from .events import (
 )
 from .insync import InSync
 from .progress import Position
+
+NOT_APPENDED = Offset(UNKNOWN_OFFSET)
 
 
 class Leader:
@@ -310,7 +313,7 @@ class Leader:
         return self.insync.needs_watching(self._appended_offset) or bool(self._behind())
 
     def _problem_with_follower(self, fetch: Fetch) -> tuple[ErrorCode, str] | None:
-        if fetch.leader_epoch != self.epoch:
+        if fetch.leader_epoch != self.epoch:  # R2
             error = epoch_error(fetch.leader_epoch, self.epoch) or ErrorCode.UNKNOWN_LEADER_EPOCH
             return error, f"a follower of epoch {fetch.leader_epoch}, leader of {self.epoch}"
         if fetch.replica_id not in self.insync.followers:
@@ -322,7 +325,7 @@ class Leader:
         return self._advance() + self._propose(now_ms)
 
     def _propose(self, now_ms: int) -> list[Effect]:
-        needed = max(self.high_watermark, self.epoch_start_offset)
+        needed = max(self.high_watermark, self.epoch_start_offset)  # R4
         proposal = self.insync.propose(self._appended_offset, needed, now_ms, self.log_start_offset)
         return [proposal] if proposal is not None else []
 
@@ -359,7 +362,7 @@ class Leader:
             return [self.offset_answer(request, error=error)]
         if request.timestamp_ms == EARLIEST_TIMESTAMP:
             return [self.offset_answer(request, self.log_start_offset)]
-        if self.high_watermark < self.epoch_start_offset:
+        if self.high_watermark < self.epoch_start_offset:  # R7
             return [self.offset_answer(request, error=ErrorCode.LEADER_NOT_AVAILABLE)]
         if request.timestamp_ms == LATEST_TIMESTAMP:
             return [self.offset_answer(request, self.high_watermark)]
@@ -413,16 +416,19 @@ class Leader:
     def on_deposed(self, leader: int, epoch: int) -> list[Effect]:
         """Another epoch has begun: everybody who waits here must ask there. Staged writes are *not* acknowledged.
 
-        An ``acks=all`` produce that waited may have been written and may yet be committed by the next leader:
-        the client retries, and its sequence numbers tell.
+        An ``acks=all`` produce that waited may have been written and may yet be committed by the next leader: it is
+        told at which offset. The client retries, and its sequence numbers tell.
         """
-        waiting = [ticket for _, _, ticket, _ in self._acks_all] + [ticket for ticket, _ in self._acks_leader]
+        waiting = [(ticket, base_offset) for _, _, ticket, base_offset in self._acks_all] + self._acks_leader
         parked = [*self._parked.values(), *self._parked_followers.values()]
         self._acks_all, self._acks_leader, self._parked, self._parked_followers = [], [], {}, {}
         not_leader = ErrorCode.NOT_LEADER_FOR_PARTITION
         refused: list[Effect] = [
-            Answer(ticket, refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch))
-            for ticket in waiting
+            Answer(
+                ticket,
+                refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch, base_offset=base_offset),
+            )
+            for ticket, base_offset in waiting
         ]
         for fetch in parked:
             reply = refusal_of_fetch(self.key, not_leader, leader=leader, leader_epoch=epoch)
@@ -434,7 +440,7 @@ class Leader:
     def _advance(self) -> list[Effect]:
         """Move the high watermark as far as the in-sync set allows; answer whoever waited for that."""
         if len(self.isr) < self.min_insync_replicas:
-            return []  # rule 8
+            return []  # rule 8 (R3)
         reached = self.insync.high_watermark(Position(self._appended_offset, self.durable_offset))
         if reached is None or reached <= self.high_watermark:
             return []
@@ -501,13 +507,20 @@ class Leader:
 
 
 def refusal_of_produce(
-    key: PartitionKey, error: int, detail: str = "", *, leader: int = -1, leader_epoch: int = -1
+    key: PartitionKey,
+    error: int,
+    detail: str = "",
+    *,
+    leader: int = -1,
+    leader_epoch: int = -1,
+    base_offset: Offset = NOT_APPENDED,
 ) -> ProduceEntryReply:
     return ProduceEntryReply(
         topic_id=key.topic_id,
         partition=key.partition,
         error=error,
         detail=detail,
+        base_offset=base_offset,
         leader=leader,
         leader_epoch=leader_epoch,
     )

@@ -10,6 +10,7 @@ Part of the replica's actor, made when it begins to lead and thrown away when it
 3. What goes to the controller is asked through the broker, and asked again on a timer until somebody answers.
 4. What is damaged is refused, never served. Where another replica is in sync that one leads, and this one copies anew.
 5. A leader whose disk has become slow hands over, if others are in sync (``storage_slow_ms``): nobody need wait for it.
+   The time in which this process was stopped is not the disk's (``sync_time.py``).
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Leading:
         self._staged_producers: set[int] = set()
         self._last_read: tuple[tuple[int, int, int], list[bytes]] = NOTHING_READ  # of this turn
         self._watch: Timer | None = None
+        self._watch_due_ms = 0
         self._is_handing_over = False  # asked for: whoever leads next does so in another epoch
 
     @property
@@ -190,7 +192,7 @@ class Leading:
     def on_look_at_followers(self, _: LookAtFollowers) -> None:
         self._watch = None
         if not self._is_handing_over and len(self.rules.isr) > 1:
-            self._is_handing_over = self._replica.give_up_slow_disk(self.rules.epoch)
+            self._is_handing_over = self._replica.give_up_slow_disk(self.rules.epoch, self._watch_due_ms)
         self._perform(self.rules.on_look_at_followers(self._now_ms()))
 
     def on_isr_answered(self, answered: IsrAnswered) -> None:
@@ -231,12 +233,13 @@ class Leading:
             deleted_offset = self.rules.deleted_offset(Offset(self._log.durable_log_start_offset))
             self._perform(self._deletions.on_durable(deleted_offset, self.rules))
         if self._watch is None and self.rules.insync.followers and self._needs_watching:
-            lag_ms = self.rules.insync.lag_ms
-            self._watch = self._replica.set_timer(lag_ms / LOOKS_PER_LAG, LookAtFollowers())
+            after_ms = self.rules.insync.lag_ms // LOOKS_PER_LAG
+            self._watch = self._replica.set_timer(after_ms, LookAtFollowers())
+            self._watch_due_ms = self._now_ms() + after_ms
 
     @property
     def _needs_watching(self) -> bool:
-        return self._replica.is_flushing or self.rules.needs_watching
+        return self._replica.sync_time.is_running or self.rules.needs_watching
 
     @property
     def must_flush(self) -> bool:

@@ -68,6 +68,7 @@ from .housekeeping import next_look_ms
 from .leader import Leader
 from .leading import Leading, not_leading_here
 from .retention import RetentionClock
+from .sync_time import SyncTime
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +144,7 @@ class Replica(LoopActor):
         self._compacting = Compacting(self, compaction_turn or CompactionTurn(), settings)
         self._log: Log | None = None  # None until recovered
         self._part: Leading | Following | None = None  # in the epoch of _assignment
-        self.is_flushing = False
-        self._flush_began_ms = 0  # of the one that runs
+        self.sync_time = SyncTime()
         self._is_checkpointing = False
         self._idle_ticks = 0  # in a row: the next one comes later
         self._tick: Timer | None = None
@@ -494,28 +494,27 @@ class Replica(LoopActor):
             event(logger, name, level, partition=str(self.name))
 
     def _flush(self) -> None:
-        if self.is_flushing or self._log is None or self.home.is_failed:
+        if self.sync_time.is_running or self._log is None or self.home.is_failed:
             return
         is_awaited = self._part is not None and self._part.must_flush
         if self._assignment.config.flush == "os" and not is_awaited:
             return  # nobody waits for the disk: the next checkpoint syncs what the system has not
         job = self._log.begin_flush()
         if job is not None:
-            self.is_flushing = True
-            self._flush_began_ms = self.context.clock.monotonic_ms()
+            self.sync_time.began(self.context.clock.monotonic_ms())
             self.in_pool(job, lambda _, error: Flushed(job, error))
 
-    def give_up_slow_disk(self, epoch: int) -> bool:
+    def give_up_slow_disk(self, epoch: int, due_ms: int) -> bool:
         """Have somebody else lead if the sync that runs has taken too long (a gray failure); True: it was asked for."""
-        taken_ms = self.context.clock.monotonic_ms() - self._flush_began_ms
-        if not self.is_flushing or taken_ms < self._settings.storage_slow_ms:
+        taken_ms = self.sync_time.on_look(self.context.clock.monotonic_ms(), due_ms)
+        if taken_ms < self._settings.storage_slow_ms:
             return False
         event(logger, "disk.slow", logging.ERROR, partition=str(self.name), directory=self.home.path, ms=taken_ms)
         why = f"its disk is slow: a sync has taken {taken_ms} ms so far"
         return self.tell_sibling("hosting", NewEpochNeeded(self.key, epoch, why))
 
     def on_flushed(self, flushed: Flushed) -> None:
-        self.is_flushing = False
+        self.sync_time.ended()
         if self._log is None:
             return
         self.doubt_disk(flushed.error, of_sync=True)
@@ -546,7 +545,7 @@ class Replica(LoopActor):
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
-        is_idle = not (self._is_checkpointing or self.is_flushing or self._is_full)
+        is_idle = not (self._is_checkpointing or self.sync_time.is_running or self._is_full)
         self._idle_ticks = min(self._idle_ticks + 1, IDLE_DOUBLINGS_MAX) if is_idle else 0
         self._set_tick()
 

@@ -7,6 +7,7 @@ from callboard.actors.lifecycle import KillProcess
 from callboard.actors.root import AbortProcess, Root, StopProcess
 from callboard.actors.runtime import LoopActor
 from callboard.actors.supervisor import ChildSpec, SupervisorSpec, supervisor
+from callboard.config import nearest_address
 from callboard.errors import ErrorCode
 from callboard.testing.context import sim_context
 from callboard.testing.loop import SimLoop
@@ -160,3 +161,15 @@ def test_a_kill_before_its_time_is_told_once(world):
     world.loop.advance(1_000)
 
     assert world.happened == ["ready", "chaos", "SIGkill"]
+
+
+def test_many_addresses_that_end_alike_are_named_in_part():
+    known = [f"broker-{number}/partitions/orders-0" for number in range(1, 6)]
+
+    told = nearest_address("orders-0", known)
+
+    assert told == (
+        "; did you mean 'broker-1/partitions/orders-0' or 'broker-2/partitions/orders-0' or "
+        "'broker-3/partitions/orders-0' (2 more)?"
+    )
+    assert nearest_address("", known) == ""

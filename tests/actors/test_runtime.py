@@ -316,7 +316,7 @@ def test_whatever_a_tell_raises_ends_this_actor_and_no_other(context, echo, loop
     assert answer.get() == "alive"
 
 
-def test_an_exception_under_ask_is_the_reply_and_fails_the_actor(echo, loop, parent):
+def test_an_exception_under_ask_is_the_reply_and_fails_the_actor(echo, loop, parent):  # B35
     answer = echo.actor_ref.ask(Say("boom"))
     behind = echo.actor_ref.ask(Say("behind"))
     loop.run_until_idle()

@@ -306,3 +306,11 @@ def test_whoever_is_connected_is_told_by_client_id(cli, topic, bootstrap_servers
 
 def test_the_hosts_name_may_be_left_out_of_an_address(cli, topic):
     assert f"host/broker-1/partitions/{topic}-0  is back" in cli("kill", f"broker-1/partitions/{topic}-0").stdout
+
+
+def test_that_nobody_answers_is_said_in_short_at_once_and_in_full_once(run):
+    ended = run(["topics", "list", "-b", "127.0.0.1:1", "--timeout-ms", "3000"])
+
+    assert ended.returncode == 3
+    assert ended.stderr.count("no broker answers so far; trying on") == 1
+    assert ended.stderr.count("tcp://127.0.0.1:1: connect:") == 1

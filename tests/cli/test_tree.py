@@ -111,6 +111,13 @@ def test_an_address_that_does_not_exist_is_refused_with_the_nearest(shown):
     assert "did you mean 'host/broker-1/partitions/orders-0'?" in ended.err
 
 
+def test_a_partition_that_is_named_without_its_broker_is_refused_with_the_addresses_of_its_replicas(shown):
+    ended = shown(FakeAdmin(host(broker())), "kill", "orders-0")
+
+    assert ended.status == 4
+    assert "nothing lives at 'orders-0'; did you mean 'host/broker-1/partitions/orders-0'?" in ended.err
+
+
 def test_json_holds_the_whole_tree(shown):
     told = orjson.loads(shown(FakeAdmin(host(broker())), "tree", "--json").out)
 

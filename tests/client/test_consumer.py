@@ -500,7 +500,8 @@ def test_credit_is_given_back_whatever_way_records_are_dropped(cluster, consumer
     assert c.metrics()["buffer_bytes"] == 0
 
 
-def test_an_idle_consumer_leaves_its_fetch_at_the_broker(cluster, consumer):
+def test_an_idle_consumer_leaves_its_fetch_at_the_broker(cluster, consumer, monkeypatch):
+    monkeypatch.setattr("callboard.client.fetcher.WAIT_MS_MIN", 30_000)  # as when it has been idle for long
     cluster.create("t")
     c = consumer("t")
     c.poll(50)

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from callboard.client.fetcher import (
+    WAIT_MS_MIN,
     Credit,
     Deliver,
     Fetcher,
@@ -21,6 +22,7 @@ from callboard.client.fetcher import (
 )
 from callboard.client.lookahead import Lookahead, Span
 from callboard.client.metadata import PartitionLeader
+from callboard.client.patience import LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 from callboard.errors import (
     ConnectionLostError,
     ErrorCode,
@@ -280,12 +282,63 @@ def test_a_topic_that_is_not_there_is_told_until_it_is_there():
     assert fetcher.on_metadata(0) == [TellError(A, 1, None)]
 
 
-def test_nothing_is_due_while_a_fetch_is_parked():
-    fetcher = a_fetcher()
-    fetch(fetcher)
+PARKING = SETTINGS._replace(wait_ms=30_000)
 
-    assert fetcher.next_event_ms(0) is None
+
+def test_nothing_is_due_while_a_fetch_is_parked_before_its_answer_is_late():
+    fetcher = a_fetcher()
+    request = fetch(fetcher)
+
+    assert fetcher.next_event_ms(0) == request.wait_ms + SLOW_ANSWER_MS
+    assert fetcher.on_tick(request.wait_ms + SLOW_ANSWER_MS - 1) == []
     assert not fetcher.needs_leaders()
+
+
+def test_an_idle_fetch_waits_longer_each_time_and_briefly_again_when_something_has_come():
+    fetcher = a_fetcher(settings=PARKING)
+    now, waits = 0, []
+    for _ in range(8):
+        request = fetch(fetcher, now)
+        waits.append(request.wait_ms)
+        now += request.wait_ms
+        reply(fetcher, request, now=now)
+    assert waits == [WAIT_MS_MIN, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000]
+
+    reply(fetcher, fetch(fetcher, now), data(10), now=now)
+
+    assert fetch(fetcher, now).wait_ms == WAIT_MS_MIN
+
+
+def test_what_the_application_asks_to_wait_for_is_waited_for_as_long_as_it_says():
+    fetcher = a_fetcher(settings=SETTINGS._replace(min_bytes=10_000, wait_ms=7_000))
+
+    assert fetch(fetcher).wait_ms == 7_000
+
+
+def test_a_leader_that_was_stopped_is_doubted_and_its_partitions_are_read_where_they_are_led_instead():
+    fetcher = a_fetcher()
+    request = fetch(fetcher)
+    late = request.wait_ms + SLOW_ANSWER_MS
+
+    assert fetcher.on_tick(late) == [DoubtBrokers((1,))]
+    assert fetcher.next_event_ms(late) == late + LOOK_AGAIN_MS
+    assert fetcher.drain(late) == [], "it may still answer"
+    fetcher.view.leaders[A] = PartitionLeader("t", "id", 0, 2, 1)
+    fetcher.on_metadata(late)
+    again = fetch(fetcher, late)
+
+    assert again.broker_id == 2
+    assert fetcher.on_tick(late + LOOK_AGAIN_MS) == [], "nobody waits for the first any more"
+    assert reply(fetcher, request, data(10), now=late + 300) == []
+
+
+def test_nobody_is_doubted_for_a_partition_that_nobody_reads_any_more():
+    fetcher = a_fetcher()
+    request = fetch(fetcher)
+    fetcher.on_unassign([A])
+
+    assert fetcher.on_tick(request.wait_ms + SLOW_ANSWER_MS) == []
+    assert fetcher.next_event_ms(0) is None
 
 
 def test_a_partition_that_was_unassigned_gets_nothing_more():

@@ -334,6 +334,22 @@ def test_the_error_of_a_with_block_is_not_hidden(cluster):
     assert "not delivered" in caught.value.__notes__[0]
 
 
+def test_what_was_never_sent_fails_at_close_as_not_stored(cluster, producer):
+    cluster.create("t")
+    p = producer(max_in_flight_requests_per_connection=1, batch_size=0)
+    p.send("t", b"0").get(10)
+    cluster.add_fault(ProduceRequest, "drop", count=1_000)
+    p.send("t", b"1")
+    cluster.wait_until(lambda: p.metrics()["requests_sent"] >= 2)
+    behind = p.send("t", b"2")
+
+    with pytest.raises(DeliveryError):
+        p.close(timeout=0.2)
+
+    assert isinstance(behind.exception, IllegalStateError)
+    assert not behind.exception.outcome_unknown
+
+
 def test_close_is_bounded_and_tells_what_was_left(cluster, producer):
     cluster.create("t")
     p = producer()

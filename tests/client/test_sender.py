@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 
 from callboard.client.accumulator import Accumulator
 from callboard.client.metadata import PartitionLeader
+from callboard.client.patience import LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 from callboard.client.producer_batch import ProducerBatch
 from callboard.client.sender import (
-    LOOK_AGAIN_MS,
-    SLOW_ANSWER_MS,
-    DoubtBroker,
     LeaderHint,
     NeedProducerId,
     RefreshMetadata,
@@ -35,6 +33,7 @@ from callboard.errors import (
     CallboardTimeoutError,
     ConnectionLostError,
     ErrorCode,
+    InvalidRecordError,
     UnknownTopicOrPartitionError,
 )
 from callboard.transport.messages import ProduceEntryReply
@@ -109,6 +108,7 @@ class World:
         self.batches: list[ProducerBatch] = []
         self.next_value = 0
         self.refuse_next: ErrorCode | None = None
+        self.depose_next = False
         self.ids_asked = 0
 
     # -- the view ----------------------------------------------------------------------------------
@@ -194,6 +194,9 @@ class World:
                 code = ErrorCode.NOT_LEADER_FOR_PARTITION
             else:
                 code, offset = self.logs[leader.topic_id, leader.partition].append(number, values)
+                if code == ErrorCode.NONE and self.depose_next:  # appended and not yet acknowledged: others decide
+                    code, self.depose_next = ErrorCode.NOT_LEADER_FOR_PARTITION, False
+                    self.leaders[leader.partition] = truth._replace(leader_epoch=truth.leader_epoch + 1)
             entries.append(
                 ProduceEntryReply(topic_id=leader.topic_id, partition=leader.partition, error=code, base_offset=offset)
             )
@@ -226,6 +229,10 @@ class World:
         self.leaders[truth.partition] = truth._replace(
             broker_id=1 - truth.broker_id, leader_epoch=truth.leader_epoch + 1
         )
+
+    def depose(self) -> None:
+        """Whoever appends next is deposed before it can acknowledge that, and elected again; what it wrote stays."""
+        self.depose_next = True
 
     def learn(self) -> None:
         self.known = dict(self.leaders)
@@ -267,7 +274,10 @@ class World:
     def check_end(self) -> None:
         self.check()
         assert set(self.settled) == set(self.batches)
+        stored = {value for log in self.logs.values() for value in log.values}
         for batch, settled in self.settled.items():
+            if settled.error is not None and not settled.error.outcome_unknown:
+                assert not stored & set(batch.values), f"said not to be stored: {settled}"
             if settled.error is None:
                 log = self.logs[self.leaders[batch.partition].topic_id, batch.partition]
                 at = settled.base_offset
@@ -302,6 +312,7 @@ def a_step() -> st.SearchStrategy[tuple[str, tuple[Any, ...]]]:
         st.tuples(st.just("learn"), st.just(())),
         st.tuples(st.just("tick"), st.tuples(st.sampled_from([1, 20, 150, 400, 1_000, 2_500]))),
         st.tuples(st.just("refuse"), st.tuples(errors)),
+        st.tuples(st.just("depose"), st.just(())),
     )
 
 
@@ -331,6 +342,8 @@ ROUGH = [  # one partition, one broker, hardly an answer: what it takes to come 
     ("handle_floating", (3,)),
     ("answer", ()),
     ("lose", (0,)),
+    ("depose", ()),
+    ("learn", ()),
     ("tick", (20,)),
     ("tick", (400,)),
     ("tick", (1_000,)),
@@ -422,7 +435,7 @@ def test_a_leader_that_was_stopped_is_doubted_and_its_batches_go_to_who_leads_in
     assert not world.requests[1], "it may still answer"
 
     world.now += SLOW_ANSWER_MS
-    assert DoubtBroker(0) in world.sender.on_tick(world.now)
+    assert DoubtBrokers((0,)) in world.sender.on_tick(world.now)
     assert world.sender.next_event_ms(world.now) <= world.now + LOOK_AGAIN_MS
     world.learn()
     world.handle(1)
@@ -447,6 +460,7 @@ def test_what_was_sent_to_a_topic_made_anew_fails_and_what_was_not_goes_there():
     world.finish()
 
     assert isinstance(world.settled[sent].error, UnknownTopicOrPartitionError)
+    assert world.settled[sent].error.outcome_unknown, "nobody has answered: it may lie in the old one"
     assert world.settled[waiting].error is None
     assert world.logs["id-2", 0].values == [b"1"]
 
@@ -460,6 +474,59 @@ def test_records_of_a_topic_that_is_gone_fail():
     world.learn()
 
     assert isinstance(world.settled[batch].error, UnknownTopicOrPartitionError)
+    assert not world.settled[batch].error.outcome_unknown, "it was never sent"
+
+
+def test_what_was_sent_to_a_topic_that_is_gone_may_have_been_stored():
+    world = World()
+    batch = world.send(0)
+    world.is_topic_gone = True
+
+    world.learn()
+
+    assert isinstance(world.settled[batch].error, UnknownTopicOrPartitionError)
+    assert world.settled[batch].error.outcome_unknown
+    assert "may have taken effect" in str(world.settled[batch].error)
+
+
+def test_a_refusal_of_a_retry_whose_first_attempt_was_lost_leaves_the_outcome_unknown():
+    world = World()
+    batch = world.send(0)
+    world.handle(0)
+    world.answers.clear()
+    world.lose(0)
+    world.refuse_next = ErrorCode.INVALID_RECORD
+    world.tick(20)
+    world.handle(0)
+    world.answer()
+
+    assert world.logs["id-1", 0].values == [b"0"]
+    assert isinstance(world.settled[batch].error, InvalidRecordError)
+    assert world.settled[batch].error.outcome_unknown
+
+
+def test_what_a_deposed_leader_had_appended_is_not_sent_again_under_another_epoch():  # B15
+    world = World(SETTINGS._replace(delivery_timeout_ms=1_000))
+    world.connected[0] = False
+    first = world.send(0)
+    world.tick(900)
+    world.connected[0] = True
+    world.drain()
+    second = world.send(0)
+    world.handle(0)
+    world.answers.clear()  # of the first
+    world.depose()
+    world.handle(0)
+    world.connected[0] = False
+    world.answer()  # the second: not here any more, but appended
+
+    world.tick(100)  # the first is over its time: its sequence is given up
+    assert world.settled[first].error.outcome_unknown
+    world.connected[0] = True
+    world.finish()
+
+    assert world.logs["id-1", 0].values == [b"0", b"1"]
+    assert (world.settled[second].error, world.settled[second].base_offset) == (None, 1)
 
 
 def test_a_batch_expires_at_its_delivery_timeout_whatever_brokers_do():

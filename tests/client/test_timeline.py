@@ -132,6 +132,20 @@ def test_a_decision_that_nobody_leads_begins_a_gap():
     assert [(gap.ms, gap.elected_ms) for gap in found] == [(50, 50)]
 
 
+def test_an_election_that_is_told_after_the_new_leader_leads_was_at_the_end_of_the_gap_at_the_latest():
+    found = gaps([leads(0, "broker-1", 4), ended(100), leads(120, "broker-2", 5), elected(121, 2, 1, 5)])
+
+    assert [(gap.begin_ms, gap.elected_ms, gap.end_ms) for gap in found] == [(100, 120, 120)]
+
+
+def test_an_election_that_is_told_before_the_failure_was_at_the_beginning_of_the_gap():
+    events = [leads(0, "broker-1", 4), elected(99, 1, 1, 5), failed(100, "broker-1/partitions/orders-0")]
+
+    found = gaps([*events, leads(120, "broker-1", 5)])
+
+    assert [(gap.begin_ms, gap.elected_ms, gap.end_ms) for gap in found] == [(100, 100, 120)]
+
+
 def test_an_orderly_change_of_leader_is_no_gap():
     assert gaps([leads(0, "broker-1", 1), elected(10, 2, 1, 2), leads(12, "broker-2", 2)]) == []
 

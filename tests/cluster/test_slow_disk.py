@@ -2,6 +2,7 @@
 
 import pytest
 
+from callboard.config import BrokerSettings, ClusterConfig
 from callboard.testing.simulated import SimulatedCluster
 
 from .sim import partition_of, produce_at_leader, values_at_leader
@@ -58,3 +59,20 @@ def test_a_single_replica_goes_on_waiting_for_its_disk(cluster):
 
     after = partition_of(cluster, topic)
     assert (after.leader, after.leader_epoch) == (before.leader, before.leader_epoch)
+
+
+def test_a_process_that_was_stopped_during_a_sync_does_not_blame_its_disk(caplog):
+    cluster = SimulatedCluster(
+        config=ClusterConfig(brokers=3, data_dir="/data", broker=BrokerSettings(storage_slow_ms=3_000))
+    ).start()
+    topic = cluster.create_topic("orders", replication_factor=3)
+    leader = cluster.processes[f"broker-{partition_of(cluster, topic).leader}"]
+
+    leader.context.pool.delay_ms = 2_000  # long, and not too long
+    produce_at_leader(cluster, topic, [b"one"], acks=1)
+    leader.loop.pause()
+    cluster.loop.advance(10_000)
+    leader.loop.resume()
+    cluster.loop.advance(5_000)
+
+    assert "disk.slow" not in caplog.text

@@ -1,8 +1,8 @@
-"""What is said at the doors that no client knows: between brokers, to the metadata process, to the host.
+"""What is said at each door of a cluster: by clients, between brokers, to the metadata process, to the host.
 
-Mutations of it must be harmless, not powerless: whoever may talk there may also end a session or kill an actor. So
-what is recorded speaks for a broker of its own (``INTRUDER``), kills what does not exist, and elects for the victim's
-topic: damage can then hit what is sound only by being wrongly believed.
+Mutations must be harmless, not powerless: whoever may talk at the inner doors may also end a session or kill an actor.
+So what is recorded speaks for a broker of its own (``INTRUDER``), kills what does not exist, and elects for the
+victim's topic: damage can then hit what is sound only by being wrongly believed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from callboard.transport import codec
 from callboard.transport import messages as m
 from callboard.transport.addresses import machine_identity
 
-from .live import VICTIM
+from .live import VICTIM, handmade, real_traffic
 
 INTRUDER, INTRUDER_ID = "intruder", 7_091
+_lives = itertools.count()  # an incarnation that has ended never opens a session again, nor does its name elsewhere
 INVENTED = "f00df00df00d4f00df00df00df00df00"  # the id of a topic that only the intruder speaks of
 
 R = TypeVar("R", bound=m.Reply)
 
 
 class Doors(NamedTuple):
-    """Endpoints of one cluster of one broker, and whose process is behind each."""
+    """Endpoints of one cluster of one broker, all of them tcp, and whose process is behind each."""
 
+    clients: str
     peers: str
     metadata: str
     host: str
@@ -69,18 +71,19 @@ class Conversation:
 
 
 def doors_of(running: RunningCluster) -> Doors:
-    """Find the inner doors as a broker does: by the metadata process's socket, and what it tells."""
-    run_dir = running.ready()["brokers"][0]["endpoints"][-1].removeprefix("ipc://").rpartition("/")[0]
-    metadata = f"ipc://{run_dir}/metadata.sock"
+    """Find the inner doors as a broker of another host does: by the metadata process, and what it tells."""
+    metadata = running.ready()["join"]
     documents = _documents(metadata)
     peers = documents["session/broker-1"]["peer_endpoints"][0]
     host = documents["session/host"]["endpoints"][0]
     pids = {"peers": running.broker_pid(1), "metadata": running.ready()["metadata"]["pid"], "host": running.pid}
-    return Doors(peers, metadata, host, pids)
+    return Doors(f"tcp://{running.bootstrap_servers[0]}", peers, metadata, host, {"clients": pids["peers"], **pids})
 
 
 def traffic_at(door: str, doors: Doors, running: RunningCluster) -> list[list[bytes]]:
     """Return the messages of a sound conversation at a door."""
+    if door == "clients":
+        return real_traffic(running.bootstrap_servers) + handmade()
     with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
         if VICTIM not in admin.list_topics():
             admin.create_topics({VICTIM: {"num_partitions": 2}})
@@ -128,22 +131,24 @@ def _between_brokers(talk: Conversation, documents: dict) -> None:
 def _of_a_broker_with_the_store(talk: Conversation, documents: dict) -> None:
     """A broker's life as ``actors/metadata/client.py`` leads it, and a controller's commits under the true epoch."""
     epoch = documents["lease"]["controller_epoch"]
+    life = next(_lives)
+    name, broker_id = f"{INTRUDER}-{life}", INTRUDER_ID + life
     document = {
         "kind": "broker",
-        "broker_id": INTRUDER_ID,
+        "broker_id": broker_id,
         "endpoints": ["tcp://127.0.0.1:1"],
         "peer_endpoints": ["tcp://127.0.0.1:1"],
         "machine": machine_identity(),
     }
-    ours = {"name": INTRUDER, "incarnation": "i1"}
+    ours = {"name": name, "incarnation": "i1"}
     session = talk.ask(m.OpenSessionRequest(**ours, timeout_ms=600_000, document=document), m.SessionReply)
     assert not session.error, session
     talk.ask(m.HeartbeatRequest(**ours), m.SessionReply)
     assert talk.ask(m.CampaignRequest(**ours), m.LeaseReply).error, "the lease is held by the broker"
-    talk.ask(m.RenewRequest(name=INTRUDER, controller_epoch=epoch), m.LeaseReply)
-    talk.ask(m.ResignRequest(name=INTRUDER, controller_epoch=epoch), m.LeaseReply)
+    talk.ask(m.RenewRequest(name=name, controller_epoch=epoch), m.LeaseReply)
+    talk.ask(m.ResignRequest(name=name, controller_epoch=epoch), m.LeaseReply)
     topic = {"name": "invented", "partitions": 1, "configs": {"flush": "os"}}
-    partition = {"replicas": [INTRUDER_ID], "isr": [INTRUDER_ID], "leader": -1}
+    partition = {"replicas": [broker_id], "isr": [broker_id], "leader": -1}
     puts = [
         m.Put(key=f"topic/{INVENTED}", value=topic, if_version=0),
         m.Put(key=f"partition/{INVENTED}/0", value=partition, if_version=0),
@@ -157,6 +162,6 @@ def _of_a_broker_with_the_store(talk: Conversation, documents: dict) -> None:
     talk.ask(msgspec.structs.replace(watch, after_version=1 << 40), m.Reply)
     talk.ask(m.AllocateProducerIdsRequest(count=10), m.AllocateProducerIdsReply)
     talk.ask(m.EndSessionRequest(**ours, reason="it goes"), m.SessionReply)
-    talk.ask(m.OpenSessionRequest(name=INTRUDER, incarnation="i2", document=document), m.SessionReply)
+    talk.ask(m.OpenSessionRequest(name=name, incarnation="i2", document=document), m.SessionReply)
     talk.ask(m.DescribeTreeRequest(), m.DescribeTreeReply)
     talk.ask(m.KillRequest(address="nowhere"), m.KillReply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
 import statistics
 import threading
@@ -27,7 +28,9 @@ from .mutation import mutated
 
 SETTINGS = """
 log_level = "warning"
+metadata_listen = "tcp://127.0.0.1:0"
 [limits]
+request_bytes = 4_194_304
 topics = 24
 partitions = 48
 partitions_per_topic = 8
@@ -46,12 +49,16 @@ NOT_ZMTP = {
 }
 
 
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
+READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+
+
 @contextmanager
-def fuzzed_cluster(directory: Path) -> Iterator[RunningCluster]:
+def fuzzed_cluster(directory: Path, settings: str = SETTINGS) -> Iterator[RunningCluster]:
     """Run one broker with bounds on what mutations may create, and a topic that nobody but the healthy client knows."""
-    settings = directory / "cluster.toml"
-    settings.write_text(SETTINGS)
-    with cluster(brokers=1, directory=directory, options=("--config", str(settings))) as running:
+    file = directory / "cluster.toml"
+    file.write_text(settings)
+    with cluster(brokers=1, directory=directory, options=("--config", str(file))) as running:
         with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
             admin.create_topics({HEALTHY: {"num_partitions": 1}})
         yield running
@@ -106,23 +113,60 @@ def stream_to(endpoint: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=10)
 
 
+def zmtp_stream_to(endpoint: str) -> socket.socket:
+    """Return a bare connection that has shaken hands: what is sent from now on are messages."""
+    stream = stream_to(endpoint)
+    stream.sendall(GREETING + READY)
+    said = b""
+    while b"READY" not in said:  # what comes before the handshake's end is no message
+        received = stream.recv(4_096)
+        assert received, "the connection ended during the handshake"
+        said += received
+    return stream
+
+
+def is_ended(stream: socket.socket, within_s: float = 30) -> bool:
+    """Say whether the other side ends a connection in time."""
+    until = time.monotonic() + within_s
+    try:
+        while (left := until - time.monotonic()) > 0:
+            stream.settimeout(left)
+            if not stream.recv(4_096):
+                return True
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return False
+
+
 def shown_out(endpoint: str, data: bytes, count: int = 20) -> None:
     """Say ``data`` on some connections and wait until each is ended by the other side."""
     streams = [stream_to(endpoint) for _ in range(count)]
     try:
         for stream in streams:
             stream.sendall(data)
-        until = time.monotonic() + 30
         for stream in streams:
-            stream.settimeout(max(0.1, until - time.monotonic()))
-            try:
-                while stream.recv(4_096):
-                    pass
-            except ConnectionError:
-                pass
+            assert is_ended(stream)
     finally:
         for stream in streams:
             stream.close()
+
+
+@contextmanager
+def many_streams(endpoint: str, count: int) -> Iterator[list[socket.socket]]:
+    """Open connections that never say anything."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 1_000)), hard))
+    streams: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            streams.append(stream_to(endpoint))
+        yield streams
+    finally:
+        for stream in streams:
+            stream.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def undisturbed(before: list[float], during: list[float]) -> bool:

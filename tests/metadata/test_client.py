@@ -4,7 +4,6 @@ import pytest
 
 from callboard.actors.controller.image import ClusterImage
 from callboard.actors.metadata.client import (
-    PRODUCER_IDS_BLOCK,
     Campaign,
     Commit,
     Committed,
@@ -19,6 +18,7 @@ from callboard.actors.metadata.client import (
     Subscribe,
     Unknown,
 )
+from callboard.actors.metadata.producer_ids import PRODUCER_IDS_BLOCK
 from callboard.config import BrokerSettings
 from callboard.errors import ErrorCode
 from callboard.testing.metadata_cluster import ENDPOINT, MetadataCluster
@@ -200,12 +200,30 @@ def test_cut_off_for_less_than_the_timeout_it_is_the_same_life(cluster, broker):
     assert broker.probe.all_of(SessionLost) == []
 
 
-def test_a_lost_answer_to_a_watch_costs_time_and_no_change(cluster, broker):
+def test_a_lost_answer_to_a_watch_costs_two_heartbeats_at_most(cluster, broker, caplog):
     cluster.network.drop_next(lambda message: isinstance(message, m.StoreDeltaReply), 2)
     cluster.create_topic("a")
-    cluster.advance(40_000)
+    cluster.advance(2 * BrokerSettings().heartbeat_ms)
 
     assert all(one.image.topic_named("a") for one in cluster.brokers.values())
+    assert "metadata.watch_lost" in caplog.text
+
+
+def test_a_lost_watch_costs_two_heartbeats_at_most(cluster, broker):
+    cluster.network.drop_next(lambda message: isinstance(message, m.StoreWatchRequest), 2)
+    cluster.create_topic("a")
+    cluster.create_topic("b")
+    cluster.advance(2 * BrokerSettings().heartbeat_ms)
+
+    assert all(one.image.topic_named("b") for one in cluster.brokers.values())
+
+
+def test_who_is_not_behind_watches_once_however_much_changes(cluster, broker, caplog):
+    for number in range(20):
+        cluster.create_topic(f"t{number}")
+        cluster.advance(100)
+
+    assert "metadata.watch_lost" not in caplog.text
 
 
 def test_a_gap_brings_the_whole_picture(cluster, broker, monkeypatch):  # B29
@@ -270,7 +288,7 @@ def test_a_restarted_broker_begins_a_new_block(cluster, broker):
 
 
 def test_too_many_that_wait_for_producer_ids_are_refused(cluster, broker, monkeypatch):
-    monkeypatch.setattr("callboard.actors.metadata.client.PRODUCER_IDS_WAITING_MAX", 2)
+    monkeypatch.setattr("callboard.actors.metadata.producer_ids.PRODUCER_IDS_WAITING_MAX", 2)
 
     replies = ids(cluster, broker, 3)
 

@@ -151,6 +151,19 @@ def test_a_divergence_that_cuts_nothing_is_a_problem_and_not_a_busy_loop():
 # -- beginning anew ------------------------------------------------------------------------------------
 
 
+def test_a_gap_in_the_leaders_log_is_not_stepped_over_and_asked_about_seldom():
+    """An operator's repair with --skip has left it: what is missing there was acknowledged once."""
+    follower = a_follower()
+
+    first = follower.on_fetched(a_reply(), [stored(20)], 0, 10)
+    again = follower.on_fetched(a_reply(), [stored(20)], 0, 10)
+
+    assert first == [FetchNext(10, 4, RETRY_MS)], "it may be an answer that came late"
+    assert again == [FetchNext(10, 4, TROUBLE_RETRY_MS)]
+    assert "sent offset 20, this log ends at 10" in follower.problem
+    assert "repair" in follower.problem
+
+
 def test_b36_a_follower_below_the_leaders_log_start_begins_anew_there():
     follower = a_follower()
     refused = a_reply(error=ErrorCode.OFFSET_OUT_OF_RANGE, log_start_offset=50)

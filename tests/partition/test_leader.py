@@ -287,6 +287,16 @@ def test_a_deposed_leader_acknowledges_nothing_and_sends_everybody_to_the_next()
     assert {(reply.leader, reply.leader_epoch) for reply in refused} == {(2, 6)}
 
 
+def test_who_is_refused_by_a_deposed_leader_is_told_where_its_records_stand_that_may_be_kept():  # B15
+    leader = a_leader()
+    produce(leader, a_batch(2), acks=-1)
+    leader.on_appended(12, 0)
+    produce(leader, a_batch(3), acks=-1)
+    leader.on_appended(15, 0)
+
+    assert [reply.base_offset for reply in replies(leader.on_deposed(2, 6))] == [10, 12]
+
+
 def test_the_high_watermark_never_goes_back():
     leader = a_leader()
     produce(leader, a_batch(2))

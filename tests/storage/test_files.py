@@ -172,7 +172,7 @@ def test_power_loss_keeps_what_was_synced_and_any_part_of_the_rest():
     assert disk.kill().read_bytes("/data/a") == b"s" * 3_000 + b"u" * 6_000
 
 
-def test_an_entry_is_lost_unless_its_directory_was_synced():
+def test_an_entry_is_lost_unless_its_directory_was_synced():  # B32
     disk = a_disk()
     file = disk.open("/data/a", create=True)
     file.append([b"x"])
@@ -183,7 +183,7 @@ def test_an_entry_is_lost_unless_its_directory_was_synced():
     assert {image.exists("/data/a") for image in images(disk)} == {True}
 
 
-def test_a_rename_happens_or_not_and_both_names_are_never_gone():
+def test_a_rename_happens_or_not_and_both_names_are_never_gone():  # B32
     disk = a_disk()
     disk.write_atomic("/data/a", b"old")
     disk.write_bytes("/data/b", b"new")

@@ -41,7 +41,7 @@ def test_a_producer_that_is_not_idempotent_is_never_questioned():
     assert (states.check(header(-1, pid=-1)), len(states)) == (FRESH, 0)
 
 
-def test_an_unknown_producer_begins_at_zero():
+def test_an_unknown_producer_begins_at_zero():  # B16
     assert ProducerStates().check(header(0)) is FRESH
     assert code(ProducerStates().check(header(3))) is ErrorCode.UNKNOWN_PRODUCER_ID
     assert code(ProducerStates().check(header(-1))) is ErrorCode.INVALID_RECORD
@@ -93,7 +93,7 @@ def test_sequences_wrap():
     assert code(states.check(header(1))) is ErrorCode.DUPLICATE_SEQUENCE_NUMBER
 
 
-def test_an_idle_producer_is_forgotten_when_nothing_of_it_is_left():
+def test_an_idle_producer_is_forgotten_when_nothing_of_it_is_left():  # B16
     states = written((0, 3), (3, 2))
 
     states.expire(now_ms=999, log_start_offset=5)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,23 @@ def opened_again(events, name):
 
 
 # -- using it ------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_was_away_when_the_administrator_came_is_asked_when_it_is_back(running):
+    def wait_for_brokers(expected):
+        until = time.monotonic() + 60
+        while {broker.id for broker in admin.describe_cluster().brokers} != expected:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    with running.admin() as admin:
+        running.kill_broker(3, for_s=1.0)
+        wait_for_brokers({1, 2})
+        assert set(admin.describe_replicas()) == {1, 2}
+
+        wait_for_brokers({1, 2, 3})
+
+        assert set(admin.describe_replicas()) == {1, 2, 3}
 
 
 def test_records_go_in_and_come_out(running, topic_name):
