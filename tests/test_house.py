@@ -258,7 +258,9 @@ def test_every_link_in_a_document_leads_somewhere(document: str):
     assert [link for link in relative if not ((ROOT / document).parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guarantees.md", "docs/operations.md", "docs/partitions.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/guarantees.md", "docs/groups.md", "docs/operations.md", "docs/partitions.md"]
+)
 def test_every_file_that_a_document_names_exists(document: str):
     named = set(
         re.findall(

@@ -32,7 +32,8 @@ def test_the_python_of_the_readme_runs(bootstrap_servers):
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "acknowledged: partition" in ended.stdout
-    assert ended.stdout.endswith("101 records\n")
+    assert "\n101 records\n" in ended.stdout
+    assert "state: joined" in ended.stdout
 
 
 def test_the_commands_of_the_readme_run(shared_cluster, bootstrap_servers, tmp_path):
