@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Annotated, get_args, get_origin
 
@@ -242,10 +243,8 @@ def test_no_request_ends_a_coordinator(seed):
 
     for _ in range(300):
         fields = strange_fields(chance, chance.choice(kinds))
-        try:
+        with contextlib.suppress(CallboardError):  # refused before it was sent, or without an answer in time
             grouped.ask(fields, 1)
-        except CallboardError:
-            pass  # refused before it was sent, or without an answer in time
 
     assert grouped.actor() is actor
     assert actor.state == "running"
