@@ -12,6 +12,7 @@ from callboard.config import TopicConfig
 from callboard.errors import StorageCorruption
 from callboard.storage.batch import decode_batch
 from callboard.storage.compaction import BYTES_PER_KEY, Terms
+from callboard.storage.directory import make_directory
 from callboard.storage.inspection import LogView, repair
 from callboard.storage.producers import Duplicate
 from callboard.storage.swapping import complete_swaps
@@ -475,7 +476,7 @@ def test_a_repair_finishes_an_exchange_first():
 
 def test_what_is_replaced_is_removed_with_its_indexes_and_nothing_else_is():
     disk = SimDisk()
-    disk.make_dir(DIRECTORY)
+    make_directory(disk, DIRECTORY)
     names = [f"{base:020d}{suffix}" for base in (0, 10, 20) for suffix in (".log", ".index")]
     names += [f"{0:020d}-{20:020d}.swap", f"{20:020d}.cleaned", "checkpoint"]
     for name in names:
