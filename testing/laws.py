@@ -11,6 +11,8 @@ leader that committed it had it. Nothing in the cluster knows it; that is why it
 | offsets-in-order | log start <= high watermark <= log end, durable <= log end |
 | high-watermark-never-falls | … within one leader's epoch |
 | committed-is-held | all of the maximal ISR hold what lies below the high watermark (on disk, with flush=ack) |
+| one-lineage | … and what they hold there is what the leader holds there |
+| isr-is-stored | whom a leader waits for includes whoever the store has in the ISR, in its epoch |
 | enough-in-sync | the high watermark moves only while the ISR has min_insync_replicas members |
 | commit-agreement | what is committed at an offset is never committed as something else |
 | leader-completeness | a leader has all that was committed before its epoch |
@@ -19,6 +21,8 @@ leader that committed it had it. Nothing in the cluster knows it; that is why it
 | quorum | ISR and ELR are replicas, without overlap; the ISR is not empty; a leader is in it |
 | acked-is-committed | what was acknowledged to acks=all is committed |
 | no-deposed-ack | … and is held by every leader of a later epoch that has begun |
+| no-deposed-commit | what a leader commits after its time is held by every leader of a later epoch that has begun |
+| one-controller | the store takes a controller's word under the epoch of the lease as it is held, only |
 """
 
 from __future__ import annotations
@@ -98,6 +102,10 @@ class Laws:
         self._live.get(key, set()).discard(broker)
         self._ghost(key).matched.pop(broker, None)
 
+    def live_views(self, key: PartitionKey) -> list[ReplicaView]:
+        """Return the replicas of a partition that are open, by broker."""
+        return [self.views[key, broker] for broker in sorted(self._live.get(key, set()))]
+
     def on_broker_down(self, broker: int) -> None:
         for key in self._live:
             self.on_replica_down(key, broker)
@@ -117,6 +125,13 @@ class Laws:
                     raise LawBroken("monotone-epochs", f"{key}: {name} {was}, then {now}")
         for broker in self._live.get(key, set()):
             self._candidate_completeness(self.views[key, broker])
+
+    def on_controller_commit(self, epoch: int, lease_epoch: int, is_held: bool) -> None:
+        """The store has taken a transaction in the name of the controller of ``epoch``."""
+        self.checks += 1
+        if epoch != lease_epoch or not is_held:
+            detail = f"epoch {epoch} has written while the lease was of epoch {lease_epoch}"
+            raise LawBroken("one-controller", detail if is_held else f"{detail} and vacant")
 
     def on_controller_epoch(self, epoch: int) -> None:
         if epoch < self.controller_epoch:
@@ -156,25 +171,47 @@ class Laws:
         ghost = self._ghost(view.key)
         if view.high_watermark <= ghost.end_offset and is_first:
             return  # what an earlier leader had committed
-        self._committed_is_held(view)
+        self._no_deposed_commit(view)
+        self._isr_is_stored(view)
+        self._committed_is_held(view, ghost.end_offset)
         if len(view.isr) < view.min_insync_replicas and view.high_watermark > ghost.end_offset:
             detail = f"{_name(view)}: to {view.high_watermark} with {sorted(view.isr)} in sync"
             raise LawBroken("enough-in-sync", detail)
         self._commit_agreement(view, ghost)
         for other in self._live.get(view.key, set()):
             self._candidate_completeness(self.views[view.key, other])
-            if self.views[view.key, other].is_leader and self.views[view.key, other].epoch > view.epoch:
-                self._leader_completeness(self.views[view.key, other])
 
-    def _committed_is_held(self, view: ReplicaView) -> None:
+    def _no_deposed_commit(self, view: ReplicaView) -> None:
+        """Leaders of later epochs have begun: what is committed now must stand in their logs."""
+        for later in self.live_views(view.key):
+            if not later.is_leader or later.epoch <= view.epoch:
+                continue
+            start = max(view.log_start_offset, later.log_start_offset)
+            if differing := _differing(view.marks, later.marks, start, view.high_watermark):
+                detail = f"{_name(view)}: commits {differing} in epoch {view.epoch}"
+                raise LawBroken("no-deposed-commit", f"{detail}, broker {later.broker} leads in {later.epoch} without")
+
+    def _isr_is_stored(self, view: ReplicaView) -> None:
+        document = self.documents.get(view.key)
+        if document is None or document.leader_epoch != view.epoch:
+            return
+        if missing := sorted(set(document.isr) - view.isr):
+            detail = f"{_name(view)}: to {view.high_watermark} on the word of {sorted(view.isr)}"
+            raise LawBroken("isr-is-stored", f"{detail}, stored in the ISR are {missing}, too")
+
+    def _committed_is_held(self, view: ReplicaView, from_offset: int) -> None:
         for member in sorted(view.isr):
             other = self.views.get((view.key, member))
             held = -1
             if other is not None:
                 held = self._durable[view.key, member] if view.flush == "ack" else other.log_end_offset
-            if held < view.high_watermark:
+            if other is None or held < view.high_watermark:
                 detail = f"{_name(view)}: high watermark {view.high_watermark}, broker {member} holds {held}"
                 raise LawBroken("committed-is-held", detail)
+            start = max(from_offset, view.log_start_offset, other.log_start_offset)
+            if differing := _differing(view.marks, other.marks, start, view.high_watermark):
+                detail = f"{_name(view)}: high watermark {view.high_watermark}, broker {member} has not {differing}"
+                raise LawBroken("one-lineage", detail)
 
     def _commit_agreement(self, view: ReplicaView, ghost: Ghost) -> None:
         """Extend the ghost by what this leader has committed; what overlaps must be the same."""
@@ -268,6 +305,19 @@ def same_logs(views: Iterable[ReplicaView]) -> dict[PartitionKey, dict[int, list
 def _may_hold_less(before: ReplicaView, after: ReplicaView) -> bool:
     is_same_log = before.life == after.life and before.cuts == after.cuts
     return not is_same_log or after.log_end_offset < before.log_end_offset
+
+
+def _differing(marks: list[BatchMark], others: list[BatchMark], start: int, end: int) -> BatchMark | None:
+    """Return the first batch within [start, end) that does not stand in the other log as well."""
+    at, there = _first_at(marks, start), _first_at(others, start)
+    for place in range(at, len(marks)):
+        mark = marks[place]
+        if mark.next_offset > end:
+            return None
+        if there >= len(others) or others[there] != mark:
+            return mark
+        there += 1
+    return None
 
 
 def _first_at(marks: list[BatchMark], base_offset: int) -> int:

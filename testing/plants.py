@@ -18,7 +18,8 @@ from typing import Any
 from ..actors.partition.events import Truncate
 from ..actors.partition.follower import AFTER_THAT
 from ..model import Offset
-from .simulation import Outcome, Profile, run_seed
+from .profiles import PROFILES, Profile
+from .simulation import Outcome, run_seed
 
 Replace = Callable[[Any], Any]  # the function as it is -> the function with the bug
 

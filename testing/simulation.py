@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..actors.controller.controller import Controller
 from ..actors.metadata.documents import PartitionDocument
 from ..actors.partition.replica import Replica
 from ..client.config import ConsumerConfig, ProducerConfig
@@ -28,14 +29,16 @@ from ..config import BrokerSettings, ClusterConfig
 from ..errors import CallboardError
 from ..model import PartitionKey, TopicId, TopicPartition
 from ..transport.messages import CreateTopicsRequest, NewTopic, ProduceReply
+from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
 from .machine import ProcessLoop
-from .nemesis import KINDS, LOSSY, Fault, Host, Nemesis, schedule
+from .nemesis import Fault, Host, Nemesis, schedule
 from .network import LinkQuality, SimNetwork
-from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of
+from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of, controller_of
+from .profiles import ORDERED_ERRORS, PROFILES, Profile
 from .recording import Recorder
 from .simulated import METADATA, METADATA_ENDPOINT, SimulatedCluster, SimulatedProcess
 from .transport import LoopbackServer
@@ -46,50 +49,6 @@ LOOK_MS = 20
 FINAL = "final"
 KIB = 1 << 10
 FAILURES_SHOWN = 8  # of one run
-ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
-    ("store-refuses", "simulated: the write failed"),
-    ("store-forgets", "simulated: the write failed"),
-    ("full-disk", "log.full"),
-    ("full-disk", "No space left on device"),
-    ("sync-error", "Input/output error"),
-    ("sync-error", "directory.offline"),
-    ("sync-error", "partition.offline"),
-    ("slow-disk", "disk.slow"),
-    ("pause", "disk.slow"),  # a sync that was under way meanwhile
-)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What kind of cluster, load and faults. ``name`` and a seed make a run."""
-
-    name: str = "default"
-    brokers: int = 3
-    partitions: int = 2
-    replication_factor: int = 3
-    min_insync_replicas: int = 0  # 0: as the cluster chooses
-    flush: str = "ack"
-    producers: int = 2
-    consumers: int = 1
-    safety_ms: float = 2_000.0
-    kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
-
-
-PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        Profile(),
-        Profile("single", replication_factor=1),
-        Profile("calm", kinds={}),
-        Profile("deaths", kinds={name: KINDS[name] for name in ("kill", "kill-metadata", "power", "fail-actor")}),
-        Profile("links", kinds={name: KINDS[name] for name in ("cut", "cut-one-way", "isolate", "clog", "flaky")}),
-        Profile("lossy", kinds=LOSSY),
-        Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
-    )
-}
-
-
-USUAL_PROFILES = tuple(name for name in PROFILES if name != "lossy")  # see LOSSY
 
 
 @dataclass
@@ -182,6 +141,7 @@ class Simulation:
                 span_ms=profile.safety_ms,
                 kinds=profile.kinds,
                 replication_factor=profile.replication_factor,
+                partitions=profile.partitions,
             )
         self.faults = list(faults)
         self.host = Host(self.cluster, self._client("host"))
@@ -189,6 +149,14 @@ class Simulation:
         self.nemesis = Nemesis(
             self.cluster, self.network, self.host, self.clients, self.recorder, kill_client=self._kill_client
         )
+        self.chases = Chases(
+            seed,
+            self.nemesis,
+            views_of=self.laws.live_views,
+            document_of=self.laws.documents.get,
+            controller_of=lambda: controller_of(self.cluster.kept),
+        )
+        self.nemesis.begin_chase = self.chases.begin
         self.nemesis.sync_ms = self.chance.choice((0.0, 2.0, 15.0))
         delay_ms = self.chance.choice((0.1, 0.1, 1.0, 8.0))
         self.network.normal = self.network.quality = LinkQuality(delay_ms=delay_ms, jitter_ms=delay_ms)
@@ -293,6 +261,7 @@ class Simulation:
             "checkpoint_ms": chance.choice((50, 500, 5_000)),
             "retention_check_ms": chance.choice((100, 60_000)),
             "storage_min_free_bytes": 0,
+            **self.profile.settings,
         }
         return ClusterConfig(brokers=self.profile.brokers, data_dir="/data", broker=BrokerSettings(**settings))
 
@@ -389,6 +358,8 @@ class Simulation:
             actor = getattr(callback, "__self__", None)
             if isinstance(actor, Replica):
                 self._look_at(process, actor)
+            elif isinstance(actor, Controller):
+                self.chases.on_controller(process, actor)
             elif name == METADATA and self.store.has_news(self.cluster.kept):
                 self._look_at_store()
 
@@ -400,9 +371,15 @@ class Simulation:
             self.laws.on_replica_down(actor.key, process.options.broker_id)
         elif view != self.laws.views.get((view.key, view.broker)):
             self.laws.on_replica(view)
+            self.chases.on_view(view)
 
     def _look_at_store(self) -> None:
-        self.laws.on_controller_epoch(controller_epoch_of(self.cluster.kept))
+        epoch = controller_epoch_of(self.cluster.kept)
+        self.laws.on_controller_epoch(epoch)
+        self.chases.on_lease(epoch)
+        commits, self.nemesis.commits[:] = list(self.nemesis.commits), []
+        for commit in commits:
+            self.laws.on_controller_commit(*commit)
         for key, document in self.store.changed(self.cluster.kept):
             self.laws.on_document(key, document)
 

@@ -9,7 +9,8 @@ import pytest
 from callboard.testing.nemesis import KINDS, schedule
 from callboard.testing.recording import read_lines
 from callboard.testing.simulate import main, regression_seeds
-from callboard.testing.simulation import PROFILES, run_seed
+from callboard.testing.profiles import PROFILES
+from callboard.testing.simulation import run_seed
 
 SEEDS_A_CHUNK = 10
 CHUNKS = {"default": 8, "deaths": 5, "links": 4, "pauses": 4, "single": 2, "calm": 1}
