@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
+
+from msgspec.structs import replace as with_fields
 
 from ..actors.partition.events import Truncate
 from ..actors.partition.follower import AFTER_THAT
 from ..model import Offset
+from ..storage.epochs import UNKNOWN_END, EpochEnd
 from .profiles import PROFILES, Profile
 from .simulation import Outcome, run_seed
 
@@ -145,9 +148,60 @@ def _forgets_producers(init: Any) -> Any:
     return begin_without_producers
 
 
+def _answers_about_one_epoch(_: Any) -> Any:
+    def end_of(self: Any, epoch: int, log_end_offset: int) -> Any:
+        """KIP-101: where the first epoch above the asked one begins, whether that one is known here or not."""
+        if epoch < 0 or epoch > self.latest:
+            return UNKNOWN_END
+        later = [start for known, start in self.entries if known > epoch]
+        return EpochEnd(epoch, later[0] if later else log_end_offset)
+
+    return end_of
+
+
+def _counts_before_it_looks(on_fetch: Any) -> Any:
+    def count(self: Any, fetch: Any, now_ms: int) -> Any:
+        follower = self.insync.followers.get(fetch.replica_id)
+        effects = []
+        if follower is not None:
+            end = self._appended_offset
+            held = min(fetch.fetch_offset, end), min(fetch.durable_offset, end)
+            self.insync.on_position(follower, fetch.replica_incarnation, *held, end, now_ms, fetch.log_start_offset)
+            effects = self._after_followers(now_ms)
+        return effects + on_fetch(self, fetch, now_ms)
+
+    return count
+
+
+def _compares_no_life(problem_with_set: Any) -> Any:
+    def problem(image: Any, entry: Any, partition: Any) -> Any:
+        isr = [with_fields(one, incarnation=image.incarnation_of(one.broker_id)) for one in entry.isr]
+        return problem_with_set(image, with_fields(entry, isr=isr), partition)
+
+    return problem
+
+
+def _compares_no_controller_epoch(compare: Any) -> Any:
+    return lambda self, transaction: compare(self, replace(transaction, controller_epoch=None))
+
+
 def _trusts_any_session(_: Any) -> Any:
     return lambda self: self._image.sessions.get(self._broker_address)
 
+
+WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
+JOINERS = replace(
+    PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
+)
+ALONE = replace(PROFILES["chases"], name="alone", kinds={"pause": 2.0, "isolate": 1.0}, min_insync_replicas=1)
+ZOMBIES = replace(
+    PROFILES["chases"],
+    name="zombies",
+    brokers=5,
+    partitions=4,
+    kinds={"lag": 2.0, "kill": 1.0, "chase-controller": 2.0},
+    safety_ms=4_000.0,
+)
 
 BEGIN = ("actors.partition.follower:Follower.begin", _cuts_to_the_high_watermark)
 LOST = frozenset(
@@ -160,15 +214,29 @@ plant(
     "… and nobody compares the lineages of two logs",
     BEGIN,
     ("storage.epochs:EpochHistory.divergence", _finds_no_divergence),
-    finds=LOST,
+    profile=WORST_OF_TIMES,
+    finds=frozenset({"one-lineage", "log-matching"}),
+)
+plant(
+    "B3",
+    "a leader says where an epoch ends that it does not know, and nobody asks again",
+    ("storage.epochs:EpochHistory.end_offset_for", _answers_about_one_epoch),
+    profile=WORST_OF_TIMES,
+    finds=frozenset({"one-lineage", "log-matching"}),
+)
+plant(
+    "B4",
+    "a leader counts what a follower says before it looks at its epoch and its lineage",
+    ("actors.partition.leader:Leader._on_follower_fetch", _counts_before_it_looks),
+    profile=WORST_OF_TIMES,
+    finds=frozenset({"one-lineage"}),
 )
 plant(
     "B6",
-    "a leader takes laggards out of its in-sync set by itself, and acknowledges alone",
+    "a leader takes laggards out of its in-sync set by itself, and so acknowledges alone when it was deposed",
     ("actors.partition.insync:InSync.propose", _shrinks_by_itself),
-    ("actors.partition.leader:Leader.__init__", _needs_nobody_in_sync),
-    ("actors.partition.leader:Leader.on_isr", _ignores_the_minimum),
-    finds=LOST | {"enough-in-sync", "no-deposed-ack"},
+    profile=ALONE,
+    finds=frozenset({"no-deposed-commit", "no-deposed-ack"}),
 )
 plant(
     "B7",
@@ -181,7 +249,15 @@ plant(
     "B9",
     "a member whose addition is proposed is not counted before it is known to be committed",
     ("actors.partition.insync:InSync.maximal", _forgets_what_it_proposed),
-    finds=LOST,
+    profile=JOINERS,
+    finds=frozenset({"isr-is-stored"}),
+)
+plant(
+    "B26",
+    "the store takes the word of a controller that was deposed while it was paused",
+    ("storage.metadata_store:DocumentStore._compare", _compares_no_controller_epoch),
+    profile=ZOMBIES,
+    finds=frozenset({"one-controller"}),
 )
 plant(
     "B14",
