@@ -85,6 +85,7 @@ CHASES: dict[str, float] = {
     "chase-joiner": 2.0,
     "chase-controller": 1.0,
     "lag": 3.0,  # one broker is far from the others, near to clients and metadata; amount: ms
+    "estrange": 1.0,  # one broker is cut from the others and from metadata, for longer than its session; clients reach it
 }
 PAUSE_MS_MAX = 3_000.0  # of a controller that waits for its successor
 CHASED_HOW = {
@@ -149,6 +150,8 @@ def _fault(
     elif kind in CHASED_HOW:
         target, other = f"partition-{chance.randrange(partitions)}", chance.choice(CHASED_HOW[kind])
         amount, for_ms = float(chance.choice((1, 2, 2, 3))), max(for_ms, 0.3 * span_ms)
+    elif kind == "estrange":
+        for_ms = 1_600 + 1_500 * chance.random()
     elif kind == "lag":
         amount, for_ms = chance.choice((10.0, 40.0, 150.0)), max(for_ms, 0.3 * span_ms)
     elif kind == "slow-disk":
@@ -287,6 +290,7 @@ class Nemesis:
             "sync-error": self._sync_error,
             "kill-client": lambda fault: self._kill_client(fault.target),
             "lag": self._lag,
+            "estrange": lambda fault: self.cut_from_servers(fault.target, fault.for_ms),
             **dict.fromkeys(CHASED_HOW, lambda fault: self.begin_chase(fault)),
         }
 

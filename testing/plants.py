@@ -116,8 +116,8 @@ def _finds_no_divergence(_: Any) -> Any:
 
 
 def _shrinks_by_itself(propose: Any) -> Any:
-    def shrink(self: Any, leader_end_offset: int, needed_offset: int, now_ms: int) -> Any:
-        proposal = propose(self, leader_end_offset, needed_offset, now_ms)
+    def shrink(self: Any, *args: Any) -> Any:
+        proposal = propose(self, *args)
         if proposal is not None and len(proposal.isr) < len(self.isr):
             self.isr = frozenset(member.broker_id for member in proposal.isr)
         return proposal
@@ -193,7 +193,9 @@ WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "c
 JOINERS = replace(
     PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
 )
-ALONE = replace(PROFILES["chases"], name="alone", kinds={"pause": 2.0, "isolate": 1.0}, min_insync_replicas=1)
+ALONE = Profile(
+    "alone", kinds={"estrange": 1.0}, min_insync_replicas=1, safety_ms=4_000.0, settings={"replica_lag_ms": 2_000}
+)
 ZOMBIES = replace(
     PROFILES["chases"],
     name="zombies",
