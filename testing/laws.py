@@ -33,6 +33,7 @@ from itertools import islice
 from ..actors.metadata.documents import NO_LEADER, PartitionDocument
 from ..errors import InvariantViolated
 from ..model import PartitionKey
+from .losses import Losses
 from .observing import BatchMark, ReplicaView
 
 
@@ -55,6 +56,12 @@ class Ghost:
     def end_offset(self) -> int:
         return self.marks[-1].next_offset if self.marks else 0
 
+    def give_up(self, first: BatchMark) -> None:
+        """That batch and all behind it are lost, and nobody may be blamed."""
+        place = self.marks.index(first)
+        del self.marks[place:]
+        self.matched = {broker: min(known, place) for broker, known in self.matched.items()}
+
 
 class Laws:
     """Checks every law on what it is shown, and remembers what it needs for that.
@@ -63,9 +70,9 @@ class Laws:
         LawBroken: from every method.
     """
 
-    def __init__(self, *, may_lose_unsynced: bool = False) -> None:
-        self.may_lose_unsynced = may_lose_unsynced  # flush=os and power loss: documented to lose
+    def __init__(self) -> None:
         self.checks = 0
+        self.losses = Losses()
         self.views: dict[tuple[PartitionKey, int], ReplicaView] = {}  # the last of each replica, dead or alive
         self.ghosts: dict[PartitionKey, Ghost] = {}
         self.documents: dict[PartitionKey, PartitionDocument] = {}
@@ -106,7 +113,10 @@ class Laws:
         """Return the replicas of a partition that are open, by broker."""
         return [self.views[key, broker] for broker in sorted(self._live.get(key, set()))]
 
-    def on_broker_down(self, broker: int) -> None:
+    def on_broker_down(self, broker: int, *, power_lost_in: str = "") -> None:
+        """Its process has died. ``power_lost_in``: its life, if its machine has lost power."""
+        if power_lost_in and any(view.flush == "os" for (_, one), view in self.views.items() if one == broker):
+            self.losses.on_power_loss(broker, power_lost_in)
         for key in self._live:
             self.on_replica_down(key, broker)
 
@@ -118,6 +128,7 @@ class Laws:
             return
         self.documents[key] = document
         quorum(key, document)
+        self.losses.on_document(key, before, document)
         if before is not None:
             for name in ("leader_epoch", "partition_epoch"):
                 was, now = getattr(before, name), getattr(document, name)
@@ -141,6 +152,8 @@ class Laws:
     def on_ack(self, broker: int, key: PartitionKey, epoch: int, base_offset: int) -> None:
         """A broker acknowledges an ``acks=all`` batch."""
         self.checks += 1
+        if epoch < self.losses.epoch_of(key):
+            return  # on its way since before a loss
         ghost = self._ghost(key)
         where = f"{key}: broker {broker} in epoch {epoch} acknowledges offset {base_offset}"
         mark = next((one for one in reversed(ghost.marks) if one.base_offset <= base_offset < one.next_offset), None)
@@ -171,6 +184,8 @@ class Laws:
         ghost = self._ghost(view.key)
         if view.high_watermark <= ghost.end_offset and is_first:
             return  # what an earlier leader had committed
+        if view.epoch < self.losses.epoch_of(view.key):
+            return  # by somebody who was given up
         self._no_deposed_commit(view)
         self._isr_is_stored(view)
         self._committed_is_held(view, ghost.end_offset)
@@ -201,6 +216,8 @@ class Laws:
 
     def _committed_is_held(self, view: ReplicaView, from_offset: int) -> None:
         for member in sorted(view.isr):
+            if self.losses.is_unsure(view.key, member):
+                continue  # it did hold it
             other = self.views.get((view.key, member))
             held = -1
             if other is not None:
@@ -227,7 +244,12 @@ class Laws:
                 raise LawBroken("commit-agreement", f"{_name(view)}: {mark}, committed was {ghost.marks[-1]}")
 
     def _leader_completeness(self, view: ReplicaView) -> None:
-        if missing := self._missing(view):
+        missing, ghost = self._missing(view), self._ghost(view.key)
+        lost = None if missing is None else (missing.base_offset, ghost.end_offset)
+        if self.losses.on_leads(view.key, view.epoch, view.broker, view.life, lost):
+            if missing is not None:
+                ghost.give_up(missing)
+        else:
             detail = f"{_name(view)}: leads in epoch {view.epoch}, its log ends at {view.log_end_offset}"
             raise LawBroken("leader-completeness", f"{detail} and lacks {missing}")
 
@@ -236,6 +258,8 @@ class Laws:
     def _candidate_completeness(self, view: ReplicaView) -> None:
         document = self.documents.get(view.key)
         if document is None or view.broker not in (*document.isr, *document.elr):
+            return
+        if self.losses.is_unsure(view.key, view.broker):
             return
         if missing := self._missing(view):
             detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, log end {view.log_end_offset}"
@@ -246,13 +270,14 @@ class Laws:
             raise LawBroken("candidate-completeness", f"{detail}, committed below {committed}")
 
     def _log_matching(self, view: ReplicaView) -> None:
+        document = self.documents.get(view.key)
+        if document is not None and view.broker not in document.isr and self.losses.epoch_of(view.key) >= 0:
+            return  # it may not have heard of the loss
         if missing := self._missing(view, up_to_offset=min(view.high_watermark, view.log_end_offset)):
             raise LawBroken("log-matching", f"{_name(view)}: below {view.high_watermark} it lacks {missing}")
 
     def _missing(self, view: ReplicaView, up_to_offset: int | None = None) -> BatchMark | None:
         """Return the first committed batch that a replica does not have; None: it has all."""
-        if self.may_lose_unsynced:
-            return None
         ghost = self._ghost(view.key)
         known = ghost.matched.get(view.broker, 0)
         at = _first_at(view.marks, ghost.marks[known].base_offset) if known < len(ghost.marks) else 0

@@ -30,7 +30,7 @@ from .loop import SimLoop
 from .machine import Latency, ProcessLoop, quick
 from .network import LinkQuality, SimNetwork
 from .recording import Recorder
-from .simulated import METADATA, METADATA_ENDPOINT, KeptDocuments, MemoryStore, SimulatedCluster, end_of_session
+from .simulated import METADATA, METADATA_ENDPOINT, KeptDocuments, MemoryStore, SimulatedCluster, SimulatedProcess, end_of_session
 
 NOTICE_MS = 3  # from the death of a process until its host has told the metadata process
 RESTART_MS = 60  # from the end of a process by itself until its host has started it again
@@ -210,14 +210,14 @@ class Host:
         self._process = process
         self._connection = process.transport.connect(METADATA_ENDPOINT, client_id=process.name, on_state=lambda _: None)
         self._due: dict[str, float] = {}  # processes that are down, and when they are started (us)
-        self.on_down: Callable[[str], None] = lambda _: None
+        self.on_down: Callable[[SimulatedProcess, bool], None] = lambda *_: None  # and whether its machine lost power
         process.loop.call_later(self.LOOK_MS / 1000, self._look)
 
     def kill(self, name: str, *, back_in_ms: float, power_loss: bool = False, is_noticed: bool = True) -> None:
         if name not in self._cluster.processes:
             return
         process = self._cluster.kill(name, power_loss=power_loss)
-        self.on_down(name)
+        self.on_down(process, power_loss)
         self._due[name] = self._cluster.loop.now_us + back_in_ms * 1000
         if is_noticed and name != METADATA:
             message = end_of_session(process)

@@ -45,6 +45,9 @@ class Profile:
 
 QUICK: dict[str, Any] = {"replica_lag_ms": 400, "leader_rebalance_ms": 700}  # more happens in a run's few seconds
 CHASING = CHASES | {name: KINDS[name] for name in ("kill", "power", "pause", "cut-one-way", "clog")}
+REBOOTS = {name: KINDS[name] for name in ("kill", "power", "power-all", "pause", "fail-actor", "cut")} | {
+    name: CHASES[name] for name in ("chase-leader", "chase-joiner", "lag")
+}
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
@@ -56,6 +59,7 @@ PROFILES: dict[str, Profile] = {
         Profile("links", kinds={name: KINDS[name] for name in ("cut", "cut-one-way", "isolate", "clog", "flaky")}),
         Profile("lossy", kinds=LOSSY),
         Profile("chases", kinds=CHASING, safety_ms=2_500.0, settings=QUICK),
+        Profile("reboots", flush="os", kinds=REBOOTS, safety_ms=2_500.0, settings=QUICK),
         Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
     )
 }

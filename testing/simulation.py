@@ -34,6 +34,7 @@ from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
+from .losses import without_losses
 from .machine import ProcessLoop
 from .nemesis import Fault, Host, Nemesis, schedule
 from .network import LinkQuality, SimNetwork
@@ -119,8 +120,9 @@ class Simulation:
         self.loop = SimLoop(seed, shuffle=self.chance.random() < 0.5)
         self.network = SimNetwork(self.loop, seed)
         self.recorder = Recorder()
-        self.laws = Laws(may_lose_unsynced=profile.flush == "os")
+        self.laws = Laws()
         self.observer, self.store = Observer(), StoreObserver()
+        self.log: list[str] = []  # of elections that may lose something
         self.errors: list[str] = []
         self.clients: dict[str, ClientProcess] = {}
         self.producers: list[SimProducer] = []
@@ -169,7 +171,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         outcome = Outcome(self.seed, self.profile.name, self.faults)
-        with _listening(self.errors):
+        with _listening(self.log, self.errors):
             try:
                 self._start()
                 self._hurt()
@@ -226,7 +228,9 @@ class Simulation:
         history.starts = {
             TopicPartition(TOPIC, view.key.partition): view.log_start_offset for view in views if view.is_leader
         }
-        found = anomalies(history)
+        losses = self.laws.losses
+        found = anomalies(without_losses(history, losses.found, TOPIC, FINAL) if losses.found else history)
+        found += [Anomaly("untold-loss", None, str(loss)) for loss in losses.untold(self.log)]
         logs = {TopicPartition(TOPIC, key.partition): held for key, held in same_logs(views).items()}
         found += divergences(logs)
         found += stalls(history, [(healed_us * 1000, self.loop.now_us * 1000)], HEALED_MS * 1_000_000)
@@ -389,9 +393,11 @@ class Simulation:
                 key = PartitionKey(TopicId(entry.topic_id), entry.partition)
                 self.laws.on_ack(_number_of(server.owner), key, entry.leader_epoch, entry.base_offset)
 
-    def _on_down(self, name: str) -> None:
-        if name != METADATA:
-            self.laws.on_broker_down(_number_of(name))
+    def _on_down(self, process: SimulatedProcess, has_lost_power: bool) -> None:
+        options = process.options
+        if options.name != METADATA:
+            life = options.incarnation if has_lost_power else ""
+            self.laws.on_broker_down(options.broker_id, power_lost_in=life)
 
     def _views(self) -> Sequence[ReplicaView]:
         found = []
@@ -483,19 +489,23 @@ class _NotConverged(Exception):
 
 
 class _listening(logging.Handler):  # noqa: N801 - a context manager
-    """Keep the errors that the cluster logs, and keep them off the terminal."""
+    """Keep the errors that the cluster logs, and what it says of elections; keep both off the terminal."""
 
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._lines = lines
+    def __init__(self, elections: list[str], errors: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._elections, self._errors = elections, errors
         self._logger = logging.getLogger("callboard")
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
+        line = record.getMessage()
+        if line.startswith("leader.elected_"):
+            self._elections.append(line)
+        if record.levelno >= logging.ERROR:
+            self._errors.append(line)
 
     def __enter__(self) -> None:
         self._before = (self._logger.level, self._logger.propagate)
-        self._logger.setLevel(logging.ERROR)
+        self._logger.setLevel(logging.WARNING)
         self._logger.propagate = False
         self._logger.addHandler(self)
 

@@ -200,7 +200,7 @@ def test_an_acknowledgement_of_what_is_not_committed(laws):
 
 
 def test_an_acknowledgement_of_what_a_later_leader_does_not_have():
-    laws = Laws(may_lose_unsynced=True)
+    laws = Laws()
     laws.on_replica(a_leader(1, (A, B), isr=frozenset({1})))
     laws.on_replica(a_leader(2, (A,), epoch=2, isr=frozenset({2})))
     assert broken_by(lambda: laws.on_ack(1, KEY, 1, 2)) == "no-deposed-ack"
