@@ -6,7 +6,8 @@ life; so much is known here better than in the cluster, which must find out. The
 
 1. Whoever is unsure need not hold what is committed. Whoever is not must, as ever.
 2. Of those who may be elected (ISR and ELR) an unsure one leads only if none of them is sure, alive or not: a kill
-   takes nothing. Or if a person has ordered an unclean election.
+   takes nothing. (But for the next life of one that was sure for less than ``actors.boots.SETTLED_MS``: a broker cannot
+   tell that its machine has not booted since.) Or if a person has ordered an unclean election.
 3. What a leader by rule 2 does not have is *lost*: a ``Loss``. It is not asked for any more, and clients' histories are
    judged without it.
 4. Each loss is told in the log, by the name of the election.
@@ -46,12 +47,16 @@ class Losses:
     def __init__(self) -> None:
         self.found: list[Loss] = []
         self._suspect: dict[int, int] = {}  # broker -> its last life that ended by power loss
+        self._life: dict[int, int] = {}  # broker -> its latest life
         self._sure: dict[tuple[PartitionKey, int], int] = {}  # … the latest life of which it is known to hold all
         self._could_lead: dict[tuple[PartitionKey, int], tuple[int, ...]] = {}  # by leader epoch: who was sure then
         self._led: dict[PartitionKey, int] = {}  # the latest epoch in which a leader has begun
         self._ordered: set[int] = set()  # partitions whose unclean election a person has ordered
 
     # -- what happens ------------------------------------------------------------------------------
+
+    def on_life(self, broker: int, life: str) -> None:
+        self._life[broker] = number_of(life)
 
     def on_power_loss(self, broker: int, life: str) -> None:
         self._suspect[broker] = number_of(life)
@@ -62,7 +67,7 @@ class Losses:
     def on_document(self, key: PartitionKey, before: PartitionDocument | None, after: PartitionDocument) -> None:
         if before is not None and after.leader != NO_LEADER and after.leader_epoch != before.leader_epoch:
             candidates = (*before.isr, *before.elr)
-            self._could_lead[key, after.leader_epoch] = tuple(one for one in candidates if not self.is_unsure(key, one))
+            self._could_lead[key, after.leader_epoch] = tuple(one for one in candidates if self._is_known_sure(key, one))
         for mark in after.caught_up:
             if mark.broker_id != after.leader:  # a leader is sure when it has begun: what it has is the truth then
                 self._note_sure(key, mark.broker_id, mark.incarnation)
@@ -82,6 +87,11 @@ class Losses:
 
     def is_unsure(self, key: PartitionKey, broker: int) -> bool:
         return self._sure.get((key, broker), -1) <= self._suspect.get(broker, -2)
+
+    def _is_known_sure(self, key: PartitionKey, broker: int) -> bool:
+        if broker not in self._suspect:
+            return True
+        return not self.is_unsure(key, broker) and self._sure[key, broker] == self._life[broker]
 
     def epoch_of(self, key: PartitionKey) -> int:
         """Return the epoch of the latest loss; -1: there was none."""

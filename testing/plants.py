@@ -193,6 +193,10 @@ WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "c
 JOINERS = replace(
     PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
 )
+REBOOTED = replace(PROFILES["reboots"], name="rebooted", kinds={"power-all": 3.0, "power": 1.0})
+REBORN = replace(
+    PROFILES["reboots"], name="reborn", kinds={"kill": 2.0, "power": 1.0, "chase-joiner": 3.0}, safety_ms=3_000.0
+)
 ALONE = Profile(
     "alone", kinds={"estrange": 1.0}, min_insync_replicas=1, safety_ms=4_000.0, settings={"replica_lag_ms": 2_000}
 )
@@ -216,7 +220,7 @@ plant(
     "… and nobody compares the lineages of two logs",
     BEGIN,
     ("storage.epochs:EpochHistory.divergence", _finds_no_divergence),
-    profile=WORST_OF_TIMES,
+    profile=REBOOTED,
     finds=frozenset({"one-lineage", "log-matching"}),
 )
 plant(
@@ -260,6 +264,13 @@ plant(
     ("storage.metadata_store:DocumentStore._compare", _compares_no_controller_epoch),
     profile=ZOMBIES,
     finds=frozenset({"one-controller"}),
+)
+plant(
+    "B10",
+    "a follower joins the in-sync set by what it held in its life before, of which a reboot took a part",
+    ("actors.controller.isr:_problem_with_set", _compares_no_life),
+    profile=REBORN,
+    finds=frozenset({"candidate-completeness"}),
 )
 plant(
     "B14",

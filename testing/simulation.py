@@ -357,6 +357,8 @@ class Simulation:
     def _on_process(self, process: SimulatedProcess) -> None:
         name = process.options.name
         process.pool.latency = self.nemesis.latency_of(name)
+        if name != METADATA:
+            self.laws.losses.on_life(process.options.broker_id, process.options.incarnation)
 
         def on_ran(_: ProcessLoop, callback: Callable[..., Any]) -> None:
             actor = getattr(callback, "__self__", None)
