@@ -7,7 +7,7 @@ for it, as a person does who wants to break the thing. For as long as it is open
 | kind | its moment | what is done (``other``) |
 |---|---|---|
 | chase-leader | a leader has appended, in its own epoch, what not every live replica has | to the leader: ``kill``, ``power``, ``fail`` (the replica's actor alone), ``cut`` (from brokers and metadata) |
-| chase-joiner | a leader wants a follower in the in-sync set, and it is not stored yet | to the follower: ``power``, ``kill``, ``cut`` (from the leader); the leader's word travels slowly meanwhile |
+| chase-joiner | a leader wants a follower in the in-sync set, and it is not stored yet | to the follower: ``power``, ``kill``, ``cut`` (from the leader); its leader's word, and the follower's copies, travel slowly meanwhile |
 | chase-controller | the controller has decided something of a partition, and its commit has not left the process | ``pause``, until another controller holds the lease |
 
 What is random comes from a stream of each fault's own. What it looks at is what ``observing`` shows: it touches
@@ -133,6 +133,9 @@ class Chases:
             nemesis.cut_between(leader, follower, chance.choice(CUT_MS) * (0.5 + chance.random()))
         else:
             is_noticed = chance.random() < 0.5
+            if chance.random() < 0.7:  # it cannot copy at once what it has lost
+                for one, other in ((leader, follower), (follower, leader)):
+                    nemesis.slow_link(one, other, 5 * SLOW_WORD_MS, 10 * SLOW_WORD_MS)
             nemesis.kill(follower, 5.0 + 10 * chance.random(), power_loss=how == "power", is_noticed=is_noticed)
 
     # -- inside ----------------------------------------------------------------------------------------

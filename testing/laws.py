@@ -17,6 +17,7 @@ leader that committed it had it. Nothing in the cluster knows it; that is why it
 | commit-agreement | what is committed at an offset is never committed as something else |
 | leader-completeness | a leader has all that was committed before its epoch |
 | candidate-completeness | whoever may be elected (ISR and ELR) has all that is committed (on disk, with flush=ack) |
+| candidate-agreement | … and nothing else where that stands |
 | log-matching | below their high watermarks replicas hold the same |
 | quorum | ISR and ELR are replicas, without overlap; the ISR is not empty; a leader is in it |
 | acked-is-committed | what was acknowledged to acks=all is committed |
@@ -262,8 +263,9 @@ class Laws:
         if self.losses.is_unsure(view.key, view.broker):
             return
         if missing := self._missing(view):
+            law = "candidate-agreement" if view.log_end_offset > missing.base_offset else "candidate-completeness"
             detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, log end {view.log_end_offset}"
-            raise LawBroken("candidate-completeness", f"{detail}, lacks {missing}")
+            raise LawBroken(law, f"{detail}, lacks {missing}")
         durable, committed = self._durable[view.key, view.broker], self._ghost(view.key).end_offset
         if view.flush == "ack" and durable < committed:
             detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, on disk below {durable}"

@@ -138,10 +138,10 @@ def without_losses(history: History, losses: Iterable[Loss], topic: str, final: 
         kept.sends.append(send._replace(outcome="info", offset=-1, epoch=-1) if is_gone else send)
     for consumer, polls in history.polls.items():
         for poll in polls:
-            is_gone = (
-                isinstance(poll, Polled)
-                and is_lost(poll.partition, poll.offset)
-                and there.get((poll.partition, poll.offset)) != poll.value
-            )
-            kept.polls[consumer].append(Moved(poll.partition) if is_gone else poll)
+            if not isinstance(poll, Polled) or not is_lost(poll.partition, poll.offset):
+                kept.polls[consumer].append(poll)
+                continue
+            if there.get((poll.partition, poll.offset)) == poll.value:  # sent again, and at the same place
+                kept.polls[consumer].append(poll)
+            kept.polls[consumer].append(Moved(poll.partition))
     return kept

@@ -193,9 +193,11 @@ WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "c
 JOINERS = replace(
     PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
 )
-REBOOTED = replace(PROFILES["reboots"], name="rebooted", kinds={"power-all": 3.0, "power": 1.0})
 REBORN = replace(
-    PROFILES["reboots"], name="reborn", kinds={"kill": 2.0, "power": 1.0, "chase-joiner": 3.0}, safety_ms=3_000.0
+    PROFILES["reboots"],
+    name="reborn",
+    kinds={"kill": 2.0, "power": 1.0, "chase-joiner": 3.0},
+    safety_ms=3_000.0,
 )
 ALONE = Profile(
     "alone", kinds={"estrange": 1.0}, min_insync_replicas=1, safety_ms=4_000.0, settings={"replica_lag_ms": 2_000}
@@ -210,6 +212,7 @@ ZOMBIES = replace(
 )
 
 BEGIN = ("actors.partition.follower:Follower.begin", _cuts_to_the_high_watermark)
+OTHERS = frozenset({"one-lineage", "log-matching", "candidate-agreement"})  # one offset, two values
 LOST = frozenset(
     {"candidate-completeness", "leader-completeness", "log-matching", "commit-agreement", "committed-is-held"}
 )
@@ -217,25 +220,24 @@ LOST = frozenset(
 plant("B1", "a follower cuts its log to the high watermark that it has heard of", BEGIN, finds=LOST)
 plant(
     "B2",
-    "… and nobody compares the lineages of two logs",
-    BEGIN,
+    "nobody compares the lineages of two logs: what a high watermark does not show stays, one offset, two values",
     ("storage.epochs:EpochHistory.divergence", _finds_no_divergence),
-    profile=REBOOTED,
-    finds=frozenset({"one-lineage", "log-matching"}),
+    profile=WORST_OF_TIMES,
+    finds=OTHERS,
 )
 plant(
     "B3",
     "a leader says where an epoch ends that it does not know, and nobody asks again",
     ("storage.epochs:EpochHistory.end_offset_for", _answers_about_one_epoch),
     profile=WORST_OF_TIMES,
-    finds=frozenset({"one-lineage", "log-matching"}),
+    finds=OTHERS,
 )
 plant(
     "B4",
     "a leader counts what a follower says before it looks at its epoch and its lineage",
     ("actors.partition.leader:Leader._on_follower_fetch", _counts_before_it_looks),
     profile=WORST_OF_TIMES,
-    finds=frozenset({"one-lineage"}),
+    finds=OTHERS,
 )
 plant(
     "B6",
