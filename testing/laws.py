@@ -185,8 +185,8 @@ class Laws:
         ghost = self._ghost(view.key)
         if view.high_watermark <= ghost.end_offset and is_first:
             return  # what an earlier leader had committed
-        if view.epoch < self.losses.epoch_of(view.key):
-            return  # by somebody who was given up
+        if self.losses.on_late_commit(view):
+            return
         self._no_deposed_commit(view)
         self._isr_is_stored(view)
         self._committed_is_held(view, ghost.end_offset)
@@ -247,7 +247,7 @@ class Laws:
     def _leader_completeness(self, view: ReplicaView) -> None:
         missing, ghost = self._missing(view), self._ghost(view.key)
         lost = None if missing is None else (missing.base_offset, ghost.end_offset)
-        if self.losses.on_leads(view.key, view.epoch, view.broker, view.life, lost):
+        if self.losses.on_leads(view, lost):
             if missing is not None:
                 ghost.give_up(missing)
         else:

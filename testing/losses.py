@@ -23,6 +23,7 @@ from ..actors.metadata.documents import NO_LEADER, PartitionDocument
 from ..actors.metadata.sessions import first_life
 from ..model import PartitionKey, TopicPartition
 from .history import History, Moved, Polled
+from .observing import ReplicaView
 
 TELLING = re.compile(r"^leader\.elected_(?:unclean|after_reboot) .*?partition=\S+-(\d+) .*?epoch=(\d+)")
 
@@ -51,6 +52,8 @@ class Losses:
         self._sure: dict[tuple[PartitionKey, int], int] = {}  # … the latest life of which it is known to hold all
         self._could_lead: dict[tuple[PartitionKey, int], tuple[int, ...]] = {}  # by leader epoch: who was sure then
         self._led: dict[PartitionKey, int] = {}  # the latest epoch in which a leader has begun
+        self._chosen: dict[PartitionKey, int] = {}  # elected by order, and has not begun to lead
+        self._given_up: dict[PartitionKey, tuple[int, int]] = {}  # the latest epoch that may begin with less; its start
         self._ordered: set[int] = set()  # partitions whose unclean election a person has ordered
 
     # -- what happens ------------------------------------------------------------------------------
@@ -67,25 +70,43 @@ class Losses:
     def on_document(self, key: PartitionKey, before: PartitionDocument | None, after: PartitionDocument) -> None:
         if before is not None and after.leader != NO_LEADER and after.leader_epoch != before.leader_epoch:
             candidates = (*before.isr, *before.elr)
-            self._could_lead[key, after.leader_epoch] = tuple(one for one in candidates if self._is_known_sure(key, one))
+            if after.leader not in candidates and key.partition in self._ordered:
+                self._chosen[key] = after.leader
+            self._could_lead[key, after.leader_epoch] = tuple(
+                one for one in candidates if self._is_known_sure(key, one)
+            )
         for mark in after.caught_up:
             if mark.broker_id != after.leader:  # a leader is sure when it has begun: what it has is the truth then
                 self._note_sure(key, mark.broker_id, mark.incarnation)
 
-    def on_leads(self, key: PartitionKey, epoch: int, broker: int, life: str, missing: tuple[int, int] | None) -> bool:
+    def on_leads(self, view: ReplicaView, missing: tuple[int, int] | None) -> bool:
         """A leader begins; ``missing``: from and to which offset it misses what was committed. False: it must not."""
+        key, epoch = view.key, view.epoch
+        may_miss = self._chosen.pop(key, None) is not None or self.is_unsure(key, view.broker)
         if missing is not None:
-            is_allowed = not self._could_lead.get((key, epoch), ()) or key.partition in self._ordered
-            if not is_allowed:
+            if not may_miss or (self._could_lead.get((key, epoch), ()) and key.partition not in self._ordered):
                 return False
-            self.found.append(Loss(key, self._led.get(key, -1), epoch, broker, *missing))
+            self.found.append(Loss(key, self._led.get(key, -1), epoch, view.broker, *missing))
+        if may_miss:
+            self._given_up[key] = (epoch, view.log_end_offset)
         self._led[key] = max(self._led.get(key, -1), epoch)
-        self._note_sure(key, broker, life)
+        self._note_sure(key, view.broker, view.life)
+        return True
+
+    def on_late_commit(self, view: ReplicaView) -> bool:
+        """A leader commits. True: it was given up, and what it commits that its successor does not have is lost."""
+        epoch, start_offset = self._given_up.get(view.key, (-1, 0))
+        if view.epoch >= epoch:
+            return False
+        if view.high_watermark > start_offset:
+            self.found.append(Loss(view.key, -1, epoch, view.broker, start_offset, view.high_watermark))
         return True
 
     # -- what is asked -----------------------------------------------------------------------------
 
     def is_unsure(self, key: PartitionKey, broker: int) -> bool:
+        if self._chosen.get(key) == broker:
+            return True
         return self._sure.get((key, broker), -1) <= self._suspect.get(broker, -2)
 
     def _is_known_sure(self, key: PartitionKey, broker: int) -> bool:
@@ -94,8 +115,8 @@ class Losses:
         return not self.is_unsure(key, broker) and self._sure[key, broker] == self._life[broker]
 
     def epoch_of(self, key: PartitionKey) -> int:
-        """Return the epoch of the latest loss; -1: there was none."""
-        return max((one.epoch for one in self.found if one.key == key), default=-1)
+        """Return the latest epoch whose leader may have begun with less than was committed; -1: there was none."""
+        return self._given_up.get(key, (-1, 0))[0]
 
     def untold(self, lines: Iterable[str]) -> list[Loss]:
         """Return the losses that the log does not tell of."""
@@ -129,9 +150,7 @@ def without_losses(history: History, losses: Iterable[Loss], topic: str, final: 
     def is_lost(partition: TopicPartition, offset: int) -> bool:
         return any(start <= offset < end for start, end in ranges.get(partition, ()))
 
-    there = {
-        (one.partition, one.offset): one.value for one in history.polls.get(final, ()) if isinstance(one, Polled)
-    }
+    there = {(one.partition, one.offset): one.value for one in history.polls.get(final, ()) if isinstance(one, Polled)}
     kept = History(finals=history.finals, starts=history.starts)
     for send in history.sends:
         is_gone = is_lost(send.partition, send.offset) and there.get((send.partition, send.offset)) != send.value

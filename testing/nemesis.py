@@ -30,7 +30,15 @@ from .loop import SimLoop
 from .machine import Latency, ProcessLoop, quick
 from .network import LinkQuality, SimNetwork
 from .recording import Recorder
-from .simulated import METADATA, METADATA_ENDPOINT, KeptDocuments, MemoryStore, SimulatedCluster, SimulatedProcess, end_of_session
+from .simulated import (
+    METADATA,
+    METADATA_ENDPOINT,
+    KeptDocuments,
+    MemoryStore,
+    SimulatedCluster,
+    SimulatedProcess,
+    end_of_session,
+)
 
 NOTICE_MS = 3  # from the death of a process until its host has told the metadata process
 RESTART_MS = 60  # from the end of a process by itself until its host has started it again
@@ -87,6 +95,9 @@ CHASES: dict[str, float] = {
     "lag": 3.0,  # one broker is far from the others, near to clients and metadata; amount: ms
     "estrange": 1.0,  # one broker is cut from the others and from metadata, for longer than its session; clients reach it
 }
+CLOCK_LEAP = {"clock-leap": 1.0}  # of the wall clock, ten years ahead (F21): nothing is too old because of it
+UNCLEAN = {"elect-unclean": 1.0}  # a person orders unclean elections, for a while, wherever nobody leads
+LEAP_MS = 10 * 365 * 86_400_000
 PAUSE_MS_MAX = 3_000.0  # of a controller that waits for its successor
 CHASED_HOW = {
     "chase-leader": ("kill", "kill", "power", "fail", "fail", "cut"),
@@ -147,6 +158,10 @@ def _fault(
         if kind != "cut" and chance.random() < 0.5:
             target, other = other, target
         amount = chance.choice((20.0, 100.0, 400.0)) if kind == "clog" else 0.0
+    elif kind == "clock-leap":
+        amount = float(LEAP_MS)
+    elif kind == "elect-unclean":
+        target, for_ms = "all", max(for_ms, 0.3 * span_ms)
     elif kind in CHASED_HOW:
         target, other = f"partition-{chance.randrange(partitions)}", chance.choice(CHASED_HOW[kind])
         amount, for_ms = float(chance.choice((1, 2, 2, 3))), max(for_ms, 0.3 * span_ms)
@@ -267,6 +282,7 @@ class Nemesis:
         self.sync_ms = 0.0  # what a job of a pool takes beside the least, when nothing is wrong with the disk
         self.committed: list[Fault] = []
         self.begin_chase: Callable[[Fault], None] = lambda _: None
+        self.order_elections: Callable[[float], None] = lambda _: None  # unclean ones, for so many ms
         self._is_over = False
         self._latencies: dict[str, float] = {}  # of slow disks, ms
         self._handlers: dict[str, Callable[[Fault], None]] = {
@@ -286,6 +302,8 @@ class Nemesis:
             "store-refuses": lambda fault: self.store_orders.append(fault.kind),
             "store-forgets": lambda fault: self.store_orders.append(fault.kind),
             "clock-jump": self._clock_jump,
+            "clock-leap": self._clock_jump,
+            "elect-unclean": lambda fault: self.order_elections(fault.for_ms),
             "fail-actor": self._fail_actor,
             "sync-error": self._sync_error,
             "kill-client": lambda fault: self._kill_client(fault.target),
@@ -452,7 +470,7 @@ class Nemesis:
         process = self._cluster.processes.get(fault.target)
         refs: list[LoopRef] = [] if process is None else process.context.directory.refs()
         if refs:
-            refs[int(fault.amount * len(refs))].post(Fail())
+            refs[min(int(fault.amount * len(refs)), len(refs) - 1)].post(Fail())
 
     def _sync_error(self, fault: Fault) -> None:
         if any(one.kind == fault.kind and one.target != fault.target for one in self.committed):

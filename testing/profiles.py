@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .nemesis import CHASES, KINDS, LOSSY
+from .nemesis import CHASES, CLOCK_LEAP, KINDS, LOSSY, UNCLEAN
 
 ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
     ("store-refuses", "simulated: the write failed"),
@@ -21,6 +21,7 @@ ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
     ("sync-error", "directory.offline"),
     ("sync-error", "partition.offline"),
     ("slow-disk", "disk.slow"),
+    ("elect-unclean", "leader.elected_unclean"),
     ("pause", "disk.slow"),  # a sync that was under way meanwhile
 )
 
@@ -48,6 +49,15 @@ CHASING = CHASES | {name: KINDS[name] for name in ("kill", "power", "pause", "cu
 REBOOTS = {name: KINDS[name] for name in ("kill", "power", "power-all", "pause", "fail-actor", "cut")} | {
     name: CHASES[name] for name in ("chase-leader", "chase-joiner", "lag")
 }
+CLOCKS = CLOCK_LEAP | {name: KINDS[name] for name in ("clock-jump", "pause", "kill", "fail-actor")}
+ORDERED = UNCLEAN | {
+    "lag": 3.0,
+    "kill": 3.0,
+    "power": 1.0,
+    "estrange": 1.0,
+    "pause": 1.0,
+    "chase-leader": 3.0,
+}
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
@@ -60,6 +70,8 @@ PROFILES: dict[str, Profile] = {
         Profile("lossy", kinds=LOSSY),
         Profile("chases", kinds=CHASING, safety_ms=2_500.0, settings=QUICK),
         Profile("reboots", flush="os", kinds=REBOOTS, safety_ms=2_500.0, settings=QUICK),
+        Profile("clocks", kinds=CLOCKS, clock_rates=(1.0, 0.9, 0.99, 1.01, 1.1), settings=QUICK),
+        Profile("unclean", kinds=ORDERED, safety_ms=3_500.0, settings=QUICK),
         Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
     )
 }

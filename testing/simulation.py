@@ -22,13 +22,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..actors.controller.controller import Controller
+from ..actors.controller.leadership import UNCLEAN
 from ..actors.metadata.documents import PartitionDocument
 from ..actors.partition.replica import Replica
 from ..client.config import ConsumerConfig, ProducerConfig
 from ..config import BrokerSettings, ClusterConfig
 from ..errors import CallboardError
 from ..model import PartitionKey, TopicId, TopicPartition
-from ..transport.messages import CreateTopicsRequest, NewTopic, ProduceReply
+from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTopic, ProduceReply
+from ..transport.seam import Connection
 from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .history import Anomaly, anomalies, divergences, internals, stalls
@@ -47,6 +49,7 @@ from .transport import LoopbackServer
 TOPIC = "orders"
 HEALED_MS = 30_000  # of virtual time from the healing of everything until everything must be well
 LOOK_MS = 20
+ORDER_AGAIN_MS = 200.0
 FINAL = "final"
 KIB = 1 << 10
 FAILURES_SHOWN = 8  # of one run
@@ -127,7 +130,10 @@ class Simulation:
         self.clients: dict[str, ClientProcess] = {}
         self.producers: list[SimProducer] = []
         self.consumers: list[SimConsumer] = []
+        self._admin: list[Connection] = []
         self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
+        rates = random.Random(f"rates/{profile.name}/{seed}")
+        self.cluster.rates = {name: rates.choice(profile.clock_rates) for name in self.cluster.names}
         self.network.expect(METADATA_ENDPOINT, METADATA)
         for number in range(1, profile.brokers + 1):
             self.network.expect(self.cluster.client_endpoint(number), f"broker-{number}")
@@ -159,6 +165,7 @@ class Simulation:
             controller_of=lambda: controller_of(self.cluster.kept),
         )
         self.nemesis.begin_chase = self.chases.begin
+        self.nemesis.order_elections = self._order_elections
         self.nemesis.sync_ms = self.chance.choice((0.0, 2.0, 15.0))
         delay_ms = self.chance.choice((0.1, 0.1, 1.0, 8.0))
         self.network.normal = self.network.quality = LinkQuality(delay_ms=delay_ms, jitter_ms=delay_ms)
@@ -432,7 +439,7 @@ class Simulation:
         """Have the topic made, and wait until all its partitions are led."""
         asker = self._client("admin")
         answers: list[Any] = []
-        connections = [
+        connections = self._admin = [
             asker.transport.connect(self.cluster.client_endpoint(one + 1), client_id="admin", on_state=lambda _: None)
             for one in range(self.profile.brokers)
         ]
@@ -456,6 +463,15 @@ class Simulation:
 
         self._run_for(200)
         self._wait_for(is_made, begun_us)
+
+    def _order_elections(self, for_ms: float) -> None:
+        """As a person who has given up: order unclean elections, again and again for a while, of whoever is controller."""
+        for number in range(self.profile.partitions):
+            self.laws.losses.on_order(number)
+        for connection in self._admin:
+            connection.request(ElectLeadersRequest(election=UNCLEAN), lambda *_: None, timeout_ms=1_000)
+        if for_ms > ORDER_AGAIN_MS:
+            self.nemesis.later(ORDER_AGAIN_MS, self._order_elections, for_ms - ORDER_AGAIN_MS)
 
     def _is_led(self) -> str:
         documents = self.laws.documents
