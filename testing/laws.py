@@ -245,6 +245,9 @@ class Laws:
                 raise LawBroken("commit-agreement", f"{_name(view)}: {mark}, committed was {ghost.marks[-1]}")
 
     def _leader_completeness(self, view: ReplicaView) -> None:
+        document = self.documents.get(view.key)
+        if document is not None and document.leader_epoch > view.epoch:
+            return  # it begins after its time: what was committed since is not before its epoch
         missing, ghost = self._missing(view), self._ghost(view.key)
         lost = None if missing is None else (missing.base_offset, ghost.end_offset)
         if self.losses.on_leads(view, lost):
