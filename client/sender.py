@@ -373,7 +373,10 @@ class Sender:
             verdict = lane.sequence.on_acked(batch, request_id)
         else:
             offset = -1
-            verdict = lane.sequence.on_refused(batch, request_id, error, request.deadline_ms)
+            is_appended = (
+                entry is not None and entry.base_offset >= 0
+            )  # by a leader that was deposed before it knew more
+            verdict = lane.sequence.on_refused(batch, request_id, error, request.deadline_ms, is_appended=is_appended)
         effects = self._settle_verdict(lane, batch, verdict, offset, error, now_ms, jitter)
         if verdict is Verdict.STALE:
             return []  # of an attempt that was given up: it was made anew elsewhere

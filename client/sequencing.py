@@ -132,8 +132,21 @@ class PartitionSequence:
         self.retry_at_ms = 0
         return Verdict.ACKED
 
-    def on_refused(self, batch: ProducerBatch, attempt_id: int, error: CallboardError, deadline_ms: int) -> Verdict:
-        """The attempt ended with an error. ``deadline_ms``: after it no copy of the request is handled any more."""
+    def on_refused(
+        self,
+        batch: ProducerBatch,
+        attempt_id: int,
+        error: CallboardError,
+        deadline_ms: int,
+        *,
+        is_appended: bool = False,
+    ) -> Verdict:
+        """The attempt ended with an error.
+
+        Args:
+            deadline_ms: after it no copy of the request is handled any more.
+            is_appended: it stands in the log of whoever refused it, and may be committed by the next leader.
+        """
         if batch.is_done or batch.attempt_id != attempt_id:
             return Verdict.STALE
         if isinstance(error, DuplicateSequenceNumberError):
@@ -145,7 +158,7 @@ class PartitionSequence:
         if isinstance(error, UnknownProducerIdError) and not (batch.was_next and batch.is_unknown):
             self.must_bump = self.must_bump or batch.was_next
             return Verdict.RETRY
-        if error.outcome_unknown:
+        if error.outcome_unknown or is_appended:
             batch.is_unknown = True
             if not isinstance(error, BrokerResponseError):
                 batch.lost_until_ms = max(batch.lost_until_ms, deadline_ms)

@@ -413,16 +413,20 @@ class Leader:
     def on_deposed(self, leader: int, epoch: int) -> list[Effect]:
         """Another epoch has begun: everybody who waits here must ask there. Staged writes are *not* acknowledged.
 
-        An ``acks=all`` produce that waited may have been written and may yet be committed by the next leader:
-        the client retries, and its sequence numbers tell.
+        An ``acks=all`` produce that waited may have been written and may yet be committed by the next leader: the
+        refusal says where it stands here, so that the client takes its outcome for unknown (B15), retries, and its
+        sequence numbers tell.
         """
-        waiting = [ticket for _, _, ticket, _ in self._acks_all] + [ticket for ticket, _ in self._acks_leader]
+        waiting = [(ticket, base_offset) for _, _, ticket, base_offset in self._acks_all] + self._acks_leader
         parked = [*self._parked.values(), *self._parked_followers.values()]
         self._acks_all, self._acks_leader, self._parked, self._parked_followers = [], [], {}, {}
         not_leader = ErrorCode.NOT_LEADER_FOR_PARTITION
         refused: list[Effect] = [
-            Answer(ticket, refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch))
-            for ticket in waiting
+            Answer(
+                ticket,
+                refusal_of_produce(self.key, not_leader, leader=leader, leader_epoch=epoch, base_offset=base_offset),
+            )
+            for ticket, base_offset in waiting
         ]
         for fetch in parked:
             reply = refusal_of_fetch(self.key, not_leader, leader=leader, leader_epoch=epoch)
@@ -501,8 +505,15 @@ class Leader:
 
 
 def refusal_of_produce(
-    key: PartitionKey, error: int, detail: str = "", *, leader: int = -1, leader_epoch: int = -1
+    key: PartitionKey,
+    error: int,
+    detail: str = "",
+    *,
+    leader: int = -1,
+    leader_epoch: int = -1,
+    base_offset: int = -1,
 ) -> ProduceEntryReply:
+    """``base_offset``: where it stands in this log all the same; -1: it was not appended."""
     return ProduceEntryReply(
         topic_id=key.topic_id,
         partition=key.partition,
@@ -510,6 +521,7 @@ def refusal_of_produce(
         detail=detail,
         leader=leader,
         leader_epoch=leader_epoch,
+        base_offset=base_offset,
     )
 
 
