@@ -4,11 +4,12 @@ Bugs of replication live in windows of milliseconds: between an append and its c
 commit, between a decision and the store. A fault at a random time hits such a window now and then; a *chase* waits
 for it, as a person does who wants to break the thing. For as long as it is open, and as often as its ``amount`` says:
 
-| kind | its moment | what is done (``other``) |
-|---|---|---|
-| chase-leader | a leader has appended, in its own epoch, what not every live replica has | to the leader: ``kill``, ``power``, ``fail`` (the replica's actor alone), ``cut`` (from brokers and metadata) |
-| chase-joiner | a leader wants a follower in the in-sync set, and it is not stored yet | to the follower: ``power``, ``kill``, ``cut`` (from the leader); its leader's word, and the follower's copies, travel slowly meanwhile |
-| chase-controller | the controller has decided something of a partition, and its commit has not left the process | ``pause``, until another controller holds the lease |
+- ``chase-leader``: a leader has appended, in its own epoch, what not every live replica has. What befalls it: ``kill``,
+  ``power``, ``fail`` (the replica's actor alone) or ``cut`` (from brokers and metadata).
+- ``chase-joiner``: a leader wants a follower in the in-sync set, and it is not stored yet. The follower: ``power``,
+  ``kill``, or ``cut`` (from the leader); its leader's word, and its own copies, travel slowly meanwhile.
+- ``chase-controller``: the controller has decided something of a partition, and its commit has not left the process,
+  which is paused until another controller holds the lease.
 
 What is random comes from a stream of each fault's own. What it looks at is what ``observing`` shows: it touches
 nothing before it strikes.

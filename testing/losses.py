@@ -1,7 +1,7 @@
 """What may be lost, and was: power that takes what was on no disk (``flush="os"``), elections that a person ordered.
 
-With ``flush="os"`` a record is committed when it is in the page cache of all that are in sync; a machine that loses power
-forgets what it had not synced. So a replica whose machine lost power is *unsure* until it was in sync anew, in a later
+With ``flush="os"`` a record is committed when it is in the page cache of all that are in sync; a machine that loses
+power forgets what it had not synced. So a replica whose machine lost power is *unsure* until it was in sync anew, in a later
 life; so much is known here better than in the cluster, which must find out. The rules:
 
 1. Whoever is unsure need not hold what is committed. Whoever is not must, as ever.

@@ -93,7 +93,7 @@ CHASES: dict[str, float] = {
     "chase-joiner": 2.0,
     "chase-controller": 1.0,
     "lag": 3.0,  # one broker is far from the others, near to clients and metadata; amount: ms
-    "estrange": 1.0,  # one broker is cut from the others and from metadata, for longer than its session; clients reach it
+    "estrange": 1.0,  # one broker is cut from the others and metadata, for longer than its session; clients reach it
 }
 CLOCK_LEAP = {"clock-leap": 1.0}  # of the wall clock, ten years ahead (F21): nothing is too old because of it
 UNCLEAN = {"elect-unclean": 1.0}  # a person orders unclean elections, for a while, wherever nobody leads

@@ -22,6 +22,7 @@ ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
     ("sync-error", "partition.offline"),
     ("slow-disk", "disk.slow"),
     ("elect-unclean", "leader.elected_unclean"),
+    ("chase-controller", "disk.slow"),
     ("pause", "disk.slow"),  # a sync that was under way meanwhile
 )
 

@@ -465,7 +465,7 @@ class Simulation:
         self._wait_for(is_made, begun_us)
 
     def _order_elections(self, for_ms: float) -> None:
-        """As a person who has given up: order unclean elections, again and again for a while, of whoever is controller."""
+        """As a person who has given up: order unclean elections of whoever is controller, again and again."""
         for number in range(self.profile.partitions):
             self.laws.losses.on_order(number)
         for connection in self._admin:
