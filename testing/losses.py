@@ -1,8 +1,8 @@
 """What may be lost, and was: power that takes what was on no disk (``flush="os"``), elections that a person ordered.
 
 With ``flush="os"`` a record is committed when it is in the page cache of all that are in sync; a machine that loses
-power forgets what it had not synced. So a replica whose machine lost power is *unsure* until it was in sync anew, in a later
-life; so much is known here better than in the cluster, which must find out. The rules:
+power forgets what it had not synced. So a replica whose machine lost power is *unsure* until it was in sync anew, in a
+later life; so much is known here better than in the cluster, which must find out. The rules:
 
 1. Whoever is unsure need not hold what is committed. Whoever is not must, as ever.
 2. Of those who may be elected (ISR and ELR) an unsure one leads only if none of them is sure, alive or not: a kill

@@ -201,9 +201,9 @@ class FaultyStore(MemoryStore):
     def _perform(self, operation: Operation, group: Any) -> Outcome:
         lease = self._lease_epoch, self._is_lease_held
         outcome = super()._perform(operation, group)
-        is_controllers = isinstance(operation, Transaction) and operation.controller_epoch is not None
-        if is_controllers and operation.writes and isinstance(outcome, Committed):
-            self._commits.append(ControllerCommit(operation.controller_epoch, *lease))
+        if isinstance(operation, Transaction) and isinstance(outcome, Committed):
+            epoch = operation.controller_epoch
+            self._commits += [ControllerCommit(epoch, *lease)] if epoch is not None and operation.writes else []
         return outcome
 
     def _persist(self, rows: Sequence[Row], was: int, version: int, next_producer_id: int) -> None:

@@ -165,7 +165,7 @@ class ProduceRequest(Request, frozen=True, kw_only=True, tag="produce", omit_def
 
 
 class ProduceEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``base_offset`` with an error: it stands there, and may be committed by the next leader: the outcome is unknown."""
+    """``base_offset`` with an error: it stands there, the next leader may commit it: the outcome is unknown."""
 
     topic_id: str
     partition: Int64

@@ -8,10 +8,11 @@ when all of this holds, in this order:
 3. The leader itself is in the set, and everybody in it hosts a replica.
 4. Whoever is *added* lives in the very life in which it caught up, and has not given the replica up (R4, B5, B10).
 
-Anything else is refused, and the answer says how the partition is now. A refusal by rule 4 holds for the moment only: who
-is not live now may be so when another copy of the same request comes, late, whose sender believes it refused and does not
-count the new member (B9). So it is a commit, too: a new partition epoch, and rule 2 refuses all copies. Who leaves while the set is, or falls, below
-the minimum stays eligible (``eligibility``).
+Anything else is refused, and the answer says how the partition is now. A refusal by rule 4 holds for the moment only:
+who is not live now may be so when another copy of the same request comes, late, whose sender believes it refused and
+does not count the new member (B9). So it is a commit, too: a new partition epoch, and rule 2 refuses all copies.
+
+Who leaves while the set is, or falls, below the minimum stays eligible (``eligibility``).
 """
 
 from __future__ import annotations

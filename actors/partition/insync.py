@@ -36,8 +36,8 @@ from .progress import Position, high_watermark
 UNHEARD, NO_OFFSET = Offset(-1), Offset(0)
 
 # After these the proposal was not committed, and never will be with that partition epoch. INELIGIBLE_REPLICA is not one
-# of them by itself: who was not live may be so when another copy of the proposal arrives. Nor is FENCED_LEADER_EPOCH: it
-# may have been committed before the next epoch began, and whoever was added may lead in that one.
+# of them by itself: who was not live may be so when another copy of the proposal arrives. Nor is FENCED_LEADER_EPOCH:
+# it may have been committed before the next epoch began, and whoever was added may lead in that one.
 _SETTLED = frozenset(
     {
         ErrorCode.INVALID_REQUEST,
