@@ -183,8 +183,11 @@ class Broker(LoopActor):
         for key, hosted in self._hosted.items():
             replica = self._replica(hosted)
             if replica is not None:
-                for door in DOORS:
-                    self._tell(door, Hosted(key, replica))
+                self._announce(key, replica)
+
+    def _announce(self, key: PartitionKey, replica: LoopRef) -> None:
+        for door in DOORS:
+            self._tell(door, Hosted(key, replica))
 
     def on_hosted(self, up: Hosted) -> None:
         """A replica's actor has (re)started: give it the newest order, its own may be from before its restart."""
@@ -297,6 +300,7 @@ class Broker(LoopActor):
         running = self._replica(hosted)
         if running is not None and isinstance(running.actor, Replica) and running.actor.key == key:
             running.post(assignment)  # this actor was restarted, the replica was not: it goes on undisturbed
+            self._announce(key, running)  # the doors were, too, and may have asked before this was known
             return
 
         def start(context: Context, address: str, parent: LoopRef | None) -> LoopRef:

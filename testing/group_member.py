@@ -27,8 +27,8 @@ from typing import Any
 
 import orjson
 
-from ..client.consumer import Consumer
 from ..client.application import ConsumerRebalanceListener
+from ..client.consumer import Consumer
 from ..errors import CallboardError
 from ..model import TopicPartition
 

@@ -11,14 +11,19 @@ leader that committed it had it. Nothing in the cluster knows it; that is why it
 | offsets-in-order | log start <= high watermark <= log end, durable <= log end |
 | high-watermark-never-falls | … within one leader's epoch |
 | committed-is-held | all of the maximal ISR hold what lies below the high watermark (on disk, with flush=ack) |
+| one-lineage | … and what they hold there is what the leader holds there |
+| isr-is-stored | whom a leader waits for includes whoever the store has in the ISR, in its epoch |
 | enough-in-sync | the high watermark moves only while the ISR has min_insync_replicas members |
 | commit-agreement | what is committed at an offset is never committed as something else |
 | leader-completeness | a leader has all that was committed before its epoch |
 | candidate-completeness | whoever may be elected (ISR and ELR) has all that is committed (on disk, with flush=ack) |
+| candidate-agreement | … and nothing else where that stands |
 | log-matching | below their high watermarks replicas hold the same |
 | quorum | ISR and ELR are replicas, without overlap; the ISR is not empty; a leader is in it |
 | acked-is-committed | what was acknowledged to acks=all is committed |
 | no-deposed-ack | … and is held by every leader of a later epoch that has begun |
+| no-deposed-commit | what a leader commits after its time is held by every leader of a later epoch that has begun |
+| one-controller | the store takes a controller's word under the epoch of the lease as it is held, only |
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from itertools import islice
 from ..actors.metadata.documents import NO_LEADER, PartitionDocument
 from ..errors import InvariantViolated
 from ..model import PartitionKey
+from .losses import Losses
 from .observing import BatchMark, ReplicaView
 
 
@@ -51,6 +57,12 @@ class Ghost:
     def end_offset(self) -> int:
         return self.marks[-1].next_offset if self.marks else 0
 
+    def give_up(self, first: BatchMark) -> None:
+        """That batch and all behind it are lost, and nobody may be blamed."""
+        place = self.marks.index(first)
+        del self.marks[place:]
+        self.matched = {broker: min(known, place) for broker, known in self.matched.items()}
+
 
 class Laws:
     """Checks every law on what it is shown, and remembers what it needs for that.
@@ -59,9 +71,9 @@ class Laws:
         LawBroken: from every method.
     """
 
-    def __init__(self, *, may_lose_unsynced: bool = False) -> None:
-        self.may_lose_unsynced = may_lose_unsynced  # flush=os and power loss: documented to lose
+    def __init__(self) -> None:
         self.checks = 0
+        self.losses = Losses()
         self.views: dict[tuple[PartitionKey, int], ReplicaView] = {}  # the last of each replica, dead or alive
         self.ghosts: dict[PartitionKey, Ghost] = {}
         self.documents: dict[PartitionKey, PartitionDocument] = {}
@@ -98,7 +110,14 @@ class Laws:
         self._live.get(key, set()).discard(broker)
         self._ghost(key).matched.pop(broker, None)
 
-    def on_broker_down(self, broker: int) -> None:
+    def live_views(self, key: PartitionKey) -> list[ReplicaView]:
+        """Return the replicas of a partition that are open, by broker."""
+        return [self.views[key, broker] for broker in sorted(self._live.get(key, set()))]
+
+    def on_broker_down(self, broker: int, *, power_lost_in: str = "") -> None:
+        """Its process has died. ``power_lost_in``: its life, if its machine has lost power."""
+        if power_lost_in and any(view.flush == "os" for (_, one), view in self.views.items() if one == broker):
+            self.losses.on_power_loss(broker, power_lost_in)
         for key in self._live:
             self.on_replica_down(key, broker)
 
@@ -110,6 +129,7 @@ class Laws:
             return
         self.documents[key] = document
         quorum(key, document)
+        self.losses.on_document(key, before, document)
         if before is not None:
             for name in ("leader_epoch", "partition_epoch"):
                 was, now = getattr(before, name), getattr(document, name)
@@ -117,6 +137,13 @@ class Laws:
                     raise LawBroken("monotone-epochs", f"{key}: {name} {was}, then {now}")
         for broker in self._live.get(key, set()):
             self._candidate_completeness(self.views[key, broker])
+
+    def on_controller_commit(self, epoch: int, lease_epoch: int, is_held: bool) -> None:
+        """The store has taken a transaction in the name of the controller of ``epoch``."""
+        self.checks += 1
+        if epoch != lease_epoch or not is_held:
+            detail = f"epoch {epoch} has written while the lease was of epoch {lease_epoch}"
+            raise LawBroken("one-controller", detail if is_held else f"{detail} and vacant")
 
     def on_controller_epoch(self, epoch: int) -> None:
         if epoch < self.controller_epoch:
@@ -126,6 +153,8 @@ class Laws:
     def on_ack(self, broker: int, key: PartitionKey, epoch: int, base_offset: int) -> None:
         """A broker acknowledges an ``acks=all`` batch."""
         self.checks += 1
+        if epoch < self.losses.epoch_of(key):
+            return  # on its way since before a loss
         ghost = self._ghost(key)
         where = f"{key}: broker {broker} in epoch {epoch} acknowledges offset {base_offset}"
         mark = next((one for one in reversed(ghost.marks) if one.base_offset <= base_offset < one.next_offset), None)
@@ -156,25 +185,51 @@ class Laws:
         ghost = self._ghost(view.key)
         if view.high_watermark <= ghost.end_offset and is_first:
             return  # what an earlier leader had committed
-        self._committed_is_held(view)
+        if self.losses.on_late_commit(view):
+            return
+        self._no_deposed_commit(view)
+        self._isr_is_stored(view)
+        self._committed_is_held(view, ghost.end_offset)
         if len(view.isr) < view.min_insync_replicas and view.high_watermark > ghost.end_offset:
             detail = f"{_name(view)}: to {view.high_watermark} with {sorted(view.isr)} in sync"
             raise LawBroken("enough-in-sync", detail)
         self._commit_agreement(view, ghost)
         for other in self._live.get(view.key, set()):
             self._candidate_completeness(self.views[view.key, other])
-            if self.views[view.key, other].is_leader and self.views[view.key, other].epoch > view.epoch:
-                self._leader_completeness(self.views[view.key, other])
 
-    def _committed_is_held(self, view: ReplicaView) -> None:
+    def _no_deposed_commit(self, view: ReplicaView) -> None:
+        """Leaders of later epochs have begun: what is committed now must stand in their logs."""
+        for later in self.live_views(view.key):
+            if not later.is_leader or later.epoch <= view.epoch:
+                continue
+            start = max(view.log_start_offset, later.log_start_offset)
+            if differing := _differing(view.marks, later.marks, start, view.high_watermark):
+                detail = f"{_name(view)}: commits {differing} in epoch {view.epoch}"
+                raise LawBroken("no-deposed-commit", f"{detail}, broker {later.broker} leads in {later.epoch} without")
+
+    def _isr_is_stored(self, view: ReplicaView) -> None:
+        document = self.documents.get(view.key)
+        if document is None or document.leader_epoch != view.epoch:
+            return
+        if missing := sorted(set(document.isr) - view.isr):
+            detail = f"{_name(view)}: to {view.high_watermark} on the word of {sorted(view.isr)}"
+            raise LawBroken("isr-is-stored", f"{detail}, stored in the ISR are {missing}, too")
+
+    def _committed_is_held(self, view: ReplicaView, from_offset: int) -> None:
         for member in sorted(view.isr):
+            if self.losses.is_unsure(view.key, member):
+                continue  # it did hold it
             other = self.views.get((view.key, member))
             held = -1
             if other is not None:
                 held = self._durable[view.key, member] if view.flush == "ack" else other.log_end_offset
-            if held < view.high_watermark:
+            if other is None or held < view.high_watermark:
                 detail = f"{_name(view)}: high watermark {view.high_watermark}, broker {member} holds {held}"
                 raise LawBroken("committed-is-held", detail)
+            start = max(from_offset, view.log_start_offset, other.log_start_offset)
+            if differing := _differing(view.marks, other.marks, start, view.high_watermark):
+                detail = f"{_name(view)}: high watermark {view.high_watermark}, broker {member} has not {differing}"
+                raise LawBroken("one-lineage", detail)
 
     def _commit_agreement(self, view: ReplicaView, ghost: Ghost) -> None:
         """Extend the ghost by what this leader has committed; what overlaps must be the same."""
@@ -190,7 +245,15 @@ class Laws:
                 raise LawBroken("commit-agreement", f"{_name(view)}: {mark}, committed was {ghost.marks[-1]}")
 
     def _leader_completeness(self, view: ReplicaView) -> None:
-        if missing := self._missing(view):
+        document = self.documents.get(view.key)
+        if document is not None and document.leader_epoch > view.epoch:
+            return  # it begins after its time: what was committed since is not before its epoch
+        missing, ghost = self._missing(view), self._ghost(view.key)
+        lost = None if missing is None else (missing.base_offset, ghost.end_offset)
+        if self.losses.on_leads(view, lost):
+            if missing is not None:
+                ghost.give_up(missing)
+        else:
             detail = f"{_name(view)}: leads in epoch {view.epoch}, its log ends at {view.log_end_offset}"
             raise LawBroken("leader-completeness", f"{detail} and lacks {missing}")
 
@@ -200,22 +263,26 @@ class Laws:
         document = self.documents.get(view.key)
         if document is None or view.broker not in (*document.isr, *document.elr):
             return
+        if self.losses.is_unsure(view.key, view.broker):
+            return
         if missing := self._missing(view):
+            law = "candidate-agreement" if view.log_end_offset > missing.base_offset else "candidate-completeness"
             detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, log end {view.log_end_offset}"
-            raise LawBroken("candidate-completeness", f"{detail}, lacks {missing}")
+            raise LawBroken(law, f"{detail}, lacks {missing}")
         durable, committed = self._durable[view.key, view.broker], self._ghost(view.key).end_offset
         if view.flush == "ack" and durable < committed:
             detail = f"{_name(view)}: in ISR {document.isr} or ELR {document.elr}, on disk below {durable}"
             raise LawBroken("candidate-completeness", f"{detail}, committed below {committed}")
 
     def _log_matching(self, view: ReplicaView) -> None:
+        document = self.documents.get(view.key)
+        if document is not None and view.broker not in document.isr and self.losses.epoch_of(view.key) >= 0:
+            return  # it may not have heard of the loss
         if missing := self._missing(view, up_to_offset=min(view.high_watermark, view.log_end_offset)):
             raise LawBroken("log-matching", f"{_name(view)}: below {view.high_watermark} it lacks {missing}")
 
     def _missing(self, view: ReplicaView, up_to_offset: int | None = None) -> BatchMark | None:
         """Return the first committed batch that a replica does not have; None: it has all."""
-        if self.may_lose_unsynced:
-            return None
         ghost = self._ghost(view.key)
         known = ghost.matched.get(view.broker, 0)
         at = _first_at(view.marks, ghost.marks[known].base_offset) if known < len(ghost.marks) else 0
@@ -268,6 +335,19 @@ def same_logs(views: Iterable[ReplicaView]) -> dict[PartitionKey, dict[int, list
 def _may_hold_less(before: ReplicaView, after: ReplicaView) -> bool:
     is_same_log = before.life == after.life and before.cuts == after.cuts
     return not is_same_log or after.log_end_offset < before.log_end_offset
+
+
+def _differing(marks: list[BatchMark], others: list[BatchMark], start: int, end: int) -> BatchMark | None:
+    """Return the first batch within [start, end) that does not stand in the other log as well."""
+    at, there = _first_at(marks, start), _first_at(others, start)
+    for place in range(at, len(marks)):
+        mark = marks[place]
+        if mark.next_offset > end:
+            return None
+        if there >= len(others) or others[there] != mark:
+            return mark
+        there += 1
+    return None
 
 
 def _first_at(marks: list[BatchMark], base_offset: int) -> int:

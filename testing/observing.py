@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ..actors.controller.controller import ACTIVE, Controller
 from ..actors.metadata.documents import PartitionDocument, kind_of, partition_of, read
 from ..actors.partition.events import Assign
 from ..actors.partition.leader import Leader
@@ -113,6 +114,12 @@ def controller_epoch_of(kept: KeptDocuments) -> int:
     return -1 if row is None or row.value is None else msgspec.json.decode(row.value).get("controller_epoch", 0)
 
 
+def controller_of(kept: KeptDocuments) -> str:
+    """Return the process that holds the controller's lease; "": nobody does."""
+    row = kept.rows.get("lease")
+    return "" if row is None or row.value is None else str(msgspec.json.decode(row.value).get("holder", ""))
+
+
 # -- where actors keep their state -----------------------------------------------------------------
 
 
@@ -135,6 +142,11 @@ def maximal_isr_of(leader: Leader) -> frozenset[int]:
 
 def high_watermark_of(actor: Replica) -> int:
     return -1 if actor.part is None else int(actor.part.high_watermark)
+
+
+def is_deciding(controller: Controller) -> bool:
+    """Say whether it has decided something of a partition, and does not know yet whether that is stored."""
+    return controller.role == ACTIVE and controller._is_committing and bool(controller._told)
 
 
 # -- what stands in a log --------------------------------------------------------------------------

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
+
+from msgspec.structs import replace as with_fields
 
 from ..actors.partition.events import Truncate
 from ..actors.partition.follower import AFTER_THAT
 from ..model import Offset
-from .simulation import Outcome, Profile, run_seed
+from ..storage.epochs import UNKNOWN_END, EpochEnd
+from .profiles import PROFILES, Profile
+from .simulation import Outcome, run_seed
 
 Replace = Callable[[Any], Any]  # the function as it is -> the function with the bug
 
@@ -32,7 +36,7 @@ class Plant:
     places: tuple[tuple[str, Replace], ...]
     profile: str | Profile = "deaths"
     seeds_max: int = 40  # the simulation must have found it by then
-    finds: frozenset[str] = frozenset()  # laws and anomalies, one of which must be it; empty: any
+    finds: frozenset[str] = frozenset()  # laws and anomalies, one of which must be it
 
 
 PLANTS: dict[str, Plant] = {}
@@ -70,7 +74,7 @@ def hunt(name: str) -> Outcome | None:
         for seed in range(one.seeds_max):
             outcome = run_seed(seed, one.profile)
             names = {failure.name for failure in outcome.failures}
-            if names and (not one.finds or names & one.finds):
+            if names & one.finds:
                 return outcome
     return None
 
@@ -112,8 +116,8 @@ def _finds_no_divergence(_: Any) -> Any:
 
 
 def _shrinks_by_itself(propose: Any) -> Any:
-    def shrink(self: Any, leader_end_offset: int, needed_offset: int, now_ms: int) -> Any:
-        proposal = propose(self, leader_end_offset, needed_offset, now_ms)
+    def shrink(self: Any, *args: Any) -> Any:
+        proposal = propose(self, *args)
         if proposal is not None and len(proposal.isr) < len(self.isr):
             self.isr = frozenset(member.broker_id for member in proposal.isr)
         return proposal
@@ -144,11 +148,71 @@ def _forgets_producers(init: Any) -> Any:
     return begin_without_producers
 
 
+def _answers_about_one_epoch(_: Any) -> Any:
+    def end_of(self: Any, epoch: int, log_end_offset: int) -> Any:
+        """KIP-101: where the first epoch above the asked one begins, whether that one is known here or not."""
+        if epoch < 0 or epoch > self.latest:
+            return UNKNOWN_END
+        later = [start for known, start in self.entries if known > epoch]
+        return EpochEnd(epoch, later[0] if later else log_end_offset)
+
+    return end_of
+
+
+def _counts_before_it_looks(on_fetch: Any) -> Any:
+    def count(self: Any, fetch: Any, now_ms: int) -> Any:
+        follower = self.insync.followers.get(fetch.replica_id)
+        effects = []
+        if follower is not None:
+            end = self._appended_offset
+            held = min(fetch.fetch_offset, end), min(fetch.durable_offset, end)
+            self.insync.on_position(follower, fetch.replica_incarnation, *held, end, now_ms, fetch.log_start_offset)
+            effects = self._after_followers(now_ms)
+        return effects + on_fetch(self, fetch, now_ms)
+
+    return count
+
+
+def _compares_no_life(problem_with_set: Any) -> Any:
+    def problem(image: Any, entry: Any, partition: Any) -> Any:
+        isr = [with_fields(one, incarnation=image.incarnation_of(one.broker_id)) for one in entry.isr]
+        return problem_with_set(image, with_fields(entry, isr=isr), partition)
+
+    return problem
+
+
+def _compares_no_controller_epoch(compare: Any) -> Any:
+    return lambda self, transaction: compare(self, replace(transaction, controller_epoch=None))
+
+
 def _trusts_any_session(_: Any) -> Any:
     return lambda self: self._image.sessions.get(self._broker_address)
 
 
+WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
+JOINERS = replace(
+    PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
+)
+REBORN = replace(
+    PROFILES["reboots"],
+    name="reborn",
+    kinds={"kill": 2.0, "power": 1.0, "chase-joiner": 3.0},
+    safety_ms=3_000.0,
+)
+ALONE = Profile(
+    "alone", kinds={"estrange": 1.0}, min_insync_replicas=1, safety_ms=4_000.0, settings={"replica_lag_ms": 2_000}
+)
+ZOMBIES = replace(
+    PROFILES["chases"],
+    name="zombies",
+    brokers=5,
+    partitions=4,
+    kinds={"lag": 2.0, "kill": 1.0, "chase-controller": 2.0},
+    safety_ms=4_000.0,
+)
+
 BEGIN = ("actors.partition.follower:Follower.begin", _cuts_to_the_high_watermark)
+OTHERS = frozenset({"one-lineage", "log-matching", "candidate-agreement"})  # one offset, two values
 LOST = frozenset(
     {"candidate-completeness", "leader-completeness", "log-matching", "commit-agreement", "committed-is-held"}
 )
@@ -156,18 +220,31 @@ LOST = frozenset(
 plant("B1", "a follower cuts its log to the high watermark that it has heard of", BEGIN, finds=LOST)
 plant(
     "B2",
-    "… and nobody compares the lineages of two logs",
-    BEGIN,
+    "nobody compares the lineages of two logs: what a high watermark does not show stays, one offset, two values",
     ("storage.epochs:EpochHistory.divergence", _finds_no_divergence),
-    finds=LOST,
+    profile=WORST_OF_TIMES,
+    finds=OTHERS,
+)
+plant(
+    "B3",
+    "a leader says where an epoch ends that it does not know, and nobody asks again",
+    ("storage.epochs:EpochHistory.end_offset_for", _answers_about_one_epoch),
+    profile=WORST_OF_TIMES,
+    finds=OTHERS,
+)
+plant(
+    "B4",
+    "a leader counts what a follower says before it looks at its epoch and its lineage",
+    ("actors.partition.leader:Leader._on_follower_fetch", _counts_before_it_looks),
+    profile=WORST_OF_TIMES,
+    finds=OTHERS,
 )
 plant(
     "B6",
-    "a leader takes laggards out of its in-sync set by itself, and acknowledges alone",
+    "a leader takes laggards out of its in-sync set by itself, and so acknowledges alone when it was deposed",
     ("actors.partition.insync:InSync.propose", _shrinks_by_itself),
-    ("actors.partition.leader:Leader.__init__", _needs_nobody_in_sync),
-    ("actors.partition.leader:Leader.on_isr", _ignores_the_minimum),
-    finds=LOST | {"enough-in-sync", "no-deposed-ack"},
+    profile=ALONE,
+    finds=frozenset({"no-deposed-commit", "no-deposed-ack"}),
 )
 plant(
     "B7",
@@ -180,7 +257,22 @@ plant(
     "B9",
     "a member whose addition is proposed is not counted before it is known to be committed",
     ("actors.partition.insync:InSync.maximal", _forgets_what_it_proposed),
-    finds=LOST,
+    profile=JOINERS,
+    finds=frozenset({"isr-is-stored"}),
+)
+plant(
+    "B26",
+    "the store takes the word of a controller that was deposed while it was paused",
+    ("storage.metadata_store:DocumentStore._compare", _compares_no_controller_epoch),
+    profile=ZOMBIES,
+    finds=frozenset({"one-controller"}),
+)
+plant(
+    "B10",
+    "a follower joins the in-sync set by what it held in its life before, of which a reboot took a part",
+    ("actors.controller.isr:_problem_with_set", _compares_no_life),
+    profile=REBORN,
+    finds=frozenset({"candidate-completeness"}),
 )
 plant(
     "B14",

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 
-from .simulation import PROFILES, USUAL_PROFILES, Outcome, run_seed, shrink
+from .profiles import PROFILES, USUAL_PROFILES
+from .simulation import Outcome, run_seed, shrink
 
 SEEDS_FILE = "regression_seeds.txt"
 FAILURES_SHOWN = 3

@@ -108,6 +108,8 @@ class SimulatedCluster:
         self.processes: dict[str, SimulatedProcess] = {}
         self.disks: dict[str, SimDisk] = {}
         self.lives: dict[str, int] = {}  # how often each process was started
+        self.boots: dict[str, int] = {}  # how often the machine of each has lost power: one machine a process
+        self.rates: dict[str, float] = {}  # of clocks, where it is not 1: a machine's, so of all lives of its process
         self.kept = KeptDocuments()
         self.open_store: Callable[[], DocumentStore] = lambda: MemoryStore(self.kept)
         self.on_process: Callable[[SimulatedProcess], None] = lambda _: None  # sees each new life before it runs
@@ -147,8 +149,9 @@ class SimulatedCluster:
 
     def _new_life(self, options: ProcessOptions, life: int) -> SimulatedProcess:
         name = options.name
-        loop = ProcessLoop(self.loop, name)
-        clock = ProcessClock(self.loop)
+        rate = self.rates.get(name, 1.0)
+        loop = ProcessLoop(self.loop, name, rate=rate)
+        clock = ProcessClock(self.loop, rate=rate)
         pool = ProcessPool(loop, random.Random(f"{self._seed}/{name}/{life}/pool"))
         transport = self.network.transport(loop, clock, owner=name, seed=f"{self._seed}/{name}/{life}")
         context = sim_context(
@@ -160,7 +163,8 @@ class SimulatedCluster:
             pool=pool,
             transport=transport,
         )
-        return SimulatedProcess(options, replace(context, loop=loop), loop, clock, pool)
+        context = replace(context, loop=loop, boot=f"boot-{self.boots.get(name, 0)}")
+        return SimulatedProcess(options, context, loop, clock, pool)
 
     def kill(self, name: str, *, power_loss: bool = False) -> SimulatedProcess:
         """End a process as SIGKILL does: nothing of it runs any more, nothing is said; its page cache survives.
@@ -175,6 +179,7 @@ class SimulatedCluster:
             self.network.vanished(name)
         else:
             self.network.hung_up(name)
+        self.boots[name] = self.boots.get(name, 0) + power_loss
         disk = self.disks[name]
         self.disks[name] = disk.crash(f"{self._seed}/{name}/{self.lives[name]}") if power_loss else disk.kill()
         return process

@@ -21,21 +21,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..actors.controller.controller import Controller
+from ..actors.controller.leadership import UNCLEAN
 from ..actors.metadata.documents import PartitionDocument
 from ..actors.partition.replica import Replica
 from ..client.config import ConsumerConfig, ProducerConfig
 from ..config import BrokerSettings, ClusterConfig
 from ..errors import CallboardError
 from ..model import PartitionKey, TopicId, TopicPartition
-from ..transport.messages import CreateTopicsRequest, NewTopic, ProduceReply
+from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTopic, ProduceReply
+from ..transport.seam import Connection
+from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
+from .losses import without_losses
 from .machine import ProcessLoop
-from .nemesis import KINDS, LOSSY, Fault, Host, Nemesis, schedule
+from .nemesis import Fault, Host, Nemesis, schedule
 from .network import LinkQuality, SimNetwork
-from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of
+from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of, controller_of
+from .profiles import ORDERED_ERRORS, PROFILES, Profile
 from .recording import Recorder
 from .simulated import METADATA, METADATA_ENDPOINT, SimulatedCluster, SimulatedProcess
 from .transport import LoopbackServer
@@ -43,53 +49,10 @@ from .transport import LoopbackServer
 TOPIC = "orders"
 HEALED_MS = 30_000  # of virtual time from the healing of everything until everything must be well
 LOOK_MS = 20
+ORDER_AGAIN_MS = 200.0
 FINAL = "final"
 KIB = 1 << 10
 FAILURES_SHOWN = 8  # of one run
-ORDERED_ERRORS = (  # a kind of fault, and what an error says that comes of it
-    ("store-refuses", "simulated: the write failed"),
-    ("store-forgets", "simulated: the write failed"),
-    ("full-disk", "log.full"),
-    ("full-disk", "No space left on device"),
-    ("sync-error", "Input/output error"),
-    ("sync-error", "directory.offline"),
-    ("sync-error", "partition.offline"),
-    ("slow-disk", "disk.slow"),
-    ("pause", "disk.slow"),  # a sync that was under way meanwhile
-)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What kind of cluster, load and faults. ``name`` and a seed make a run."""
-
-    name: str = "default"
-    brokers: int = 3
-    partitions: int = 2
-    replication_factor: int = 3
-    min_insync_replicas: int = 0  # 0: as the cluster chooses
-    flush: str = "ack"
-    producers: int = 2
-    consumers: int = 1
-    safety_ms: float = 2_000.0
-    kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
-
-
-PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        Profile(),
-        Profile("single", replication_factor=1),
-        Profile("calm", kinds={}),
-        Profile("deaths", kinds={name: KINDS[name] for name in ("kill", "kill-metadata", "power", "fail-actor")}),
-        Profile("links", kinds={name: KINDS[name] for name in ("cut", "cut-one-way", "isolate", "clog", "flaky")}),
-        Profile("lossy", kinds=LOSSY),
-        Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
-    )
-}
-
-
-USUAL_PROFILES = tuple(name for name in PROFILES if name != "lossy")  # see LOSSY
 
 
 @dataclass
@@ -160,13 +123,17 @@ class Simulation:
         self.loop = SimLoop(seed, shuffle=self.chance.random() < 0.5)
         self.network = SimNetwork(self.loop, seed)
         self.recorder = Recorder()
-        self.laws = Laws(may_lose_unsynced=profile.flush == "os")
+        self.laws = Laws()
         self.observer, self.store = Observer(), StoreObserver()
+        self.log: list[str] = []  # of elections that may lose something
         self.errors: list[str] = []
         self.clients: dict[str, ClientProcess] = {}
         self.producers: list[SimProducer] = []
         self.consumers: list[SimConsumer] = []
+        self._admin: list[Connection] = []
         self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
+        rates = random.Random(f"rates/{profile.name}/{seed}")
+        self.cluster.rates = {name: rates.choice(profile.clock_rates) for name in self.cluster.names}
         self.network.expect(METADATA_ENDPOINT, METADATA)
         for number in range(1, profile.brokers + 1):
             self.network.expect(self.cluster.client_endpoint(number), f"broker-{number}")
@@ -182,6 +149,7 @@ class Simulation:
                 span_ms=profile.safety_ms,
                 kinds=profile.kinds,
                 replication_factor=profile.replication_factor,
+                partitions=profile.partitions,
             )
         self.faults = list(faults)
         self.host = Host(self.cluster, self._client("host"))
@@ -189,6 +157,15 @@ class Simulation:
         self.nemesis = Nemesis(
             self.cluster, self.network, self.host, self.clients, self.recorder, kill_client=self._kill_client
         )
+        self.chases = Chases(
+            seed,
+            self.nemesis,
+            views_of=self.laws.live_views,
+            document_of=self.laws.documents.get,
+            controller_of=lambda: controller_of(self.cluster.kept),
+        )
+        self.nemesis.begin_chase = self.chases.begin
+        self.nemesis.order_elections = self._order_elections
         self.nemesis.sync_ms = self.chance.choice((0.0, 2.0, 15.0))
         delay_ms = self.chance.choice((0.1, 0.1, 1.0, 8.0))
         self.network.normal = self.network.quality = LinkQuality(delay_ms=delay_ms, jitter_ms=delay_ms)
@@ -201,7 +178,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         outcome = Outcome(self.seed, self.profile.name, self.faults)
-        with _listening(self.errors):
+        with _listening(self.log, self.errors):
             try:
                 self._start()
                 self._hurt()
@@ -258,7 +235,9 @@ class Simulation:
         history.starts = {
             TopicPartition(TOPIC, view.key.partition): view.log_start_offset for view in views if view.is_leader
         }
-        found = anomalies(history)
+        losses = self.laws.losses
+        found = anomalies(without_losses(history, losses.found, TOPIC, FINAL) if losses.found else history)
+        found += [Anomaly("untold-loss", None, str(loss)) for loss in losses.untold(self.log)]
         logs = {TopicPartition(TOPIC, key.partition): held for key, held in same_logs(views).items()}
         found += divergences(logs)
         found += stalls(history, [(healed_us * 1000, self.loop.now_us * 1000)], HEALED_MS * 1_000_000)
@@ -293,6 +272,7 @@ class Simulation:
             "checkpoint_ms": chance.choice((50, 500, 5_000)),
             "retention_check_ms": chance.choice((100, 60_000)),
             "storage_min_free_bytes": 0,
+            **self.profile.settings,
         }
         return ClusterConfig(brokers=self.profile.brokers, data_dir="/data", broker=BrokerSettings(**settings))
 
@@ -384,11 +364,15 @@ class Simulation:
     def _on_process(self, process: SimulatedProcess) -> None:
         name = process.options.name
         process.pool.latency = self.nemesis.latency_of(name)
+        if name != METADATA:
+            self.laws.losses.on_life(process.options.broker_id, process.options.incarnation)
 
         def on_ran(_: ProcessLoop, callback: Callable[..., Any]) -> None:
             actor = getattr(callback, "__self__", None)
             if isinstance(actor, Replica):
                 self._look_at(process, actor)
+            elif isinstance(actor, Controller):
+                self.chases.on_controller(process, actor)
             elif name == METADATA and self.store.has_news(self.cluster.kept):
                 self._look_at_store()
 
@@ -400,9 +384,15 @@ class Simulation:
             self.laws.on_replica_down(actor.key, process.options.broker_id)
         elif view != self.laws.views.get((view.key, view.broker)):
             self.laws.on_replica(view)
+            self.chases.on_view(view)
 
     def _look_at_store(self) -> None:
-        self.laws.on_controller_epoch(controller_epoch_of(self.cluster.kept))
+        epoch = controller_epoch_of(self.cluster.kept)
+        self.laws.on_controller_epoch(epoch)
+        self.chases.on_lease(epoch)
+        commits, self.nemesis.commits[:] = list(self.nemesis.commits), []
+        for commit in commits:
+            self.laws.on_controller_commit(*commit)
         for key, document in self.store.changed(self.cluster.kept):
             self.laws.on_document(key, document)
 
@@ -412,9 +402,11 @@ class Simulation:
                 key = PartitionKey(TopicId(entry.topic_id), entry.partition)
                 self.laws.on_ack(_number_of(server.owner), key, entry.leader_epoch, entry.base_offset)
 
-    def _on_down(self, name: str) -> None:
-        if name != METADATA:
-            self.laws.on_broker_down(_number_of(name))
+    def _on_down(self, process: SimulatedProcess, has_lost_power: bool) -> None:
+        options = process.options
+        if options.name != METADATA:
+            life = options.incarnation if has_lost_power else ""
+            self.laws.on_broker_down(options.broker_id, power_lost_in=life)
 
     def _views(self) -> Sequence[ReplicaView]:
         found = []
@@ -447,7 +439,7 @@ class Simulation:
         """Have the topic made, and wait until all its partitions are led."""
         asker = self._client("admin")
         answers: list[Any] = []
-        connections = [
+        connections = self._admin = [
             asker.transport.connect(self.cluster.client_endpoint(one + 1), client_id="admin", on_state=lambda _: None)
             for one in range(self.profile.brokers)
         ]
@@ -471,6 +463,15 @@ class Simulation:
 
         self._run_for(200)
         self._wait_for(is_made, begun_us)
+
+    def _order_elections(self, for_ms: float) -> None:
+        """As a person who has given up: order unclean elections of whoever is controller, again and again."""
+        for number in range(self.profile.partitions):
+            self.laws.losses.on_order(number)
+        for connection in self._admin:
+            connection.request(ElectLeadersRequest(election=UNCLEAN), lambda *_: None, timeout_ms=1_000)
+        if for_ms > ORDER_AGAIN_MS:
+            self.nemesis.later(ORDER_AGAIN_MS, self._order_elections, for_ms - ORDER_AGAIN_MS)
 
     def _is_led(self) -> str:
         documents = self.laws.documents
@@ -506,19 +507,23 @@ class _NotConverged(Exception):
 
 
 class _listening(logging.Handler):  # noqa: N801 - a context manager
-    """Keep the errors that the cluster logs, and keep them off the terminal."""
+    """Keep the errors that the cluster logs, and what it says of elections; keep both off the terminal."""
 
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._lines = lines
+    def __init__(self, elections: list[str], errors: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._elections, self._errors = elections, errors
         self._logger = logging.getLogger("callboard")
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
+        line = record.getMessage()
+        if line.startswith("leader.elected_"):
+            self._elections.append(line)
+        if record.levelno >= logging.ERROR:
+            self._errors.append(line)
 
     def __enter__(self) -> None:
         self._before = (self._logger.level, self._logger.propagate)
-        self._logger.setLevel(logging.ERROR)
+        self._logger.setLevel(logging.WARNING)
         self._logger.propagate = False
         self._logger.addHandler(self)
 

@@ -8,8 +8,11 @@ when all of this holds, in this order:
 3. The leader itself is in the set, and everybody in it hosts a replica.
 4. Whoever is *added* lives in the very life in which it caught up, and has not given the replica up (R4, B5, B10).
 
-Anything else is refused, and the answer says how the partition is now. Who leaves while the set is, or falls, below
-the minimum stays eligible (``eligibility``).
+Anything else is refused, and the answer says how the partition is now. A refusal by rule 4 holds for the moment only:
+who is not live now may be so when another copy of the same request comes, late, whose sender believes it refused and
+does not count the new member (B9). So it is a commit, too: a new partition epoch, and rule 2 refuses all copies.
+
+Who leaves while the set is, or falls, below the minimum stays eligible (``eligibility``).
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ def alter_partitions(
             replies.append(_reply(entry, None, (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no partition {key}")))
             continue
         problem = _problem_with_leader(image, request, entry, partition) or _problem_with_set(image, entry, partition)
-        if problem is None and {one.broker_id for one in entry.isr} != set(partition.isr):
+        if problem is not None and problem[0] == ErrorCode.INELIGIBLE_REPLICA:
+            partition = changes[key] = changed(image, partition, isr=partition.isr, elr=partition.elr)
+        elif problem is None and {one.broker_id for one in entry.isr} != set(partition.isr):
             partition = changes[key] = _altered(image, entry, partition, Terms.of(image.topic(key.topic_id), defaults))
         replies.append(_reply(entry, partition, problem))
     return [(partition_key(key), partition) for key, partition in changes.items()], replies

@@ -35,11 +35,11 @@ from .progress import Position, high_watermark
 
 UNHEARD, NO_OFFSET = Offset(-1), Offset(0)
 
-# After these the proposal was not committed, and never will be with that partition epoch. FENCED_LEADER_EPOCH is not
-# one of them: it may have been committed before the next epoch began, and whoever was added may lead in that one.
+# After these the proposal was not committed, and never will be with that partition epoch. INELIGIBLE_REPLICA is not one
+# of them by itself: who was not live may be so when another copy of the proposal arrives. Nor is FENCED_LEADER_EPOCH:
+# it may have been committed before the next epoch began, and whoever was added may lead in that one.
 _SETTLED = frozenset(
     {
-        ErrorCode.INELIGIBLE_REPLICA,
         ErrorCode.INVALID_REQUEST,
         ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     }
@@ -100,6 +100,7 @@ class InSync:
             BrokerId(one): Follower(BrokerId(one), caught_up_ms=now_ms) for one in replicas if one != broker_id
         }
         self._proposal: _Proposal | None = None
+        self._overtaken: _Proposal | None = None  # the one before, if its answer was not known when it was void
         self._is_refused = False  # lately: the next look asks again, not the next fetch
 
     # -- who holds what ------------------------------------------------------------------------------
@@ -241,21 +242,38 @@ class InSync:
     def on_answered(self, answered: IsrAnswered) -> bool:
         """Take in what the controller said; True: the committed or the maximal set is another one now."""
         proposal, reply = self._proposal, answered.reply
-        if proposal is None or answered.partition_epoch != proposal.partition_epoch or reply is None:
-            return False  # of an earlier one; or unknown: it stays proposed
+        if reply is None:
+            return False  # unknown: it stays proposed
+        if proposal is None or answered.partition_epoch != proposal.partition_epoch:
+            self._on_overtaken_answered(answered.partition_epoch, reply.error)
+            return False
         if not reply.error:
             return reply.leader_epoch == self.epoch and self.on_committed(reply.isr, reply.partition_epoch)
+        if reply.error == ErrorCode.INELIGIBLE_REPLICA:
+            if reply.leader_epoch != self.epoch or reply.partition_epoch <= proposal.partition_epoch:
+                return False  # another copy of it may yet be taken
+            self._note_refusal(proposal)
+            self._proposal = None
+            self.on_committed(self.isr, reply.partition_epoch)
+            return True
         if reply.error not in _SETTLED:
             return False
-        self._proposal = None
-        added = [self.followers[one] for one in proposal.members - self.isr]
-        if added and reply.error == ErrorCode.INELIGIBLE_REPLICA:
-            for follower in added:
-                follower.looks_to_wait = 1 << min(follower.refusals, REFUSAL_DOUBLINGS_MAX)
-                follower.refusals += 1
-        else:
-            self._is_refused = True
+        self._proposal, self._is_refused = None, True
         return True
+
+    def _on_overtaken_answered(self, partition_epoch: int, error: int) -> None:
+        """The metadata came first, and the next proposal with them: who was refused waits all the same."""
+        overtaken = self._overtaken
+        if overtaken is not None and overtaken.partition_epoch == partition_epoch:
+            self._overtaken = None
+            if error == ErrorCode.INELIGIBLE_REPLICA:
+                self._note_refusal(overtaken)
+
+    def _note_refusal(self, proposal: _Proposal) -> None:
+        for broker_id in sorted(proposal.members - self.isr):
+            follower = self.followers[broker_id]
+            follower.looks_to_wait = 1 << min(follower.refusals, REFUSAL_DOUBLINGS_MAX)
+            follower.refusals += 1
 
     def on_committed(self, isr: Iterable[int], partition_epoch: int) -> bool:
         """The set as the metadata have it, at a partition epoch; False: that is known, or old."""
@@ -269,7 +287,7 @@ class InSync:
             elif follower.broker_id in before:  # where it was then is no reason to take it back
                 follower.log_end_offset = follower.durable_offset = follower.mark_offset = UNHEARD
         if self._proposal is not None and self._proposal.partition_epoch < partition_epoch:
-            self._proposal = None
+            self._overtaken, self._proposal = self._proposal, None
         return True
 
     def _proposed(self) -> ProposeIsr | None:

@@ -515,6 +515,7 @@ def refusal_of_produce(
     leader_epoch: int = -1,
     base_offset: Offset = NOT_APPENDED,
 ) -> ProduceEntryReply:
+    """``base_offset``: where it stands in this log all the same; -1: it was not appended."""
     return ProduceEntryReply(
         topic_id=key.topic_id,
         partition=key.partition,

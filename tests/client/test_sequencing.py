@@ -179,6 +179,21 @@ def test_sequences_are_never_reset_while_an_outcome_is_unknown():
     assert (second.producer_epoch, second.base_sequence) == (0, 10)
 
 
+def test_b15_what_a_deposed_leader_has_appended_is_not_numbered_anew_before_its_outcome_is_known():
+    """It answers "not leader" and where the batch stands: the next leader may have it, too, under the old epoch."""
+    sequence = a_sequence()
+    first, second = send(sequence, a_batch(), 1), send(sequence, a_batch(), 2)
+    for batch, attempt_id in ((first, 1), (second, 2)):
+        verdict = sequence.on_refused(batch, attempt_id, NotLeaderForPartitionError("t").as_unknown(), 0)
+        assert verdict is Verdict.RETRY
+
+    sequence.on_expired(first)
+
+    assert not sequence.bump_if_known(1_000)
+    assert sequence.next_retry(1_000) is second
+    assert (second.producer_epoch, second.base_sequence) == (0, 10)
+
+
 def test_a_batch_that_turns_out_to_be_appended_is_acked_under_its_old_epoch():
     sequence = a_sequence()
     first, second = send(sequence, a_batch(), 1), send(sequence, a_batch(), 2)

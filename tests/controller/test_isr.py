@@ -56,8 +56,9 @@ def altered(image, request):
 
 def refused(image, request):
     changes, replies = alter_partitions(image, request)
-    assert changes == []
-    return ErrorCode(replies[0].error)
+    error = ErrorCode(replies[0].error)
+    assert error == ErrorCode.INELIGIBLE_REPLICA or changes == []
+    return error
 
 
 def test_a_leader_takes_a_follower_out_and_the_answer_is_the_partition_as_it_is_then():
@@ -99,6 +100,21 @@ def test_a_replica_that_its_broker_gave_up_is_not_added():
     image = with_documents(image, [(f"partition/{T0}/0", now)])
 
     assert refused(image, ask(image, [1, 2, 3])) == ErrorCode.INELIGIBLE_REPLICA
+
+
+def test_b9_a_copy_of_a_refused_proposal_is_refused_when_its_follower_lives_again():
+    """The leader was told so, and acknowledges without it: the copy would make it a member that lacks what it lacks."""
+    image = reconciled(without_broker(image_with(topics={"a": [[1, 2, 3]]}), 2))
+    before = partition(image)
+    request = ask(image, [1, 2, 3], lives={2: "i2b"})
+
+    image, reply = altered(image, request)
+    assert reply.error == ErrorCode.INELIGIBLE_REPLICA
+    assert reply.partition_epoch == partition(image).partition_epoch == before.partition_epoch + 1
+    assert (partition(image).isr, partition(image).leader_epoch) == (before.isr, before.leader_epoch)
+
+    image = reconciled(with_broker(image, 2, "i2b"))
+    assert refused(image, request) == ErrorCode.INVALID_UPDATE_VERSION
 
 
 def test_a_member_that_stays_needs_no_word_on_its_life():

@@ -6,6 +6,7 @@ import itertools
 
 from callboard.actors.partition.events import Answer, Append, Fetch, IsrAnswered, Produce, Progress, ProposeIsr, Ticket
 from callboard.actors.partition.leader import Leader
+from callboard.errors import ErrorCode
 from callboard.model import PartitionKey
 from callboard.storage.batch import check_batch, encode_batch
 from callboard.storage.epochs import EpochHistory
@@ -86,7 +87,8 @@ def progress(leader, broker, durable, *, epoch=5, life="life-1", now_ms=0):
 def answered(proposal, error=0, *, isr=None, partition_epoch=None, leader_epoch=5):
     """The controller's answer to a proposal: done, unless said otherwise."""
     members = [one.broker_id for one in proposal.isr] if isr is None else isr
-    epoch = proposal.partition_epoch + (0 if error else 1) if partition_epoch is None else partition_epoch
+    moves = not error or error == ErrorCode.INELIGIBLE_REPLICA  # a refusal of that kind is a commit, too
+    epoch = proposal.partition_epoch + moves if partition_epoch is None else partition_epoch
     reply = AlterPartitionEntryReply(
         topic_id=KEY.topic_id,
         partition=KEY.partition,

@@ -236,6 +236,31 @@ def test_an_answer_to_an_earlier_proposal_is_void():
     assert acknowledged(fetch(leader, 2, 11)) == [], "the second one is under way"
 
 
+def test_b9_whom_another_copy_of_the_proposal_may_yet_add_counts_although_one_was_refused():
+    leader = without_3()
+    (proposal,) = proposals(fetch(leader, 3, 10))
+    refused = answered(proposal, ErrorCode.INELIGIBLE_REPLICA, isr=[1, 2], partition_epoch=proposal.partition_epoch)
+
+    leader.on_isr_answered(refused, 0)
+    produce(leader)
+    assert acknowledged(fetch(leader, 2, 11)) == [], "the partition epoch has not moved: nothing keeps a copy out"
+
+    effects = leader.on_isr_answered(answered(proposal, ErrorCode.INELIGIBLE_REPLICA, isr=[1, 2]), 0)
+    assert acknowledged(effects) == [10]
+
+
+def test_who_is_refused_after_the_metadata_have_told_of_it_waits_like_others():
+    leader = without_3()
+    (proposal,) = proposals(fetch(leader, 3, 10))
+    (again,) = proposals(leader.on_isr([1, 2], 21, 2, 0))  # the refusal's own commit; its answer is on its way
+
+    leader.on_isr_answered(answered(proposal, ErrorCode.INELIGIBLE_REPLICA), 0)
+    leader.on_isr_answered(answered(again, ErrorCode.INELIGIBLE_REPLICA), 0)
+
+    assert proposals(fetch(leader, 3, 10)) == []
+    assert leader.insync.followers[3].refusals == 2
+
+
 def test_a_proposal_that_was_overtaken_is_made_anew_from_what_is_true_now():
     leader = a_leader(isr=[1, 2])
     fetch(leader, 2, 10)

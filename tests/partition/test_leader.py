@@ -11,7 +11,7 @@ from callboard.model import PartitionKey
 from callboard.storage.batch import check_batch, encode_batch
 from callboard.storage.epochs import EpochHistory
 from callboard.storage.producers import ProducerStates
-from callboard.transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP
+from callboard.transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, ProduceEntryReply
 
 KEY = PartitionKey("0" * 32, 3)
 tickets = itertools.count(1)
@@ -285,6 +285,8 @@ def test_a_deposed_leader_acknowledges_nothing_and_sends_everybody_to_the_next()
 
     assert [reply.error for reply in refused] == [ErrorCode.NOT_LEADER_FOR_PARTITION] * 3
     assert {(reply.leader, reply.leader_epoch) for reply in refused} == {(2, 6)}
+    appended = [reply.base_offset for reply in refused if isinstance(reply, ProduceEntryReply)]
+    assert appended == [10, 12], "where they stand: the next leader may commit them, so their outcome is unknown (B15)"
 
 
 def test_who_is_refused_by_a_deposed_leader_is_told_where_its_records_stand_that_may_be_kept():  # B15

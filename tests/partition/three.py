@@ -67,6 +67,7 @@ class Controller:
             error = ErrorCode.INVALID_UPDATE_VERSION
         elif any(lives[one] != str(self.lives.get(one)) for one in members - self.isr):
             error = ErrorCode.INELIGIBLE_REPLICA
+            self._commit(self.isr)  # no other copy of it is taken
         else:
             self._commit(members)
         return AlterPartitionEntryReply(

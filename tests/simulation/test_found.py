@@ -2,12 +2,14 @@
 
 import pytest
 
+from callboard.actors.lifecycle import Fail
+from callboard.testing.loop import SimLoop
 from callboard.testing.simulated import METADATA_ENDPOINT, SimulatedCluster
 from callboard.transport import messages as m
 
 
-def a_cluster(brokers, replication_factor):
-    cluster = SimulatedCluster(brokers=brokers).start()
+def a_cluster(brokers, replication_factor, loop=None):
+    cluster = SimulatedCluster(brokers=brokers, loop=loop).start()
     new = m.NewTopic(name="orders", num_partitions=1, replication_factor=replication_factor)
     cluster.run_until(lambda: cluster.metadata().controller_id >= 0)
     endpoint = cluster.client_endpoint(cluster.metadata().controller_id)
@@ -70,3 +72,20 @@ def test_a_follower_of_an_idle_partition_joins_the_isr_in_its_present_life(is_no
     leading = the_replica(cluster, leader).part.rules.insync
     now = cluster.processes[f"broker-{follower}"].options.incarnation
     assert leading.followers[follower].incarnation == now
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_doors_that_were_restarted_know_the_replicas_that_went_on_in_whatever_order_all_is_told(seed):
+    """They asked who is here before the broker had its metadata, and were never told: it led, and nobody reached it."""
+    cluster = a_cluster(1, 1, loop=SimLoop(seed, shuffle=True))
+    replica, directory = the_replica(cluster, 1).actor_ref, cluster.processes["broker-1"].context.directory
+
+    directory.find("broker-1/replication").post(Fail())
+    cluster.loop.advance(1_000)
+
+    topic = cluster.metadata(1).topics[0]
+    epoch = topic.partitions[0].leader_epoch
+    entry = m.ListOffsetsEntry(topic_id=topic.topic_id, partition=0, leader_epoch=epoch, timestamp_ms=-2)
+    reply = cluster.ask(cluster.client_endpoint(1), m.ListOffsetsRequest(entries=[entry]))
+    assert replica.is_alive()
+    assert reply.entries[0].error == 0

@@ -6,13 +6,25 @@ import sys
 
 import pytest
 
-from callboard.testing.nemesis import KINDS, schedule
+from callboard.testing.nemesis import CHASED_HOW, CHASES, KINDS, schedule
+from callboard.testing.profiles import PROFILES
 from callboard.testing.recording import read_lines
 from callboard.testing.simulate import main, regression_seeds
-from callboard.testing.simulation import PROFILES, run_seed
+from callboard.testing.simulation import Simulation, run_seed
 
 SEEDS_A_CHUNK = 10
-CHUNKS = {"default": 8, "deaths": 5, "links": 4, "pauses": 4, "single": 2, "calm": 1}
+CHUNKS = {
+    "default": 5,
+    "deaths": 3,
+    "links": 3,
+    "pauses": 2,
+    "single": 1,
+    "calm": 1,
+    "chases": 3,
+    "reboots": 4,
+    "clocks": 2,
+    "unclean": 2,
+}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +68,8 @@ def test_the_same_seed_is_the_same_run(seed):
 def test_a_run_does_not_depend_on_how_strings_are_hashed():
     program = (
         "from callboard.testing.simulation import run_seed\n"
-        "for seed, profile in ((3, 'default'), (6, 'deaths'), (5, 'pauses'), (6, 'links')):\n"
+        "names = ('default', 'deaths', 'pauses', 'links', 'chases', 'reboots')\n"
+        "for seed, profile in enumerate(names, 2):\n"
         "    print(run_seed(seed, profile).digest)\n"
     )
     runs = [
@@ -72,7 +85,7 @@ def test_a_run_does_not_depend_on_how_strings_are_hashed():
     ]
 
     assert runs[0] == runs[1]
-    assert len(set(runs[0])) == 4
+    assert len(set(runs[0])) == 6
 
 
 def test_what_the_clients_saw_is_kept_as_events():
@@ -99,6 +112,27 @@ def test_every_kind_of_fault_is_scheduled_by_some_seed_and_none_by_others():
     assert {fault.kind for faults in made for fault in faults} == set(KINDS)
     assert any(not faults for faults in made), "to be left in peace is a case, too"
     assert all(0 <= fault.at_ms <= 3_000 and fault.for_ms >= 50 for faults in made for fault in faults)
+
+
+def test_every_kind_of_chase_is_scheduled_with_every_end():
+    names = ["broker-1", "broker-2", "broker-3"]
+    made = [schedule(seed, brokers=names, clients=[], span_ms=3_000, kinds=CHASES, partitions=2) for seed in range(200)]
+    faults = [fault for one in made for fault in one]
+
+    assert {fault.kind for fault in faults} == set(CHASES)
+    for kind, how in CHASED_HOW.items():
+        assert {fault.other for fault in faults if fault.kind == kind} == set(how)
+    assert {fault.target for fault in faults if fault.kind in CHASED_HOW} == {"partition-0", "partition-1"}
+
+
+@pytest.mark.parametrize("profile", ["reboots", "unclean"])
+def test_something_is_lost_in_some_run_where_it_may_be_and_the_run_is_good(profile):
+    for seed in range(40):
+        run = Simulation(seed, PROFILES[profile])
+        assert run.run().is_good
+        if run.laws.losses.found:
+            return
+    pytest.fail("nothing was ever lost: the rules of losses were not tried")
 
 
 def test_a_broken_disk_is_not_ordered_where_it_holds_the_only_copy():
