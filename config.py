@@ -70,7 +70,7 @@ class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
     request_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 64 * MIB  # of one frame, as the socket enforces it
     request_frames: Positive = 4_096
     request_entries: Positive = 20_000  # partitions, topics or names in one request
-    requests_waiting: Positive = 20_000  # of one broker; parked fetches are counted apart, to the same number
+    requests_waiting: Positive = 20_000  # of one broker; parked fetches, and heartbeats, are counted apart
     reply_bytes_waiting_per_peer: Positive = 128 * MIB
     connections: Positive = 10_000
 

@@ -26,8 +26,8 @@ in a fetch reply a batch is contiguous.
 
 Rules of this file:
 
-1. Nothing but ``check_batch``, ``decode_batch``, ``encode_batch`` and sparse.py knows the columns. Whoever only moves or
-   stores batches uses the header, which is the same for every layout.
+1. Nothing but ``check_batch``, ``decode_batch``, ``encode_batch`` and sparse.py knows the columns. Whoever only moves
+   or stores batches uses the header, which is the same for every layout.
 2. What is checked: ``parse_header`` that the fields are possible, ``check_envelope`` also length and checksum,
    ``check_batch`` also that every column lies inside the batch. None of them reads a record.
 """

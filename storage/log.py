@@ -383,8 +383,7 @@ class Log:
     def end_compaction(self, compaction: Compaction, now_ms: int) -> bool:
         """Let what was compacted take its place, for readers now, on disk with the next job; False: it was void."""
         self._require_usable()
-        swaps = self.cleaner.end(compaction, now_ms)
-        for swap in swaps or ():
+        for swap in (swaps := self.cleaner.end(compaction, now_ms)) or ():
             self._fresh_indexes.append(swap.segment)
             self._reader.forget(swap.inputs)
             for segment in swap.inputs:

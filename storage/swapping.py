@@ -68,7 +68,7 @@ class Swapping:
         self._cleaned = cleaned
 
     def __call__(self) -> None:
-        """Exchange the files, then say how far the log is compacted. Raises ``OSError``: opening the log does it again."""
+        """Exchange the files, say how far the log is compacted. Raises ``OSError``: opening the log does it again."""
         files, directory = self._files, self._directory
         for swap in self.swaps:
             name = swap_name(swap.begin, swap.end)

@@ -45,7 +45,7 @@ def read(cluster, topic, offset=0, end=None):
     while True:
         entry = m.FetchEntry(topic_id=topic.topic_id, partition=0, fetch_offset=offset)
         answer = cluster.ask(broker, m.FetchRequest(max_wait_ms=100, entries=[entry]))
-        reply, frames = answer if isinstance(answer, tuple) else (answer, [])
+        _, frames = answer if isinstance(answer, tuple) else (answer, [])
         data = b"".join(frames)
         if not data:
             return found

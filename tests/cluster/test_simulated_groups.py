@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from typing import Annotated, get_args, get_origin
+
+import msgspec
 import pytest
 
 from callboard.actors.controller.internal import CONFIGS
+from callboard.actors.groups.events import GroupRequest
 from callboard.actors.groups.naming import partition_of
 from callboard.actors.lifecycle import Fail
-from callboard.errors import ErrorCode
+from callboard.config import Limits
+from callboard.errors import CallboardError, ErrorCode
 from callboard.model import OFFSETS_TOPIC
 from callboard.testing.simulated import METADATA_ENDPOINT, end_of_session
 from callboard.transport import group_messages as said
@@ -194,6 +201,71 @@ def in_background(grouped, endpoint, request):
     connection = context.transport.connect(endpoint, client_id="background", on_state=lambda _: None)
     connection.request(request, lambda reply, _: told.append(reply), timeout_ms=120_000)
     return told
+
+
+def test_parked_heartbeats_do_not_keep_commits_out_and_are_bounded_themselves():
+    grouped = Grouped(1, limits=Limits(requests_waiting=3))
+    epochs = [grouped.join(name).member_epoch for name in "abc"]
+    for name in "abc":  # until nothing is new to them
+        owned = [said.TopicPartitions(topic="orders", topic_id=grouped.orders.topic_id, partitions=[])]
+        grouped.ask(grouped.heartbeat(name, epochs[0], owned=owned if name == "a" else None))
+    endpoint = grouped.cluster.client_endpoint(1)
+    members = {
+        one.member_id: one for one in grouped.ask(said.DescribeGroupsRequest(group_ids=[GROUP])).groups[0].members
+    }
+    parked = [
+        in_background(grouped, endpoint, grouped.heartbeat(name, members[name].member_epoch, max_wait_ms=60_000))
+        for name in "abc"
+    ]
+    grouped.cluster.loop.advance(10)
+    assert parked == [[], [], []]
+
+    refused = grouped.ask(grouped.heartbeat("d", 0, topics=["orders"], assignors=["range"]))
+    taken = grouped.ask(grouped.commit(1, member="a", epoch=members["a"].member_epoch))
+
+    assert refused.error == ErrorCode.OVERLOADED
+    assert taken.error != ErrorCode.OVERLOADED
+
+
+STRANGE = {
+    str: ["", "a", "orders", GROUP, "x" * 300, "\0", "…"],
+    int: [0, 1, -1, -2, -3, 7, (1 << 31) - 1, 1 << 31, (1 << 63) - 1, -(1 << 63)],
+    bool: [True, False],
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_request_ends_a_coordinator(seed):
+    grouped = Grouped(1, seed=seed)
+    grouped.join("a")
+    actor, chance = grouped.actor(), random.Random(seed)
+    kinds = [kind for kind in GroupRequest.__args__ if kind is not said.ListGroupsRequest]
+
+    for _ in range(300):
+        fields = strange_fields(chance, chance.choice(kinds))
+        with contextlib.suppress(CallboardError):  # refused before it was sent, or without an answer in time
+            grouped.ask(fields, 1)
+
+    assert grouped.actor() is actor
+    assert actor.state == "running"
+
+
+def strange_fields(chance, kind):
+    """Return a request, or a part of one, whose fields are of the right types and say anything."""
+    values = {}
+    for field in msgspec.structs.fields(kind):
+        if field.name not in ("id", "v", "deadline_ms", "max_wait_ms") and (field.required or chance.random() < 0.7):
+            values[field.name] = strange(chance, field.type)
+    return kind(**values)
+
+
+def strange(chance, kind):
+    kind = getattr(kind, "__origin__", kind) if get_origin(kind) is Annotated else kind
+    if get_origin(kind) is list:
+        return [strange(chance, get_args(kind)[0]) for _ in range(chance.choice((0, 1, 1, 2, 5)))]
+    if choices := [one for one in get_args(kind) if one is not type(None)]:
+        return None if chance.random() < 0.2 else strange(chance, choices[0])
+    return chance.choice(STRANGE[kind]) if kind in STRANGE else strange_fields(chance, kind)
 
 
 def test_new_partitions_reach_the_members_at_once(grouped):

@@ -190,13 +190,15 @@ class Groups(RuleBasedStateMachine):
 
     @rule(milliseconds=st.sampled_from([10, 1_000, 4_000, 11_000]))
     def time_passes(self, milliseconds):
-        before = {client.name for client in self.live()}
         self.desk.pass_time(milliseconds)
         self.hear_all()
-        # One whose session may have ended may be beside the new owner until it learns so: a zombie, fenced in commits.
+        self.some_were_silent()
+
+    def some_were_silent(self):
+        """One whose session has ended is beside the new owner until it learns so: a zombie, fenced in commits."""
         members = self.members()
         for client in self.live():
-            if client.name in before and client.name not in members:
+            if client.name not in members:
                 client.is_in = False
 
     @rule(milliseconds=st.sampled_from([1_000, 30_000]))
@@ -207,6 +209,7 @@ class Groups(RuleBasedStateMachine):
         self.hear_all()
         if is_called_late:
             assert self.members() == before
+        self.some_were_silent()
 
     @rule(count=st.integers(1, 3))
     def something_survives(self, count):

@@ -12,8 +12,10 @@ from callboard.config import TopicConfig
 from callboard.errors import StorageCorruption
 from callboard.storage.batch import decode_batch
 from callboard.storage.compaction import BYTES_PER_KEY, Terms
+from callboard.storage.directory import make_directory
 from callboard.storage.inspection import LogView, repair
 from callboard.storage.producers import Duplicate
+from callboard.storage.swapping import complete_swaps
 from callboard.testing.disk import SimCrash, SimDisk
 from callboard.testing.logs import (
     DIRECTORY,
@@ -470,3 +472,19 @@ def test_a_repair_finishes_an_exchange_first():
 
     assert files(image, ".swap") == []
     assert LogView(image, DIRECTORY).report().is_sound
+
+
+def test_what_is_replaced_is_removed_with_its_indexes_and_nothing_else_is():
+    disk = SimDisk()
+    make_directory(disk, DIRECTORY)
+    names = [f"{base:020d}{suffix}" for base in (0, 10, 20) for suffix in (".log", ".index")]
+    names += [f"{0:020d}-{20:020d}.swap", f"{20:020d}.cleaned", "checkpoint"]
+    for name in names:
+        disk.overwrite(f"{DIRECTORY}/{name}", name.encode())
+
+    assert complete_swaps(disk, DIRECTORY, disk.list_dir(DIRECTORY))
+
+    left = disk.crash(1)
+    assert left.list_dir(DIRECTORY) == [f"{0:020d}.log", f"{20:020d}.index", f"{20:020d}.log", "checkpoint"]
+    assert left.read_bytes(f"{DIRECTORY}/{0:020d}.log").endswith(b".swap")
+    assert not complete_swaps(disk, DIRECTORY, disk.list_dir(DIRECTORY))
