@@ -44,9 +44,21 @@ class TopicConfig(Settings, frozen=True, kw_only=True, omit_defaults=True):
     index_interval_bytes: Annotated[int, Meta(ge=0, le=INT32_MAX)] = 4 * KIB
     retention_ms: Annotated[int, Meta(ge=-1)] = 7 * 24 * 3_600_000  # older records go; -1: never
     retention_bytes: Annotated[int, Meta(ge=-1)] = -1  # of one partition; the oldest go first; -1: no bound
-    cleanup_policy: Literal["delete"] = "delete"  # "compact" is not there yet
+    cleanup_policy: Literal["delete", "compact", "delete,compact"] = "delete"  # by age and size; or by key
+    min_cleanable_dirty_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the log, not compacted yet: then it is
+    delete_retention_ms: Annotated[int, Meta(ge=0)] = 24 * 3_600_000  # how long a tombstone can be read at least
+    min_compaction_lag_ms: Annotated[int, Meta(ge=0)] = 0  # younger records are not compacted
     max_message_bytes: Annotated[int, Meta(ge=64, le=64 * MIB)] = 1 * MIB  # of one batch as stored
     min_insync_replicas: Annotated[int, Meta(ge=0, le=32)] = 0  # 0: max(1, replication factor - 1)
+
+    @property
+    def is_compacted(self) -> bool:
+        return "compact" in self.cleanup_policy
+
+    @property
+    def is_deleted_from(self) -> bool:
+        """Whether old records go by age and size."""
+        return "delete" in self.cleanup_policy
 
 
 class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,7 +70,7 @@ class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
     request_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB)] = 64 * MIB  # of one frame, as the socket enforces it
     request_frames: Positive = 4_096
     request_entries: Positive = 20_000  # partitions, topics or names in one request
-    requests_waiting: Positive = 20_000  # of one broker; parked fetches are counted apart, to the same number
+    requests_waiting: Positive = 20_000  # of one broker; parked fetches, and heartbeats, are counted apart
     reply_bytes_waiting_per_peer: Positive = 128 * MIB
     connections: Positive = 10_000
 
@@ -75,6 +87,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     checkpoint_ms: Milliseconds = 5_000
     producer_expiry_ms: Milliseconds = 24 * 3_600_000
     retention_check_ms: Milliseconds = 60_000
+    compaction_check_ms: Milliseconds = 15_000
+    compaction_memory_bytes: Annotated[int, Meta(ge=64 * KIB)] = 64 * MIB  # of the map of keys
     storage_check_ms: Milliseconds = 1_000
     storage_slow_ms: Milliseconds = 1_000  # a sync that takes longer: leadership moves to others that are in sync
     storage_min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB  # below it a directory takes no records

@@ -52,6 +52,7 @@ from .logdirs import (
 )
 from .metadata.client import MetadataChanged, SessionLost, SessionOpened, Subscribe
 from .metadata.documents import Offline, SessionDocument
+from .partition.compacting import CompactionTurn
 from .partition.events import (
     AnnounceReplicas,
     Assign,
@@ -140,6 +141,7 @@ class Broker(LoopActor):
         led_epochs: dict[PartitionKey, LeaderEpoch],
         pool_jobs: Counter[PartitionKey],
         retention_clock: RetentionClock,
+        compaction_turn: CompactionTurn,
     ) -> None:
         super().__init__(context, address, parent)
         self._config = config
@@ -149,6 +151,7 @@ class Broker(LoopActor):
         self._led_epochs = led_epochs
         self._pool_jobs = pool_jobs
         self._retention_clock = retention_clock
+        self._compaction_turn = compaction_turn
         self._image = ClusterImage.empty()
         self._incarnation = ""  # of the session that this life of the process has; "": none just now
         self._is_identified = False  # the directory is known to be ours
@@ -311,6 +314,7 @@ class Broker(LoopActor):
                 retention_clock=self._retention_clock,
                 settings=self._config.broker,
                 broker_address=self._broker_address,
+                compaction_turn=self._compaction_turn,
             )
 
         spec = ChildSpec(

@@ -393,6 +393,9 @@ class Router(LoopActor):
             self._refuse(inbound, ErrorCode.NOT_CONTROLLER, "the controller of this broker is restarting")
 
     def _describe_cluster(self, inbound: Inbound, request: m.DescribeClusterRequest) -> None:
+        if not self._image.cluster_id:  # it is ready, and has not been told yet who else there is
+            self._refuse(inbound, ErrorCode.BROKER_NOT_AVAILABLE, "this broker has only begun and knows no cluster yet")
+            return
         counters: dict[str, int] = {"overloaded": self._overloaded, "requests_waiting": len(self._sessions)}
         clients: list[m.ClientDescription] = []
         if self._server is not None:
@@ -541,7 +544,7 @@ class Router(LoopActor):
         return replica is not None and replica.post(message)
 
     def _waiting(self, request: m.Request) -> int:
-        """Parked fetches and heartbeats are counted apart: idle consumers do not keep producers out, nor the reverse."""
+        """Parked fetches and heartbeats count apart: idle consumers do not keep producers out, nor the reverse."""
         fetches = len(self._fetch_timers)
         if isinstance(request, m.FetchRequest):
             return fetches

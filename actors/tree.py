@@ -46,6 +46,7 @@ from .inspect import Inspection
 from .logdirs import LogDirectories
 from .metadata.branch import metadata_branch
 from .metadata.client import MetadataClient
+from .partition.compacting import CompactionTurn
 from .partition.retention import RetentionClock
 from .replication.fetcher import Fetcher
 from .restarts import Strategy
@@ -71,6 +72,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
     inspection = Inspection(context, name)
     led_epochs: dict[PartitionKey, LeaderEpoch] = {}  # outlives the actors: no replica leads twice in one epoch
     retention_clock = RetentionClock(context.clock.wall_ms(), context.clock.monotonic_ms())  # likewise: F21
+    compaction_turn = CompactionTurn()  # likewise
     pool_jobs: Counter[PartitionKey] = Counter()  # likewise: no replica opens a log that an earlier life is still at
     # likewise: a directory that failed is not used again by this process
     directories = LogDirectories(log_directories(config, name), config.broker.storage_min_free_bytes)
@@ -110,6 +112,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 led_epochs=led_epochs,
                 pool_jobs=pool_jobs,
                 retention_clock=retention_clock,
+                compaction_turn=compaction_turn,
             ),
         ),
         supervisor("coordinators", coordinators),

@@ -1,17 +1,19 @@
 """One partition on the consumer's side: fetched bytes in, records out, and the position between them.
 
-The position moves only when a record is handed out; it is what a restart or a commit would go on from. What was fetched
-for an earlier position (before a seek) is dropped when it comes up.
+The position moves only when a record is handed out, and over offsets that have none any more (compaction); it is what a
+restart or a commit would go on from. What was fetched for an earlier position (before a seek) is dropped when it comes
+up.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, Header, TopicPartition
-from ..storage.batch import Columns, decode_batch, iter_batches, part_end
+from ..storage.batch import Columns, decode_batch, end_offset_of, iter_batches, part_end
 from ..storage.records import Deserializer, decode_records
 from .fetcher import Credit
 
@@ -34,13 +36,14 @@ class RecordColumns:
     def __init__(self, key: TopicPartition, columns: Columns, skip: int) -> None:
         self.topic, self.partition = key
         self._columns, self._skip = columns, skip
-        self.base_offset = columns.base_offset + skip
         self.count = columns.count - skip
+        self.base_offset = columns.offsets[skip] if self.count else columns.header.next_offset
         self.leader_epoch = columns.header.leader_epoch
 
     @property
-    def offsets(self) -> range:
-        return range(self.base_offset, self.base_offset + self.count)
+    def offsets(self) -> Sequence[int]:
+        """Ascending; a range, but for a batch that lost records to compaction."""
+        return self._columns.offsets[self._skip :] if self._skip else self._columns.offsets
 
     @property
     def timestamps(self) -> list[int]:
@@ -72,7 +75,8 @@ class RecordColumns:
         return self.count
 
     def __repr__(self) -> str:
-        return f"<RecordColumns {self.topic}-{self.partition} offsets {self.offsets.start} to {self.offsets.stop - 1}>"
+        last = self.offsets[-1] if self.count else self.base_offset - 1
+        return f"<RecordColumns {self.topic}-{self.partition} offsets {self.base_offset} to {last}>"
 
 
 class Decoding:
@@ -91,6 +95,7 @@ class PartitionReader:
     """One assigned partition. Everything under the consumer's lock, but ``credit.fetched`` and the watermarks."""
 
     __slots__ = (
+        "_chunk_end",
         "at",
         "bad",
         "chunk",
@@ -113,6 +118,7 @@ class PartitionReader:
         self.position: int | None = None  # of the next record to hand out
         self.chunks: deque[bytes] = deque()  # fetched, in order
         self.chunk: bytes | None = None  # the one that ``records`` are of
+        self._chunk_end = 0  # the offset behind it
         self.records: list[AnyRecord] = []
         self.at = 0  # of the next record in ``records``
         self.bad: CallboardError | None = None  # why the next record cannot be handed out
@@ -184,7 +190,10 @@ class PartitionReader:
         """The records of the present chunk are all handed out: let go of it, return its bytes."""
         chunk, self.chunk = self.chunk, None
         self.records, self.at = [], 0
-        return len(chunk) if chunk is not None else 0
+        if chunk is None:
+            return 0
+        self.position = max(self.position or 0, self._chunk_end)
+        return len(chunk)
 
     def take_columns(self, decoding: Decoding) -> tuple[list[RecordColumns], int]:
         """Return the batches of the next chunk from the position on, and the bytes that are used up. Moves the
@@ -196,7 +205,9 @@ class PartitionReader:
         for header, at in iter_batches(data):
             if header.next_offset > position:
                 columns = decode_batch(data, at, verify=decoding.is_verifying)
-                found.append(RecordColumns(self.key, columns, max(0, position - header.base_offset)))
+                skip = columns.count_below(position)
+                if skip < columns.count:
+                    found.append(RecordColumns(self.key, columns, skip))
                 self.position = header.next_offset
         return found, len(data)
 
@@ -226,6 +237,7 @@ class PartitionReader:
             self.records = self._decode_one_by_one(data, position, decoding)
         except CallboardError as error:
             self.bad = error
+        self._chunk_end = end_offset_of(data) if self.bad is None else position
         self.at = 0
 
     def _decode_one_by_one(self, data: bytes, position: int, decoding: Decoding) -> list[AnyRecord]:

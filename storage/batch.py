@@ -6,7 +6,7 @@
          16  magic               int8     │ 0x43 "C": columns; 2: Kafka's rows (refused until there is a listener)
          17  checksum            uint32   ┘ CRC-32C of everything from byte 21 to the end
          21  attributes          int16      bits 0-2: compression; the others are 0
-         23  last offset delta   int32      count - 1
+         23  last offset delta   int32      count - 1; more where records were compacted away
          27  base timestamp      int64      of the first record, ms since 1970
          35  max timestamp       int64
          43  producer id         int64      -1: not idempotent
@@ -17,14 +17,17 @@
          64  column directory    32 bytes   little-endian, see columns.py
          96  columns             padded to a multiple of 8, compressed as one block if the attributes say so
 
+A batch covers the offsets from its base offset to base offset + last offset delta; the next batch of a log begins
+right behind. Compaction (compaction.py) takes records out of that range and leaves the range, down to a batch of none.
+
 The first 61 bytes are Kafka's v2 batch header, big-endian. A batch travels as a list of frames that are never
 joined when they are large: the first is the 21-byte prefix, the others are cut wherever the sender likes. On disk and
 in a fetch reply a batch is contiguous.
 
 Rules of this file:
 
-1. Nothing but ``check_batch``, ``decode_batch`` and ``encode_batch`` knows the columns. Whoever only moves or stores
-   batches uses the header, which is the same for every layout.
+1. Nothing but ``check_batch``, ``decode_batch``, ``encode_batch`` and sparse.py knows the columns. Whoever only moves
+   or stores batches uses the header, which is the same for every layout.
 2. What is checked: ``parse_header`` that the fields are possible, ``check_envelope`` also length and checksum,
    ``check_batch`` also that every column lies inside the batch. None of them reads a record.
 """
@@ -32,6 +35,7 @@ Rules of this file:
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -57,12 +61,16 @@ SEQUENCE_MODULUS = 1 << 31
 BATCH_BYTES_MAX = (1 << 31) - 1
 RECORDS_MAX = 1 << 20  # of one batch: records of nulls take no bytes at all, so their number needs a bound of its own
 
+NO_TIMESTAMP = -(1 << 63)  # below every timestamp: of a batch without records
+
 JOIN_BELOW_BYTES = 64 * 1024  # neighbouring frames smaller than this are joined: a frame costs more than a copy
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_PREFIX = struct.Struct(">qiibI")
+PREFIX = struct.Struct(">qiibI")
 _PLACE = struct.Struct(">qii")
-_REST = struct.Struct(">hiqqqhii3x")
+REST = struct.Struct(">hiqqqhii3x")
+
+_LENGTH = struct.Struct(">i")
 
 Frames = Sequence[bytes]
 
@@ -150,7 +158,28 @@ def encode_batch(
         UnsupportedCompressionTypeError: there is no such codec.
     """
     count = _count_of(keys, values, timestamps, headers)
-    first, greatest, timestamp_column = _timestamps(timestamps)
+    first, greatest, timestamp_column = timestamps_of(timestamps)
+    flags, sizes, block = block_of(timestamp_column, keys, values, headers, value_width)
+    codec, block_bytes, stored_bytes, block = compressed(compression, block)
+    try:
+        rest = REST.pack(codec, count - 1, first, greatest, producer_id, producer_epoch, base_sequence, count)
+    except struct.error:
+        raise IllegalArgumentError(
+            "a timestamp, producer id (64 bits), producer epoch (16) or sequence (32) does not fit"
+        ) from None
+    body = _join_small([rest + columns.DIRECTORY.pack(flags, block_bytes, stored_bytes, *sizes, 0, 0), *block])
+    length = COLUMNS_AT - LENGTH_COUNTS_FROM + columns.padded(stored_bytes)
+    return [PREFIX.pack(0, length, -1, MAGIC_COLUMNS, crc_of(body)), *body]
+
+
+def block_of(
+    timestamp_column: list[bytes],
+    keys: Sequence[bytes | None] | None,
+    values: Sequence[bytes | None] | None,
+    headers: Sequence[Sequence[Header]] | None,
+    value_width: int = -1,
+) -> tuple[int, tuple[int, int, int], list[bytes]]:
+    """Return the flags of the columns there are, the bytes of keys, values and headers, and the buffers."""
     flags = columns.HAS_TIMESTAMPS if timestamp_column else 0
     key_buffers, key_bytes, some_null = columns.encode_binary(keys, "key") if keys is not None else ([], 0, False)
     if key_buffers:
@@ -163,24 +192,13 @@ def encode_batch(
     header_buffers, header_bytes = columns.encode_headers(headers) if headers is not None else ([], 0)
     if header_buffers:
         flags |= columns.HAS_HEADERS
-
     block = [*timestamp_column, *key_buffers, *value_buffers, *header_buffers]
-    codec, block_bytes, stored_bytes, block = _compress(compression, block)
-    try:
-        rest = _REST.pack(codec, count - 1, first, greatest, producer_id, producer_epoch, base_sequence, count)
-    except struct.error:
-        raise IllegalArgumentError(
-            "a timestamp, producer id (64 bits), producer epoch (16) or sequence (32) does not fit"
-        ) from None
-    directory = columns.DIRECTORY.pack(flags, block_bytes, stored_bytes, key_bytes, value_bytes, header_bytes, 0, 0)
-    body = _join_small([rest + directory, *block])
-    length = COLUMNS_AT - LENGTH_COUNTS_FROM + columns.padded(stored_bytes)
-    return [_PREFIX.pack(0, length, -1, MAGIC_COLUMNS, _crc(body)), *body]
+    return flags, (key_bytes, value_bytes, header_bytes), block
 
 
 def restamp(prefix: bytes, base_offset: int, leader_epoch: int) -> bytes:
     """Return the 21-byte prefix with a place in a log; checksum and everything behind it stay as they are."""
-    (length,) = struct.unpack_from(">i", prefix, 8)
+    (length,) = _LENGTH.unpack_from(prefix, 8)
     return _PLACE.pack(base_offset, length, leader_epoch) + prefix[16:PREFIX_BYTES]
 
 
@@ -205,7 +223,7 @@ def _count_of(
     return count
 
 
-def _timestamps(timestamps: Sequence[int] | int) -> tuple[int, int, list[bytes]]:
+def timestamps_of(timestamps: Sequence[int] | int) -> tuple[int, int, list[bytes]]:
     """Return the first, the greatest, and the column (none when all are equal)."""
     if isinstance(timestamps, int):
         return timestamps, timestamps, []
@@ -216,7 +234,7 @@ def _timestamps(timestamps: Sequence[int] | int) -> tuple[int, int, list[bytes]]
     return first, max(timestamps), [column]
 
 
-def _compress(name: str, block: list[bytes]) -> tuple[int, int, int, list[bytes]]:
+def compressed(name: str, block: list[bytes]) -> tuple[int, int, int, list[bytes]]:
     """Return codec, size expanded, size stored, and the buffers to send."""
     block_bytes = sum(map(len, block))
     if block_bytes > BATCH_BYTES_MAX - COLUMNS_AT - 8:
@@ -251,7 +269,7 @@ def _join_small(buffers: list[bytes]) -> list[bytes]:
     return frames
 
 
-def _crc(buffers: Sequence[bytes]) -> int:
+def crc_of(buffers: Sequence[bytes]) -> int:
     crc = 0
     for buffer in buffers:
         crc = google_crc32c.extend(crc, buffer)
@@ -267,7 +285,7 @@ def parse_header(data: Frames | bytes | memoryview, at: int = 0) -> BatchHeader:
     Raises:
         CorruptRecordError: too few bytes, an unknown magic, or fields that no batch can have.
     """
-    raw = data if isinstance(data, (bytes, memoryview, bytearray)) else _first_bytes(data)
+    raw = data if isinstance(data, (bytes, memoryview, bytearray)) else first_bytes(data)
     if len(raw) - at < HEADER_BYTES:
         raise CorruptRecordError(f"{max(len(raw) - at, 0)} bytes are no batch header")
     base_offset, length, *rest = _HEADER.unpack_from(raw, at)
@@ -291,9 +309,9 @@ def check_envelope(frames: Frames) -> BatchHeader:
     if size != header.length:
         raise CorruptRecordError(f"batch of {size} bytes says that it has {header.length}")
     if len(frames[0]) == PREFIX_BYTES:
-        crc = _crc(frames[1:])
+        crc = crc_of(frames[1:])
     elif len(frames) == 1:
-        crc = _crc([frames[0][PREFIX_BYTES:]])
+        crc = crc_of([frames[0][PREFIX_BYTES:]])
     else:
         raise CorruptRecordError(f"the first frame of a batch has {PREFIX_BYTES} bytes, not {len(frames[0])}")
     if crc != header.crc:
@@ -304,7 +322,7 @@ def check_envelope(frames: Frames) -> BatchHeader:
 
 
 def check_batch(frames: Frames) -> BatchHeader:
-    """Return the header of a batch that can be stored and served: one checksum a frame, no record is read.
+    """Return the header of a batch that can be appended and served: one checksum a frame, no record is read.
 
     Raises:
         CorruptRecordError: length, checksum, counts or the bounds of its columns are wrong.
@@ -314,7 +332,9 @@ def check_batch(frames: Frames) -> BatchHeader:
     header = check_envelope(frames)
     if header.magic != MAGIC_COLUMNS:
         raise UnsupportedVersionError("batches of Kafka's row layout (magic 2) are not supported yet")
-    _check_columns(header, _first_bytes(frames, COLUMNS_AT), 0)
+    directory, _ = _check_columns(header, first_bytes(frames, COLUMNS_AT), 0)
+    if directory.flags & columns.HAS_DELTAS:
+        raise CorruptRecordError("a batch with records compacted away, which only a log may do")
     return header
 
 
@@ -336,6 +356,14 @@ def iter_batches(data: bytes | memoryview) -> Iterator[tuple[BatchHeader, int]]:
         yield header, at
         at += header.length
         expected = header.next_offset
+
+
+def end_offset_of(data: bytes | memoryview) -> int:
+    """Return the offset behind the last of contiguous batches that have been gone through before."""
+    at = following = 0
+    while following < len(data):
+        at, following = following, following + LENGTH_COUNTS_FROM + _LENGTH.unpack_from(data, following + 8)[0]
+    return parse_header(data, at).next_offset
 
 
 def part_end(data: bytes | memoryview, records_max: int, bytes_max: int) -> int:
@@ -375,7 +403,7 @@ def check_crc(data: bytes | memoryview, at: int, header: BatchHeader) -> None:
         )
 
 
-def _first_bytes(frames: Frames, wanted: int = HEADER_BYTES) -> bytes:
+def first_bytes(frames: Frames, wanted: int = HEADER_BYTES) -> bytes:
     first = b""
     for frame in frames:
         first = first + frame[: wanted - len(first)] if first else frame
@@ -392,7 +420,7 @@ def _impossible(header: BatchHeader) -> str:
         return f"a length of {header.length} bytes"
     if header.base_offset < 0 or header.leader_epoch < -1:
         return f"leader epoch {header.leader_epoch}"
-    if header.count < 1 or header.last_offset_delta < header.count - 1:
+    if header.count < 0 or header.last_offset_delta < max(header.count - 1, 0):
         return f"{header.count} records over {header.last_offset_delta + 1} offsets"
     if header.producer_id < -1 or header.producer_epoch < -1 or header.base_sequence < -1:
         return "a producer id, epoch or sequence below -1"
@@ -407,11 +435,11 @@ def _check_columns(header: BatchHeader, data: bytes | memoryview, at: int) -> tu
         compression.expand(codec, b"", 0)  # says so
     if header.count > RECORDS_MAX:
         raise CorruptRecordError(f"a batch of {header.count:,} records; {RECORDS_MAX:,} are the limit")
-    if header.last_offset_delta != header.count - 1:
-        raise CorruptRecordError(f"{header.count} records over {header.last_offset_delta + 1} offsets")
     if header.length < COLUMNS_AT:
         raise CorruptRecordError(f"a batch of {header.length} bytes has no room for columns")
     directory = Directory(*columns.DIRECTORY.unpack_from(data, at + COLUMNS_AT - columns.DIRECTORY.size))
+    if header.last_offset_delta != header.count - 1 and not directory.flags & columns.HAS_DELTAS:
+        raise CorruptRecordError(f"{header.count} records over {header.last_offset_delta + 1} offsets")
     if not directory.flags & columns.HAS_TIMESTAMPS and header.max_timestamp != header.base_timestamp:
         raise CorruptRecordError("a batch without timestamps has two of them")
     if codec and compression.is_bomb(directory.stored_bytes, directory.block_bytes):
@@ -427,7 +455,8 @@ def _check_columns(header: BatchHeader, data: bytes | memoryview, at: int) -> tu
 class Columns:
     """The records of one batch, column by column; each is decoded when it is first looked at.
 
-    ``len(columns.values) == columns.count``; record ``i`` has offset ``columns.base_offset + i``.
+    ``len(columns.values) == columns.count``; record ``i`` has offset ``columns.offsets[i]``. A batch of a log that is
+    compacted by key may lack some offsets of its range, and have no record at all.
     """
 
     def __init__(self, header: BatchHeader, block: memoryview, places: Places) -> None:
@@ -438,8 +467,21 @@ class Columns:
         self._places = places
 
     @cached_property
-    def offsets(self) -> range:
-        return range(self.base_offset, self.base_offset + self.count)
+    def offsets(self) -> Sequence[int]:
+        """Ascending; a range unless records were compacted away."""
+        if self._places.deltas < 0:
+            return range(self.base_offset, self.base_offset + self.count)
+        last = self.header.last_offset_delta
+        return [
+            self.base_offset + delta
+            for delta in columns.decode_deltas(self._block, self._places.deltas, self.count, last)
+        ]
+
+    def count_below(self, offset: int) -> int:
+        """Return how many of its records lie below ``offset``."""
+        if self._places.deltas < 0:
+            return min(max(offset - self.base_offset, 0), self.count)
+        return bisect_left(self.offsets, offset)
 
     @cached_property
     def timestamps(self) -> list[int]:

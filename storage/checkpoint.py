@@ -3,6 +3,7 @@
     checkpoint       the recovery point (everything below it is on disk), the log start offset, the epoch history
     producers        the producers at a certain log end offset
     clean-shutdown   there was nothing above the recovery point when the log was closed
+    cleaned          how far the log has been compacted, and when (see cleaned.py)
     gaps             offsets that an operator's repair gave up (see inspection.py)
     repairing        a repair has begun and not ended: the log is not opened; names the copies it can begin again from
     failed           a sync failed here: the page cache may show bytes that the disk never got
@@ -33,6 +34,7 @@ PRODUCERS_FILE = "producers"
 CLEAN_FILE = "clean-shutdown"
 FAILED_FILE = "failed"
 GAPS_FILE = "gaps"
+CLEANED_FILE = "cleaned"
 REPAIR_FILE = "repairing"
 
 

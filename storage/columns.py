@@ -1,6 +1,6 @@
 """The columns of a batch: what lies behind its header, as Arrow lays out variable-size binary data.
 
-One batch holds up to four columns, in this order. Each *buffer* begins at a multiple of 8 bytes from the start of
+One batch holds up to five columns, in this order. Each *buffer* begins at a multiple of 8 bytes from the start of
 the block and is padded with zeros to one. All numbers in columns are little-endian, as in Arrow (the header before
 them is big-endian, as in Kafka).
 
@@ -8,6 +8,7 @@ them is big-endian, as in Kafka).
     keys         validity bitmap | int32 offsets, count+1 | data    absent: all null; bitmap only if some are null
     values       the same
     headers      int32 offsets, count+1 | data                 absent: no record has headers
+    deltas       int32 per record: its offset - base offset    absent: 0, 1, 2, … (nothing was compacted away)
 
 A bit of the bitmap is 1 where there is a value, least significant bit first. Offsets begin at 0, never fall, and end
 at the length of the data (without padding). The data of one record's headers is nothing at all when it has none, else
@@ -21,8 +22,7 @@ header, every buffer's place follows, so a reader checks all bounds before it to
     uint32 header bytes | uint32 0 | uint32 0
 
 ``block bytes`` is the size of the block as laid out above, ``stored bytes`` its size in the batch, which is smaller
-when it is compressed. Flags that are not known are refused: they are room for later columns (a compacted batch will
-need the offsets of the records it kept).
+when it is compressed. Flags that are not known are refused: they are room for later columns.
 
 Speed: offsets come from ``accumulate(map(len, …))`` and data from one ``join``, both loops in C. The usual case (no
 nulls) is tried first and the exception tells the other one.
@@ -34,14 +34,14 @@ import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from operator import countOf
+from operator import countOf, lt
 from typing import NamedTuple
 
 from ..errors import CorruptRecordError, IllegalArgumentError
 from ..model import Header
 
-HAS_TIMESTAMPS, HAS_KEYS, SOME_KEYS_NULL, HAS_VALUES, SOME_VALUES_NULL, HAS_HEADERS = 1, 2, 4, 8, 16, 32
-KNOWN_FLAGS = 63
+HAS_TIMESTAMPS, HAS_KEYS, SOME_KEYS_NULL, HAS_VALUES, SOME_VALUES_NULL, HAS_HEADERS, HAS_DELTAS = 1, 2, 4, 8, 16, 32, 64
+KNOWN_FLAGS = 127
 
 DIRECTORY = struct.Struct("<8I")
 INT32_MAX = (1 << 31) - 1
@@ -83,6 +83,7 @@ class Places(NamedTuple):
     keys: Place | None
     values: Place | None
     headers: Place | None
+    deltas: int
     end: int
 
 
@@ -103,6 +104,11 @@ def encode_timestamps(timestamps: Sequence[int]) -> bytes:
         return struct.pack(f"<{len(timestamps)}q", *timestamps)
     except struct.error:
         raise IllegalArgumentError("timestamps must be integers that fit 64 bits") from None
+
+
+def encode_deltas(deltas: Sequence[int]) -> bytes:
+    column = struct.pack(f"<{len(deltas)}i", *deltas)
+    return column + padding(len(column))
 
 
 def even_width(items: Sequence[bytes]) -> int:
@@ -203,7 +209,10 @@ def places_of(directory: Directory, count: int) -> Places:
         values, at = _place(at, count, directory.value_bytes, bool(flags & SOME_VALUES_NULL))
     if flags & HAS_HEADERS:
         headers, at = _place(at, count, directory.header_bytes, has_validity=False)
-    return Places(timestamps, keys, values, headers, at)
+    deltas = -1
+    if flags & HAS_DELTAS:
+        deltas, at = at, at + padded(4 * count)
+    return Places(timestamps, keys, values, headers, deltas, at)
 
 
 def check_directory(directory: Directory, count: int, room: int, is_compressed: bool) -> Places:
@@ -237,6 +246,18 @@ def check_directory(directory: Directory, count: int, room: int, is_compressed: 
 
 def decode_timestamps(block: memoryview, at: int, count: int) -> list[int]:
     return list(struct.unpack_from(f"<{count}q", block, at))
+
+
+def decode_deltas(block: memoryview, at: int, count: int, last_delta: int) -> list[int]:
+    """Return how far the offset of each record lies behind the batch's base offset, checked.
+
+    Raises:
+        CorruptRecordError: they do not grow from record to record, or leave the batch's range.
+    """
+    deltas = list(struct.unpack_from(f"<{count}i", block, at))
+    if deltas and (deltas[0] < 0 or deltas[-1] > last_delta or not all(map(lt, deltas, deltas[1:]))):
+        raise CorruptRecordError("the offsets of a batch's records are out of order")
+    return deltas
 
 
 def decode_offsets(block: memoryview, place: Place, count: int) -> list[int]:

@@ -22,9 +22,12 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
 from typing import Protocol
 
 Buffer = bytes | memoryview
+
+DISK_FULL = (ENOSPC, EDQUOT)  # no failure of the disk
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700

@@ -2,8 +2,8 @@
 
 A job takes, on the loop, everything it needs: handles of its own on the segments that were dirty at that moment, and,
 if a checkpoint is due, an immutable picture of the log. It touches nothing of the log, which goes on appending.
-So syncing, the rebuildable index files of full segments, and the checkpoint are one sequence, and the recovery point
-that it writes is exactly the offset up to which it synced.
+So syncing, the exchange of compacted segments, the rebuildable index files of full ones, and the checkpoint are one
+sequence, and the recovery point that it writes is exactly the offset up to which it synced.
 
 Rules:
 
@@ -18,16 +18,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from errno import EDQUOT, ENOSPC
 
-from ..errors import InvariantViolated, StorageError
+from ..errors import InvariantViolated, StorageError, StorageFull
 from .checkpoint import CHECKPOINT_FILE, FAILED_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint
-from .files import File, Files
+from .files import DISK_FULL, File, Files
 from .producers import ProducerState, encode_snapshot
 from .retention import make_room, remove_segments
 from .segment import Segment
-
-DISK_FULL = (ENOSPC, EDQUOT)
+from .swapping import Swapping
 
 
 class FlushJob:
@@ -46,11 +44,13 @@ class FlushJob:
         producers: dict[int, ProducerState] | None = None,
         producers_version: int = 0,
         doomed: Sequence[Segment] = (),
+        swapping: Swapping | None = None,
     ) -> None:
         self.target = target
         self.checkpoint = checkpoint
         self.producers_version = producers_version
         self.doomed = tuple(doomed)  # lie below the checkpoint's log start offset
+        self.swapping = swapping
         self.error: BaseException | None = None
         self.wrote_checkpoint = False
         self._files = files
@@ -78,6 +78,7 @@ class FlushJob:
             return
         try:
             self._sync()
+            self._swap()
             self._write_checkpoint()
             self._remove_doomed()
             self._write_indexes()  # last: on a full disk the others make room
@@ -126,6 +127,18 @@ class FlushJob:
                 self._files.write_bytes(f"{self._directory}/{FAILED_FILE}", note.encode())
             raise StorageError(f"{self._directory}: sync failed: {error.strerror or error}") from error
 
+    def _swap(self) -> None:
+        """Before the checkpoint: segments that it lets go may be among those that take their names now."""
+        if self.swapping is None:
+            return
+        try:
+            with self._state:
+                if not self._is_abandoned:
+                    self.swapping()
+        except OSError as error:
+            note = f"{self._directory}: compacted segments: {error.strerror or error}"
+            raise StorageError(note) from error
+
     def _write_indexes(self) -> None:
         for path, content in self._index_writes:
             write_index(self._files, path, content)
@@ -152,6 +165,25 @@ class FlushJob:
                     return
                 remove_segments(self._files, self.doomed)
                 self._files.sync_dir(self._directory)
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    kind = StorageFull if error.errno in DISK_FULL else StorageError
+    return kind(f"{what}: {error.strerror or error}")
+
+
+def write_first(files: Files, directory: str, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint that comes before a cut. Without room for it nothing is cut, and nothing has failed.
+
+    Raises:
+        StorageFull: there is no room.
+    """
+    try:
+        files.write_atomic(f"{directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise storage_error(f"{directory}: nothing is cut", error) from error
 
 
 def write_index(files: Files, path: str, content: bytes) -> None:

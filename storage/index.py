@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import google_crc32c
 
-NO_TIMESTAMP = -(1 << 63)  # below every timestamp: nothing lies before the first batch
+from .batch import NO_TIMESTAMP as NO_TIMESTAMP  # nothing lies before the first batch
 
 _HEAD = struct.Struct("<4si5q")
 _CRC = struct.Struct("<I")

@@ -25,6 +25,7 @@ from .batch import BatchHeader
 from .checkpoint import (
     CHECKPOINT_FILE,
     CLEAN_FILE,
+    CLEANED_FILE,
     FAILED_FILE,
     GAPS_FILE,
     PRODUCERS_FILE,
@@ -42,6 +43,7 @@ from .files import Files
 from .flushing import write_checkpoint
 from .producers import ProducerStates
 from .segment import INDEX_SUFFIX, LOG_SUFFIX, base_offset_of, segment_name
+from .swapping import complete_swaps, swap_name, swap_range_of
 from .verification import Damage, EpochOf, scan
 
 T = TypeVar("T")
@@ -80,7 +82,11 @@ class LogView:
         self.files = files
         self.directory = directory
         self.names = files.list_dir(directory)
-        self.bases = sorted(base for name in self.names if (base := base_offset_of(name)) is not None)
+        swaps = sorted(found for name in self.names if (found := swap_range_of(name)) is not None)
+        self._swapped = dict(swaps)  # the broker ended while these took the place of others: base and end offset
+        bases = (base for name in self.names if (base := base_offset_of(name)) is not None)
+        kept = [base for base in bases if not any(begin <= base < end for begin, end in swaps)]
+        self.bases = sorted([*kept, *self._swapped])
         self.checkpoint = self._read(CHECKPOINT_FILE, decode_checkpoint)
         self.gaps: list[tuple[int, int]] = self._read(GAPS_FILE, decode_gaps) or []
         self.recovery_offset = self.checkpoint.recovery_offset if self.checkpoint else -1
@@ -90,6 +96,8 @@ class LogView:
         return decode(self.files.read_bytes(f"{self.directory}/{name}")) if name in self.names else None
 
     def path(self, base: int) -> str:
+        if base in self._swapped:
+            return f"{self.directory}/{swap_name(base, self._swapped[base])}"
         return f"{self.directory}/{segment_name(base)}{LOG_SUFFIX}"
 
     def end_of(self, place: int) -> int | None:
@@ -209,6 +217,7 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
         OSError: the disk.
     """
     _restore(files, directory)
+    complete_swaps(files, directory, files.list_dir(directory))
     view = LogView(files, directory)
     report = view.report()
     if not report.damages:
@@ -229,7 +238,7 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
     files.write_atomic(f"{directory}/{REPAIR_FILE}", encode_repairing(begun))
 
     for name in view.names:
-        if name.endswith(INDEX_SUFFIX) or name == CLEAN_FILE:
+        if name.endswith(INDEX_SUFFIX) or name in (CLEAN_FILE, CLEANED_FILE):
             files.remove(f"{directory}/{name}")
     gaps = list(view.gaps)
     if skip:

@@ -23,24 +23,24 @@ from collections.abc import Iterator, Sequence
 from ..config import TopicConfig
 from ..errors import (
     CorruptRecordError,
-    InvariantViolated,
     OffsetOutOfRangeError,
     StorageCorruption,
     StorageError,
-    StorageFull,
 )
 from .batch import BatchHeader
-from .checkpoint import CHECKPOINT_FILE, CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_checkpoint, encode_clean
+from .checkpoint import CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_clean
+from .cleaner import Cleaner
+from .compaction import Compaction, Terms
 from .cutting import lowered, rebuild_producers
 from .directory import begin_empty, empty_checkpoint, make_directory, remove_directory
 from .files import Buffer, Files
-from .flushing import DISK_FULL, FlushJob, write_checkpoint, write_index
+from .flushing import FlushJob, storage_error, write_checkpoint, write_first, write_index
 from .index import NO_TIMESTAMP
 from .reading import Reader
 from .recovery import Recovered, RecoveryReport, recover
 from .retention import due_count, make_room, remove_segments
 from .segment import Mark, Segment
-from .verification import Damage
+from .verification import Damage, require_next
 
 __all__ = ["FlushJob", "Log", "RecoveryReport"]
 
@@ -76,8 +76,12 @@ class Log:
             self._segments,
             self._bases,
             self.epochs,
-            lambda segment: segment in self._dirty,  # for the sync, which must see errors since the write
+            lambda segment: (
+                segment in self._dirty  # for the sync, which must see errors since the write
+                or self.cleaner.is_unnamed(segment)
+            ),
         )
+        self.cleaner = Cleaner(files, directory, self._segments, self._bases, recovered.cleaned)
         self._failure: str = ""  # why nothing works any more
         if recovered.report.was_clean and self.durable_offset == self.log_end_offset:
             self._dirty, self._is_dir_dirty = [], False
@@ -109,7 +113,7 @@ class Log:
             is_known = known is not None and known.segment == active.base_offset and known.segment_created_ms > 0
             active.created_ms = known.segment_created_ms if known is not None and is_known else now_ms
         except OSError as error:
-            raise _storage_error(f"{directory}: cannot be opened", error) from error
+            raise storage_error(f"{directory}: cannot be opened", error) from error
         return cls(files, directory, config, recovered)
 
     def close(self, now_ms: int, clean: bool = True) -> None:
@@ -171,7 +175,7 @@ class Log:
             InvariantViolated: the offsets do not follow the log end.
         """
         self._require_usable()
-        self._require_next(batches, headers)
+        require_next(self.directory, batches, headers, self.log_end_offset, self.epochs.latest)
         if self._has_clean_marker:
             self._remove_clean_marker()
         before = self._segments[-1]
@@ -181,7 +185,7 @@ class Log:
         except OSError as error:
             self._undo(before, mark, created_ms, rolled_at)
             self._require_usable()
-            raise _storage_error(f"{self.directory}: append failed", error) from error
+            raise storage_error(f"{self.directory}: append failed", error) from error
         for header in headers:
             self.epochs.assign(header.leader_epoch, header.base_offset)
             if header.producer_id >= 0:
@@ -196,7 +200,7 @@ class Log:
         try:
             self._roll()
         except OSError as error:
-            raise _storage_error(f"{self.directory}: a new segment failed", error) from error
+            raise storage_error(f"{self.directory}: a new segment failed", error) from error
         return True
 
     def _append(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader], now_ms: int) -> None:
@@ -274,7 +278,7 @@ class Log:
         except StorageCorruption as error:
             raise CorruptRecordError(str(error)) from error
         except OSError as error:
-            raise _storage_error(f"{self.directory}: read failed", error) from error
+            raise storage_error(f"{self.directory}: read failed", error) from error
 
     def offset_for_timestamp(self, timestamp: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the first record whose timestamp is at or after ``timestamp`` (ms)."""
@@ -296,7 +300,7 @@ class Log:
         except StorageCorruption as error:
             raise CorruptRecordError(str(error)) from error
         except OSError as error:
-            raise _storage_error(f"{self.directory}: read failed", error) from error
+            raise storage_error(f"{self.directory}: read failed", error) from error
 
     # -- deleting from the front -----------------------------------------------------------------------------
 
@@ -353,7 +357,7 @@ class Log:
             try:
                 self._roll()
             except OSError as error:
-                raise _storage_error(f"{self.directory}: a new segment failed", error) from error
+                raise storage_error(f"{self.directory}: a new segment failed", error) from error
             count -= removed
         return removed + self.delete_before(self._segments[count].base_offset, up_to_offset)
 
@@ -367,6 +371,25 @@ class Log:
             segment.close()
         self._doomed += doomed
 
+    # -- compacting ------------------------------------------------------------------------------------------
+
+    def begin_compaction(self, terms: Terms) -> Compaction | None:
+        """Return a compaction to be done in pool threads, a step at a time; None: too little is to be done."""
+        self._is_busy()
+        if self._failure:
+            return None
+        return self.cleaner.begin(self._dirty, self._on_disk, self._config, terms, self.epochs, self.producers)
+
+    def end_compaction(self, compaction: Compaction, now_ms: int) -> bool:
+        """Let what was compacted take its place, for readers now, on disk with the next job; False: it was void."""
+        self._require_usable()
+        for swap in (swaps := self.cleaner.end(compaction, now_ms)) or ():
+            self._fresh_indexes.append(swap.segment)
+            self._reader.forget(swap.inputs)
+            for segment in swap.inputs:
+                segment.close()
+        return swaps is not None
+
     # -- flushing --------------------------------------------------------------------------------------------
 
     def begin_flush(self) -> FlushJob | None:
@@ -378,7 +401,7 @@ class Log:
         if self._is_busy() or self._failure:
             return None
         is_all_known = self._told_durable_offset == self.durable_offset
-        if not self._dirty and not self._is_checkpoint_due and is_all_known:
+        if not self._dirty and not self._is_checkpoint_due and is_all_known and self.cleaner.swapping is None:
             return None
         return self._new_job()
 
@@ -391,7 +414,7 @@ class Log:
         if self._failure:
             return None
         self.producers.expire(now_ms, self.log_start_offset)
-        if self._is_checkpointed() and not self._dirty:
+        if self._is_checkpointed() and not self._dirty and self.cleaner.swapping is None:
             return None
         self._is_checkpoint_due = True
         return None if is_busy else self._new_job()
@@ -421,6 +444,7 @@ class Log:
             self._fail(f"{job.error}")
             return
         self.durable_offset = max(self.durable_offset, job.target)
+        self.cleaner.end_swapping(job.swapping)
         if job.wrote_checkpoint:
             self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
             self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
@@ -431,7 +455,7 @@ class Log:
         try:
             handles = [segment.file().duplicate() for segment in self._dirty]
         except OSError as error:
-            raise _storage_error(f"{self.directory}: flush failed", error) from error
+            raise storage_error(f"{self.directory}: flush failed", error) from error
         job = FlushJob(
             self._files,
             self.directory,
@@ -447,6 +471,7 @@ class Log:
             producers=self.producers.copy() if is_checkpoint else None,
             producers_version=self.producers.version,
             doomed=self._doomed if is_checkpoint else (),
+            swapping=self.cleaner.swapping,
         )
         synced, self._dirty, self._fresh_indexes = self._dirty, [], []
         for segment in synced:
@@ -496,10 +521,11 @@ class Log:
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
+        self.cleaner.before_cut(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
         checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
         if checkpoint is not None:
-            self._write_first(checkpoint)
+            write_first(self._files, self.directory, checkpoint)
         self.epochs.truncate_from_end(mark.next_offset)
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
@@ -544,12 +570,13 @@ class Log:
 
     def _begin_anew(self, start: int, now_ms: int) -> None:
         """The checkpoint comes first: from then on a crash leaves an empty log, and what lies before it is removed."""
+        self.cleaner.before_cut(-1)
         if self._has_clean_marker:
             self._remove_clean_marker()
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
         checkpoint = empty_checkpoint(start, now_ms)
-        self._write_first(checkpoint)
+        write_first(self._files, self.directory, checkpoint)
         self.producers.clear()
         self.epochs.truncate_from_end(0)
         old = self._segments + self._doomed
@@ -564,15 +591,6 @@ class Log:
         fresh.create()
         fresh.created_ms = now_ms
         self._files.sync_dir(self.directory)
-
-    def _write_first(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint that comes before a cut. Without room for it nothing is cut, and nothing has failed."""
-        try:
-            self._files.write_atomic(f"{self.directory}/{CHECKPOINT_FILE}", encode_checkpoint(checkpoint))
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise _storage_error(f"{self.directory}: nothing is cut", error) from error
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -598,16 +616,17 @@ class Log:
             if not (self._has_clean_marker and self._is_clean_marker_true):
                 self._files.write_atomic(f"{self.directory}/{CLEAN_FILE}", encode_clean(self.log_end_offset))
         except OSError as error:
-            raise _storage_error(f"{self.directory}: clean close failed", error) from error
+            raise storage_error(f"{self.directory}: clean close failed", error) from error
 
     def _finish_job(self) -> None:
-        """Wait for the job under way, or run it here if no thread has begun."""
+        """Wait for the job under way, or run it here if no thread has begun; make on disk what is made in memory."""
         if self._job is not None:
             job = self._job
             error = job.finish()
             self._settle(job)
             if error is not None:
                 raise StorageError(self._failure) from error
+        self.cleaner.swap_now()
 
     def _is_checkpointed(self) -> bool:
         """Whether the checkpoint on disk says all that a new one would."""
@@ -620,29 +639,12 @@ class Log:
             self._files.remove(f"{self.directory}/{CLEAN_FILE}")
             self._files.sync_dir(self.directory)
         except OSError as error:
-            raise _storage_error(f"{self.directory}: the mark of a clean end could not be removed", error) from error
+            raise storage_error(f"{self.directory}: the mark of a clean end could not be removed", error) from error
         self._has_clean_marker = False
 
     def _require_usable(self) -> None:
         if self._failure:
             raise StorageError(f"{self.directory}: {self._failure}")
 
-    def _require_next(self, batches: Sequence[Sequence[Buffer]], headers: Sequence[BatchHeader]) -> None:
-        if len(batches) != len(headers):
-            raise InvariantViolated(f"{len(batches)} batches with {len(headers)} headers")
-        expected, epoch = self.log_end_offset, self.epochs.latest
-        for header in headers:
-            if header.base_offset != expected or header.leader_epoch < epoch:
-                raise InvariantViolated(
-                    f"{self.directory}: batch at {header.base_offset} of epoch {header.leader_epoch} "
-                    f"cannot follow offset {expected} of epoch {epoch}"
-                )
-            expected, epoch = header.next_offset, header.leader_epoch
-
     def _fail(self, why: str) -> None:
         self._failure = self._failure or why
-
-
-def _storage_error(what: str, error: OSError) -> StorageError:
-    kind = StorageFull if error.errno in DISK_FULL else StorageError
-    return kind(f"{what}: {error.strerror or error}")

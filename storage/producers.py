@@ -170,6 +170,10 @@ class ProducerStates:
 
     # -- snapshots -----------------------------------------------------------------------------------
 
+    def batch_offsets(self) -> frozenset[int]:
+        """Return the base offsets of all batches that are remembered."""
+        return frozenset(written.base_offset for state in self._states.values() for written in state.batches)
+
     def copy(self) -> dict[int, ProducerState]:
         """Return what ``encode_snapshot`` takes; cheap, and no longer touched by this object."""
         return dict(self._states)

@@ -45,7 +45,7 @@ def decode_records(
     """
     records: list[AnyRecord] = []
     for header, at in iter_batches(data):
-        if header.last_offset >= from_offset:
+        if header.last_offset >= from_offset and header.count:
             columns = decode_batch(data, at, verify=verify)
             records += records_of(topic, partition, columns, key_deserializer, value_deserializer, from_offset)
     return records
@@ -60,7 +60,7 @@ def records_of(
     from_offset: int = 0,
 ) -> list[AnyRecord]:
     """Return the records of one batch, from ``from_offset`` on; raises as ``decode_records`` does."""
-    skip = max(from_offset - columns.base_offset, 0)
+    skip = columns.count_below(from_offset)
     keys: Sequence[Any] = columns.keys[skip:] if skip else columns.keys
     values: Sequence[Any] = columns.values[skip:] if skip else columns.values
     headers: Iterable[Sequence[Header]] = repeat(NO_HEADERS)
@@ -104,7 +104,7 @@ def _deserialized(
     deserializer: Deserializer,
     topic: str,
     partition: int,
-    offsets: range,
+    offsets: Sequence[int],
     headers: Iterable[Sequence[Header]],
     items: Sequence[bytes | None],
 ) -> list[Any]:

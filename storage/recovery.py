@@ -29,6 +29,7 @@ from .batch import HEADER_BYTES, BatchHeader, check_crc, parse_header
 from .checkpoint import (
     CHECKPOINT_FILE,
     CLEAN_FILE,
+    CLEANED_FILE,
     FAILED_FILE,
     GAPS_FILE,
     PRODUCERS_FILE,
@@ -38,11 +39,13 @@ from .checkpoint import (
     decode_clean,
     decode_gaps,
 )
+from .cleaned import Cleaned, decode_cleaned
 from .epochs import EpochHistory
 from .files import Files
 from .producers import ProducerStates
 from .retention import remove_segments
 from .segment import INDEX_SUFFIX, Segment, base_offset_of, segment_name, walk
+from .swapping import complete_swaps
 from .verification import find_batch, window
 
 
@@ -74,6 +77,7 @@ class Recovered:
     report: RecoveryReport
     checkpoint: Checkpoint | None
     has_clean_marker: bool  # whether the file is there, true or not
+    cleaned: Cleaned
 
 
 @dataclass(slots=True)
@@ -102,6 +106,8 @@ def recover(
     """
     names = files.list_dir(directory)
     _refuse_failed(files, directory, names)
+    if complete_swaps(files, directory, names):
+        names = files.list_dir(directory)
     for name in names:
         if name.endswith(".tmp"):
             files.remove(f"{directory}/{name}")
@@ -157,6 +163,7 @@ def recover(
         report,
         checkpoint,
         CLEAN_FILE in names,
+        _load_cleaned(files, directory, names, checkpoint),
     )
 
 
@@ -181,6 +188,14 @@ def _load(files: Files, path: str) -> Checkpoint | None:
     if checkpoint is None or min(checkpoint.log_start_offset, checkpoint.recovery_offset) < 0:
         return None
     return checkpoint
+
+
+def _load_cleaned(files: Files, directory: str, names: list[str], checkpoint: Checkpoint | None) -> Cleaned:
+    """Return how far the log has been compacted. Only what lies below the recovery point ever was."""
+    if checkpoint is None or CLEANED_FILE not in names:
+        return Cleaned()
+    cleaned = decode_cleaned(files.read_bytes(f"{directory}/{CLEANED_FILE}")) or Cleaned()
+    return cleaned if cleaned.offset <= checkpoint.recovery_offset else Cleaned()
 
 
 def _end_before(base_offset: int, gaps: dict[int, int]) -> int:

@@ -96,7 +96,11 @@ class Segment:
         return self._file
 
     def create(self) -> None:
-        self._file = self._files.open(self.path, create=True)
+        self.create_as(self.path)
+
+    def create_as(self, path: str) -> None:
+        """Create it under another name, which it bears until somebody renames it; meanwhile it must stay open."""
+        self._file = self._files.open(path, create=True)
         if self._file.size:
             self._file.truncate(0)
 
@@ -247,8 +251,8 @@ class Segment:
                 if header.base_offset >= offset:
                     greatest = max(greatest, header.max_timestamp)
                 else:
-                    timestamps = decode_batch(self.read(at, at + header.length)).timestamps
-                    greatest = max(greatest, *list(timestamps)[offset - header.base_offset :])
+                    batch = decode_batch(self.read(at, at + header.length))
+                    greatest = max([greatest, *batch.timestamps[batch.count_below(offset) :]])
         return greatest
 
     def find_timestamp(self, timestamp: int, from_offset: int = 0) -> tuple[int, int] | None:

@@ -14,10 +14,10 @@ Rules of this file:
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import CorruptRecordError
+from ..errors import CorruptRecordError, InvariantViolated
 from .batch import HEADER_BYTES, KNOWN_MAGICS, BatchHeader, check_crc, parse_header
 from .files import File
 
@@ -112,6 +112,25 @@ def misplaced(header: BatchHeader, expected: int, epoch_of: EpochOf) -> str:
     if 0 <= epoch != header.leader_epoch:
         return f"leader epoch {header.leader_epoch}, the log's history says {epoch}"
     return ""
+
+
+def require_next(
+    where: str, batches: Sequence[object], headers: Sequence[BatchHeader], expected: int, epoch: int
+) -> None:
+    """Make sure that batches follow a log that ends at ``expected`` in ``epoch``.
+
+    Raises:
+        InvariantViolated: one does not.
+    """
+    if len(batches) != len(headers):
+        raise InvariantViolated(f"{len(batches)} batches with {len(headers)} headers")
+    for header in headers:
+        if header.base_offset != expected or header.leader_epoch < epoch:
+            raise InvariantViolated(
+                f"{where}: batch at {header.base_offset} of epoch {header.leader_epoch} "
+                f"cannot follow offset {expected} of epoch {epoch}"
+            )
+        expected, epoch = header.next_offset, header.leader_epoch
 
 
 def find_batch(file: File, begin: int, end: int, expected: int, below: int | None = None) -> tuple[int, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..config import TopicConfig
-from ..storage.batch import BatchHeader, check_batch, decode_batch, encode_batch, iter_batches, restamp
+from ..storage.batch import BatchHeader, Columns, check_batch, decode_batch, encode_batch, iter_batches, restamp
+from ..storage.compaction import Compaction, Terms
 from ..storage.files import Files
 from ..storage.log import Log
 
@@ -18,6 +19,7 @@ Batch = tuple[list[bytes], BatchHeader]
 def a_batch(
     values: Iterable[bytes | None],
     *,
+    keys: Sequence[bytes | None] | None = None,
     at: int = 0,
     epoch: int = 0,
     timestamp: int | Sequence[int] = 1_000,
@@ -29,7 +31,7 @@ def a_batch(
     if producer_id >= 0 > producer_epoch:
         producer_epoch = 0
     frames = encode_batch(
-        None,
+        keys,
         list(values),
         timestamp,
         producer_id=producer_id,
@@ -54,6 +56,7 @@ def open_log(
 def append(
     log: Log,
     *values: bytes | None,
+    keys: Sequence[bytes | None] | None = None,
     epoch: int | None = None,
     timestamp: int | Sequence[int] = 1_000,
     now_ms: int = 0,
@@ -64,6 +67,7 @@ def append(
     """Append one batch at the log end, in the log's latest epoch unless another is given."""
     frames, header = a_batch(
         values,
+        keys=keys,
         at=log.log_end_offset,
         epoch=max(log.epochs.latest, 0) if epoch is None else epoch,
         timestamp=timestamp,
@@ -98,6 +102,50 @@ def checkpoint(log: Log, now_ms: int = 0) -> None:
     job = log.begin_checkpoint(now_ms)
     if job is not None:
         job()
+
+
+def compact(
+    log: Log,
+    *,
+    up_to: int | None = None,
+    now_ms: int = 0,
+    may_drop_tombstones: bool = True,
+    memory_bytes: int = 1 << 20,
+) -> Compaction | None:
+    """Compact as the actor does, the files exchanged by a flush; None: it was not due."""
+    terms = Terms(log.log_end_offset if up_to is None else up_to, now_ms, may_drop_tombstones, memory_bytes)
+    compaction = log.begin_compaction(terms)
+    if compaction is not None:
+        while not compaction.step():
+            pass
+        log.end_compaction(compaction, now_ms)
+        flush(log)
+    return compaction
+
+
+def latest_by_key(log: Log) -> dict[bytes | None, bytes]:
+    """Return what a reader from the start ends with: of each key the last value, none where that is null."""
+    latest: dict[bytes | None, bytes] = {}
+    for data in batches(log):
+        for key, value in zip(data.keys, data.values, strict=True):
+            latest.pop(key, None)
+            if value is not None:
+                latest[key] = value
+    return latest
+
+
+def batches(log: Log) -> list[Columns]:
+    """Return all batches, as they are stored."""
+    found: list[Columns] = []
+    at = log.log_start_offset
+    while at < log.log_end_offset:
+        read = log.read(at, 1 << 20, log.log_end_offset)
+        if not read:
+            break
+        for data in read:
+            found += [decode_batch(data, position) for _, position in iter_batches(data)]
+        at = found[-1].header.next_offset
+    return found
 
 
 def contents(log: Log, max_bytes: int = 1 << 20) -> list[tuple[int, bytes | None]]:

@@ -13,8 +13,7 @@ from .image import ClusterImage
 
 CONFIGS = {
     "flush": "ack",
-    "retention_ms": -1,  # what is committed does not age: it is replaced, or its group forgotten
-    "retention_bytes": -1,
+    "cleanup_policy": "compact",  # what is committed does not age: it is replaced, or its group forgotten
     "segment_bytes": 16 * MIB,  # what is closed can be compacted; what is not is read whenever a coordinator begins
     "max_message_bytes": 64 * MIB,  # all that one decision changes is one batch
 }

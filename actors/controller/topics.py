@@ -350,6 +350,8 @@ def _spelled(name: str) -> str:
 def _typed(name: str, value: Any, where: str) -> Any:
     """Return a setting's value, a number given as a string as a number. What is wrong is left for configure."""
     kind = _TYPES.get(name)
+    if name == "cleanup_policy" and isinstance(value, str):  # Kafka's is a list, in any order
+        value = ",".join(sorted({one.strip() for one in value.split(",")}, reverse=True))
     if isinstance(value, str) and kind is not None:
         try:
             value = msgspec.convert(value, kind, strict=False)

@@ -24,7 +24,7 @@ from ...transport import group_messages as said
 from .caretaking import Caretaking
 from .commits import Commits
 from .events import Caller, Effect, GroupRequest, GroupSettings, Reply, TopicPicture
-from .heartbeats import Heartbeats
+from .heartbeats import WAIT_SHARE, Heartbeats
 from .members import Refused
 from .records import GroupKey, GroupValue, MemberKey, MemberValue, OffsetValue, decode
 from .state import Groups
@@ -51,6 +51,7 @@ class Coordinating:
             said.DeleteOffsetsRequest: caretaking.on_delete_offsets,
             said.RemoveMembersRequest: caretaking.on_remove_members,
         }
+        self._forgotten: dict[str, None] = {}  # ids of topics whose offsets were looked for already
         # While loading:
         self._replayed_groups: dict[str, GroupValue] = {}
         self._replayed_members: dict[str, dict[str, MemberValue]] = {}  # by group id, member id
@@ -150,7 +151,8 @@ class Coordinating:
         self._has_topics = True
         there = {picture.topic_id for picture in topics.values()}
         gone = {picture.topic_id: None for picture in before.values() if picture.topic_id not in there}
-        gone |= dict.fromkeys(deleted)
+        gone |= {topic_id: None for topic_id in deleted if topic_id not in self._forgotten}
+        self._forgotten |= gone
         if not self._is_serving:
             self._deleted |= gone
             return self._begin(now_ms) if self._is_loaded else []
@@ -193,11 +195,15 @@ class Coordinating:
     # -- what changes of itself
 
     def _lengthen_sessions(self, late_ms: int, now_ms: int) -> None:
+        """Let everybody have as much more time, and enough to be heard: what they said may be waiting at the door."""
         for group in self._groups.by_id.values():
             for member in group.members.values():
-                member.seen_ms = min(now_ms, member.seen_ms + late_ms)
+                heard_ms = member.session_timeout_ms // WAIT_SHARE
+                least_ms = now_ms - member.session_timeout_ms + heard_ms
+                member.seen_ms = min(now_ms, max(member.seen_ms + late_ms, least_ms))
+                least_ms = now_ms - member.rebalance_timeout_ms + heard_ms
                 for partition, since_ms in member.asked.items():
-                    member.asked[partition] = min(now_ms, since_ms + late_ms)
+                    member.asked[partition] = min(now_ms, max(since_ms + late_ms, least_ms))
 
     def _retarget(self, changed: list[str], now_ms: int) -> list[Effect]:
         effects: list[Effect] = []

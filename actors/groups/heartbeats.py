@@ -170,18 +170,21 @@ class Heartbeats:
         member.look_ms = NEVER_MS
         if member.held:
             member.seen_ms = now_ms  # it waits for us
-        who = member.described()
         if now_ms - member.seen_ms >= member.session_timeout_ms:
-            why = f"{who} was silent for {member.session_timeout_ms:,} ms"
+            why = f"{member.described()} was silent for {member.session_timeout_ms:,} ms"
             return self._groups.put_out(group, member, why, now_ms, wall_ms)
         if member.asked and now_ms - min(member.asked.values()) >= member.rebalance_timeout_ms:
             partition = min(member.asked, key=lambda part: (member.asked[part], part))
-            why = f"{who} did not give {partition} back within {member.rebalance_timeout_ms:,} ms"
+            limit = f"{member.rebalance_timeout_ms:,} ms"
+            why = f"{member.described()} did not give {partition} back within {limit}"
             return self._groups.put_out(group, member, why, now_ms, wall_ms)
         effects: list[Effect] = []
         if member.parked is not None and member.parked.until_ms <= now_ms:
             effects = self._groups.tell_parked(group, member)
-        self._groups.look_later(group, member)
+        if now_ms < member.far_ms <= member.due_ms:
+            member.look_ms = member.far_ms  # it will be looked at then anyway
+        else:
+            self._groups.look_later(group, member)
         return effects
 
 

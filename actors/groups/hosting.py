@@ -1,7 +1,7 @@
 """Who coordinates here: a coordinator for each partition of ``__consumer_offsets`` that this broker leads.
 
-The picture is the order, as for replicas (``../broker.py``): whatever changed, what should be here is compared with what
-is, and coordinators are started and stopped. Rules of this file:
+The picture is the order, as for replicas (``../broker.py``): whatever changed, what should be here is compared with
+what is, and coordinators are started and stopped. Rules of this file:
 
 1. A coordinator belongs to one leader epoch; for another epoch there is another one. It counts that this broker leads
    *under its present incarnation*.

@@ -60,6 +60,7 @@ class Member:
         "assignors",
         "client_id",
         "epoch",
+        "far_ms",
         "has_spoken",
         "held",
         "holds",
@@ -106,6 +107,7 @@ class Member:
         # What follows is not written, and moved by Coordinating.
         self.seen_ms = now_ms  # when its last request came, or the answer that waited for the disk went out
         self.look_ms = NEVER_MS  # when it is looked at next
+        self.far_ms = 0  # when it would be looked at besides, if that is to come: a session's end, mostly
         self.parked: Parked | None = None
         self.held: list[Held] = []  # its heartbeats' answers that wait for records to survive
         self.has_spoken = False  # it has named an epoch: so it has heard that it is a member

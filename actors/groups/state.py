@@ -11,7 +11,7 @@ from ...transport.shapes import Reply as AnyReply
 from .deadlines import Deadlines
 from .events import Caller, Effect, GroupPartition, GroupRequest, GroupSettings, TopicPicture
 from .group import Group
-from .members import Gone, Member, Refused, as_message
+from .members import NEVER_MS, Gone, Member, Refused, as_message
 from .records import group_record, offset_record
 from .surviving import RECORDS_PER_WRITE_MAX, Surviving, refusal
 
@@ -110,7 +110,10 @@ class Groups:
         return self.surviving.reply(parked.ticket, reply, group.written)
 
     def look_later(self, group: Group, member: Member) -> None:
+        """Have the member looked at when it is due, if it is not looked at before that anyway."""
         if (due_ms := member.due_ms) < member.look_ms:
+            if member.look_ms < NEVER_MS:
+                member.far_ms = max(member.far_ms, member.look_ms)
             member.look_ms = self.deadlines.add(due_ms, (group, member))
 
     # -- what is forgotten

@@ -10,7 +10,8 @@ which epoch its last record was written, so the leader sees whether the two logs
 3. **Never by the high watermark.** What lies above it may be committed: it is cut only where the lineage says so
    (B1, B2).
 4. **Byte for byte.** Whole batches, each checksum computed anew, each at the very offset where this log ends. Anything
-   else is not appended but asked for again.
+   else is not appended but asked for again. One exception: where the leader has compacted its log, a batch of no
+   records may cover offsets that are here already; its range is taken from the log's end on.
 5. Where the leader has nothing that old any more, or nothing at all of what is here, the log is begun anew at the
    leader's log start offset (B36): a log that began later than the leader's would lack what lies between.
 6. A fetch is asked for as soon as the last one is in the page cache; the disk follows behind and is told of apart.
@@ -24,6 +25,7 @@ from ...errors import CorruptRecordError, ErrorCode
 from ...model import LeaderEpoch, Offset
 from ...storage.batch import BatchHeader, check_crc, parse_header
 from ...storage.epochs import EpochEnd, EpochHistory
+from ...storage.sparse import empty_batch
 from ...transport.messages import FetchEntryReply
 from .events import BeginAnew, Copy, DeleteBefore, FetchNext, FollowerEffect, Truncate
 
@@ -83,6 +85,7 @@ class Follower:
             self.problem = f"the leader sent a damaged batch: {error.detail}"
             return [self._next(log_start_offset, log_end_offset, TROUBLE_RETRY_MS)]
         effects: list[FollowerEffect] = []
+        _shorten_first(batches, headers, log_end_offset)
         if headers and headers[0].base_offset != log_end_offset:
             if not self._begins_within(headers[0], log_start_offset, log_end_offset):
                 self.problem = f"the leader sent offset {headers[0].base_offset}, this log ends at {log_end_offset}"
@@ -155,13 +158,20 @@ def next_fetch(epochs: EpochHistory, log_start_offset: Offset, log_end_offset: O
     return FetchNext(log_end_offset, last_epoch, after_ms)
 
 
-def whole_batches(frames: Sequence[bytes]) -> tuple[list[memoryview], list[BatchHeader]]:
+def _shorten_first(batches: list[bytes | memoryview], headers: list[BatchHeader], log_end_offset: int) -> None:
+    """Let a first batch of no records that reaches back behind the log's end begin there (rule 4)."""
+    if headers and not headers[0].count and headers[0].base_offset < log_end_offset < headers[0].next_offset:
+        batches[0] = empty_batch(log_end_offset, headers[0].next_offset, headers[0].leader_epoch)
+        headers[0] = parse_header(batches[0])
+
+
+def whole_batches(frames: Sequence[bytes]) -> tuple[list[bytes | memoryview], list[BatchHeader]]:
     """Return the batches of a leader's answer, each checked: in order, without a hole between two.
 
     Raises:
         CorruptRecordError: one is damaged or cut short, or does not follow the one before it.
     """
-    batches: list[memoryview] = []
+    batches: list[bytes | memoryview] = []
     headers: list[BatchHeader] = []
     for frame in frames:
         data, position = memoryview(frame), 0

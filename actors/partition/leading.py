@@ -18,10 +18,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...config import TopicConfig
 from ...errors import BrokerResponseError, CorruptRecordError, ErrorCode, StorageError, StorageFull
 from ...model import Offset, PartitionKey
 from ...storage.batch import check_batch, restamp
 from ...storage.log import Log
+from ...storage.sparse import has_all_keys
 from ...transport.loop import Timer
 from ...transport.messages import MAX_TIMESTAMP, AlterPartitionEntry, ListOffsetsEntryReply, ReplicaDescription
 from ..log import event
@@ -65,7 +67,7 @@ class Leading:
         IsrAnswered: "on_isr_answered",
     }
 
-    def __init__(self, replica: Replica, leader: Leader, log: Log) -> None:
+    def __init__(self, replica: Replica, leader: Leader, log: Log, *, needs_keys: bool = False) -> None:
         self.rules = leader
         self.requests: dict[type, Callable[[Any], None]] = {
             Produce: self.on_produce,
@@ -75,6 +77,7 @@ class Leading:
         }
         self._replica = replica
         self._log = log
+        self._needs_keys = needs_keys  # the log is compacted by key
         self._deletions = Deletions(replica.key)
         self._staged: list[Append] = []  # accepted in this turn, not written yet
         self._staged_producers: set[int] = set()
@@ -93,6 +96,11 @@ class Leading:
             header = check_batch(produce.frames)
         except BrokerResponseError as error:  # damaged, of a layout or a codec that is not spoken here
             refusal = refusal_of_produce(self._replica.key, error.errno, error.detail)
+            self._replica.answers.append(Answer(produce.ticket, refusal))
+            return
+        if self._needs_keys and not has_all_keys(produce.frames):
+            detail = "the topic is compacted (cleanup_policy): each record needs a key"
+            refusal = refusal_of_produce(self._replica.key, ErrorCode.INVALID_RECORD, detail)
             self._replica.answers.append(Answer(produce.ticket, refusal))
             return
         if header.producer_id in self._staged_producers:
@@ -136,6 +144,22 @@ class Leading:
         self.on_deleted("asked")
         self._deletions.wait(verdict, request.ticket)  # answered when it is on the disk of each that is in sync
 
+    def retain(self, now_ms: int, config: TopicConfig) -> None:
+        """Let the oldest segments go that are past their retention. A follower's log begins where its leader's does."""
+        replica, log, before = self._replica, self._log, self._log.log_start_offset
+        age_ms = None if config.retention_ms < 0 else config.retention_ms
+        size = None if config.retention_bytes < 0 else config.retention_bytes
+        try:
+            log.retain(now_ms, age_ms, size, self.high_watermark)
+        except StorageFull:
+            replica.note_full(is_full=True)
+        except StorageError as error:
+            replica.doubt_disk(error)
+            raise
+        if log.log_start_offset != before:
+            self.on_deleted("old")
+            replica.end_idleness()
+
     def on_deleted(self, why: str) -> None:
         """The log begins later now."""
         start = self._log.log_start_offset
@@ -160,6 +184,7 @@ class Leading:
             leader.on_isr(assignment.isr, assignment.partition_epoch, assignment.min_insync_replicas, self._now_ms())
         )
         self._perform(leader.on_config(config.flush, config.max_message_bytes))
+        self._needs_keys = config.is_compacted
         self._tell_of_isr(before)
 
     def on_look_at_followers(self, _: LookAtFollowers) -> None:

@@ -27,17 +27,18 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ...config import BrokerSettings
+from ...config import BrokerSettings, TopicConfig
 from ...errors import ErrorCode, StorageCorruption, StorageError, StorageFull
 from ...model import BrokerId, LeaderEpoch, Offset, PartitionKey, TopicPartition
 from ...storage.directory import set_aside
 from ...storage.log import Log
 from ...transport.loop import Timer
-from ...transport.messages import ReplicaDescription
 from ..log import event
 from ..logdirs import LogDirectory, is_disk_failure
 from ..mailbox import PoolDone
 from ..runtime import Context, LoopActor, LoopRef
+from .compacting import Compacting, CompactionTurn
+from .describing import described
 from .events import (
     Answer,
     Answers,
@@ -100,6 +101,7 @@ class Replica(LoopActor):
         GoOffline: "on_go_offline",
         RetentionDue: "on_retention_due",
         **dict.fromkeys((*Leading.handlers, *Following.handlers), "on_for_part"),
+        **dict.fromkeys(Compacting.handlers, "on_for_compacting"),
         DescribeReplica: "on_describe_replica",
         Tick: "on_tick",
         Checkpointed: "on_checkpointed",
@@ -123,6 +125,7 @@ class Replica(LoopActor):
         retention_clock: RetentionClock,
         settings: BrokerSettings,
         broker_address: str,
+        compaction_turn: CompactionTurn | None = None,
     ) -> None:
         super().__init__(context, address, parent)
         self.key = key
@@ -137,6 +140,7 @@ class Replica(LoopActor):
         self._settings = settings
         self._retention_clock = retention_clock  # of the process: an actor that begins after a jump does not believe it
         self._broker_address = broker_address
+        self._compacting = Compacting(self, compaction_turn or CompactionTurn(), settings)
         self._log: Log | None = None  # None until recovered
         self._part: Leading | Following | None = None  # in the epoch of _assignment
         self.is_flushing = False
@@ -155,6 +159,27 @@ class Replica(LoopActor):
     @property
     def log(self) -> Log | None:  # None until it is recovered
         return self._log
+
+    @property
+    def config(self) -> TopicConfig:
+        return self._assignment.config
+
+    @property
+    def high_watermark(self) -> Offset:
+        part = self._part
+        return part.high_watermark if part is not None else Offset(self._log.high_watermark if self._log else 0)
+
+    @property
+    def is_all_in_sync(self) -> bool:
+        """Whether every replica is: each holds all that is committed then."""
+        return bool(self._assignment.replicas) and set(self._assignment.replicas) <= set(self._assignment.isr)
+
+    def now_ms(self) -> int:
+        return self.context.clock.monotonic_ms()
+
+    def retention_ms(self) -> int:
+        """Return the time by which records age."""
+        return self._retention_clock.now(self.context.clock.wall_ms(), self.now_ms())
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -227,15 +252,18 @@ class Replica(LoopActor):
         )
         self._set_tick()
         self._set_look(self._settings.retention_check_ms, RetentionDue())
+        self._compacting.look_after(self.config)
         self._take_role()
 
     def on_stop(self) -> None:
+        self._compacting.end()
         self._end_part(self._assignment)
         self._send_answers()
         if self._log is not None:
             self._log.close(self.context.clock.wall_ms(), clean=not self.home.is_failed)
 
     def on_failure(self, *failure: Any) -> None:
+        self._compacting.end()
         self._tell_doors(ReplicaGone(self.key))
         if self._log is not None:
             self._log.close(self.context.clock.wall_ms(), clean=False)
@@ -294,6 +322,7 @@ class Replica(LoopActor):
             self._let_go_of_log()
         elif self._log is not None:
             self._log.reconfigure(assignment.config)
+            self._compacting.look_after(assignment.config)
             self._take_role()
         elif was_lost:
             self._set_damaged_log_aside()
@@ -391,7 +420,7 @@ class Replica(LoopActor):
             lag_ms=self._settings.replica_lag_ms,
             now_ms=self.context.clock.monotonic_ms(),
         )
-        self._part = Leading(self, leader, log)
+        self._part = Leading(self, leader, log, needs_keys=assignment.config.is_compacted)
         self.role = "leader"
         event(
             logger,
@@ -433,27 +462,11 @@ class Replica(LoopActor):
         if name is not None:
             getattr(self._part, name)(message)
 
+    def on_for_compacting(self, message: Any) -> None:
+        getattr(self._compacting, self._compacting.handlers[type(message)])(message)
+
     def on_describe_replica(self, request: DescribeReplica) -> None:
-        log, part = self._log, self._part
-        description: dict[str, Any] = {
-            "topic_id": self.key.topic_id,
-            "partition": self.key.partition,
-            "role": self.role,
-            "directory": self.home.path,
-        }
-        if log is not None:
-            description |= {
-                "leader_epoch": self._assignment.leader_epoch,
-                "log_start_offset": log.log_start_offset,
-                "log_end_offset": log.log_end_offset,
-                "high_watermark": part.high_watermark if part else -1,
-                "durable_offset": log.durable_offset,
-                "size_bytes": log.size_bytes,
-                "segments": log.segment_count,
-                "producers": len(log.producers),
-            }
-        reply = part.describe(description) if part is not None else ReplicaDescription(**description)
-        self.answers.append(Answer(request.ticket, reply))
+        self.answers.append(Answer(request.ticket, described(self, self._assignment.leader_epoch)))
 
     # -- the end of a turn: one write, one flush, one message to the router ------------------------------
 
@@ -469,7 +482,7 @@ class Replica(LoopActor):
         self.home.appended(size_bytes)
         self.note_full(is_full=False)
         if self._idle_ticks:
-            self._end_idleness()
+            self.end_idleness()
 
     def note_full(self, *, is_full: bool) -> None:
         """The disk had no room for a write, or has again: said once."""
@@ -545,26 +558,12 @@ class Replica(LoopActor):
 
     def on_retention_due(self, _: RetentionDue) -> None:
         """Let the oldest segments go that are past their retention; the files go with the next job, in the pool."""
-        part, log, config, clock = self._part, self._log, self._assignment.config, self.context.clock
-        if log is None:
+        if self._log is None:
             return
         self._set_look(self._settings.retention_check_ms, RetentionDue())
-        now_ms = self._retention_clock.now(clock.wall_ms(), clock.monotonic_ms())
-        if not isinstance(part, Leading):
-            return  # a follower's log begins where its leader's does
-        age_ms = None if config.retention_ms < 0 else config.retention_ms
-        size = None if config.retention_bytes < 0 else config.retention_bytes
-        before = log.log_start_offset
-        try:
-            log.retain(now_ms, age_ms, size, part.high_watermark)
-        except StorageFull:
-            self.note_full(is_full=True)
-        except StorageError as error:
-            self.doubt_disk(error)
-            raise
-        if log.log_start_offset != before:
-            part.on_deleted("old")
-            self._end_idleness()
+        now_ms = self.retention_ms()
+        if isinstance(self._part, Leading) and self.config.is_deleted_from:
+            self._part.retain(now_ms, self.config)
 
     def _set_tick(self) -> None:
         period_ms = self._settings.checkpoint_ms
@@ -576,7 +575,7 @@ class Replica(LoopActor):
         context = self.context
         return self.set_timer(next_look_ms(context.clock.monotonic_ms(), period_ms, context.random.random()), message)
 
-    def _end_idleness(self) -> None:
+    def end_idleness(self) -> None:
         self._idle_ticks = 0
         if self._tick is not None:
             self._tick.cancel()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from callboard.actors.groups.naming import partition_of
-from callboard.config import BrokerSettings, ClusterConfig
+from callboard.config import BrokerSettings, ClusterConfig, Limits
 from callboard.errors import ErrorCode
 from callboard.model import OFFSETS_TOPIC
 from callboard.testing.simulated import SimulatedCluster
 from callboard.transport import group_messages as said
-from callboard.transport import messages as m
 
 from .sim import find
 
@@ -23,10 +22,13 @@ RETRIED = {
 class Grouped:
     """Three brokers (or fewer), a topic "orders" of four partitions, and one group's view of them."""
 
-    def __init__(self, brokers=3, *, seed=0, broker=None, partitions=4):
+    def __init__(self, brokers=3, *, seed=0, broker=None, partitions=4, limits=None):
         settings = {"leader_rebalance_ms": 0, "offsets_topic_partitions": 2, **(broker or {})}
         self.cluster = SimulatedCluster(
-            seed=seed, config=ClusterConfig(brokers=brokers, data_dir="/data", broker=BrokerSettings(**settings))
+            seed=seed,
+            config=ClusterConfig(
+                brokers=brokers, data_dir="/data", broker=BrokerSettings(**settings), limits=limits or Limits()
+            ),
         ).start()
         self.brokers = brokers
         self.orders = self.cluster.create_topic("orders", partitions, replication_factor=brokers)

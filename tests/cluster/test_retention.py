@@ -152,16 +152,6 @@ def test_settings_that_are_altered_hold_at_the_next_look(cluster):
     assert first_offset(cluster) > 0
 
 
-def test_compaction_is_refused_by_name(cluster):
-    new = m.NewTopic(name="orders", configs={"cleanup_policy": "compact"})
-
-    result = cluster.ask(cluster.client_endpoint(1), m.CreateTopicsRequest(topics=[new])).topics[0]
-
-    assert result.error == ErrorCode.INVALID_CONFIGURATION
-    assert "cleanup_policy" in result.detail
-    assert "compact" in result.detail
-
-
 # -- readers -------------------------------------------------------------------------------------------
 
 

@@ -283,7 +283,9 @@ def test_a_partition_past_its_limit_is_offline_and_the_broker_lives(cluster):
     assert produce(cluster, topic, [b"a"], number=1).error == 0
 
 
-@pytest.mark.parametrize("name", ["metadata", "controller", "hosting", "peers", "router", "partitions"])
+@pytest.mark.parametrize(
+    "name", ["metadata", "controller", "hosting", "peers", "router", "partitions", "coordinators", "groups"]
+)
 @pytest.mark.parametrize("how", ["raise", "exit"])
 def test_every_actor_of_a_broker_can_fail_and_the_broker_serves_again(cluster, name, how):
     topic = cluster.create_topic("orders", 2)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from typing import Annotated, get_args, get_origin
+
+import msgspec
 import pytest
 
+from callboard.actors.controller.internal import CONFIGS
+from callboard.actors.groups.events import GroupRequest
 from callboard.actors.groups.naming import partition_of
 from callboard.actors.lifecycle import Fail
-from callboard.errors import ErrorCode
+from callboard.config import Limits
+from callboard.errors import CallboardError, ErrorCode
 from callboard.model import OFFSETS_TOPIC
 from callboard.testing.simulated import METADATA_ENDPOINT, end_of_session
 from callboard.transport import group_messages as said
@@ -36,6 +44,7 @@ def test_the_first_who_asks_for_a_coordinator_has_the_topic_made(grouped):
     ).topics[0]
     assert topic.is_internal
     assert [len(partition.replicas) for partition in topic.partitions] == [3, 3]
+    assert topic.configs["cleanup_policy"] == "compact"
     assert topic.partitions[partition_of(GROUP, 2)].leader == broker
     assert [one.name for one in grouped.cluster.metadata().topics] == ["orders"], "hidden unless asked for"
 
@@ -194,6 +203,71 @@ def in_background(grouped, endpoint, request):
     return told
 
 
+def test_parked_heartbeats_do_not_keep_commits_out_and_are_bounded_themselves():
+    grouped = Grouped(1, limits=Limits(requests_waiting=3))
+    epochs = [grouped.join(name).member_epoch for name in "abc"]
+    for name in "abc":  # until nothing is new to them
+        owned = [said.TopicPartitions(topic="orders", topic_id=grouped.orders.topic_id, partitions=[])]
+        grouped.ask(grouped.heartbeat(name, epochs[0], owned=owned if name == "a" else None))
+    endpoint = grouped.cluster.client_endpoint(1)
+    members = {
+        one.member_id: one for one in grouped.ask(said.DescribeGroupsRequest(group_ids=[GROUP])).groups[0].members
+    }
+    parked = [
+        in_background(grouped, endpoint, grouped.heartbeat(name, members[name].member_epoch, max_wait_ms=60_000))
+        for name in "abc"
+    ]
+    grouped.cluster.loop.advance(10)
+    assert parked == [[], [], []]
+
+    refused = grouped.ask(grouped.heartbeat("d", 0, topics=["orders"], assignors=["range"]))
+    taken = grouped.ask(grouped.commit(1, member="a", epoch=members["a"].member_epoch))
+
+    assert refused.error == ErrorCode.OVERLOADED
+    assert taken.error != ErrorCode.OVERLOADED
+
+
+STRANGE = {
+    str: ["", "a", "orders", GROUP, "x" * 300, "\0", "…"],
+    int: [0, 1, -1, -2, -3, 7, (1 << 31) - 1, 1 << 31, (1 << 63) - 1, -(1 << 63)],
+    bool: [True, False],
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_request_ends_a_coordinator(seed):
+    grouped = Grouped(1, seed=seed)
+    grouped.join("a")
+    actor, chance = grouped.actor(), random.Random(seed)
+    kinds = [kind for kind in GroupRequest.__args__ if kind is not said.ListGroupsRequest]
+
+    for _ in range(300):
+        fields = strange_fields(chance, chance.choice(kinds))
+        with contextlib.suppress(CallboardError):  # refused before it was sent, or without an answer in time
+            grouped.ask(fields, 1)
+
+    assert grouped.actor() is actor
+    assert actor.state == "running"
+
+
+def strange_fields(chance, kind):
+    """Return a request, or a part of one, whose fields are of the right types and say anything."""
+    values = {}
+    for field in msgspec.structs.fields(kind):
+        if field.name not in ("id", "v", "deadline_ms", "max_wait_ms") and (field.required or chance.random() < 0.7):
+            values[field.name] = strange(chance, field.type)
+    return kind(**values)
+
+
+def strange(chance, kind):
+    kind = getattr(kind, "__origin__", kind) if get_origin(kind) is Annotated else kind
+    if get_origin(kind) is list:
+        return [strange(chance, get_args(kind)[0]) for _ in range(chance.choice((0, 1, 1, 2, 5)))]
+    if choices := [one for one in get_args(kind) if one is not type(None)]:
+        return None if chance.random() < 0.2 else strange(chance, choices[0])
+    return chance.choice(STRANGE[kind]) if kind in STRANGE else strange_fields(chance, kind)
+
+
 def test_new_partitions_reach_the_members_at_once(grouped):
     epoch = grouped.join("a").member_epoch
     endpoint = grouped.cluster.client_endpoint(grouped.coordinator())
@@ -253,7 +327,7 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
     acknowledged = -1
     for number in range(12):
         reply = grouped.until_answered(grouped.commit(number, member="a", epoch=epoch))
-        assert reply.error == 0 and not reply.entries[0].error
+        assert (reply.error, reply.entries[0].error) == (0, 0)
         acknowledged = number
         if number % 3 == 2:
             broker = grouped.coordinator()
@@ -263,6 +337,23 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
             grouped.cluster.loop.advance(5_000)
 
     assert grouped.committed() == {0: acknowledged}
+
+
+def test_what_compaction_leaves_is_loaded(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "segment_bytes", 1_024)
+    grouped = Grouped(1, broker={"compaction_check_ms": 1_000, "checkpoint_ms": 200})
+    epoch = grouped.join("a").member_epoch
+    for number in range(200):
+        assert grouped.ask(grouped.commit(number, partition=number % 3, member="a", epoch=epoch)).error == 0
+    log = grouped.offsets_leader(1).log
+    before = log.size_bytes
+    grouped.cluster.run_until(lambda: log.size_bytes < before / 4)
+
+    grouped.actor(1).actor_ref.post(Fail())
+
+    grouped.cluster.run_until(lambda: grouped.actor(1) is None)
+    assert grouped.committed() == {0: 198, 1: 199, 2: 197}
+    assert grouped.until_answered(grouped.heartbeat("a", epoch)).error == 0
 
 
 def test_nothing_is_answered_from_what_is_not_loaded_yet(grouped):
@@ -376,6 +467,6 @@ def test_a_deposed_coordinator_acknowledges_nothing(grouped):
     told += [in_background(grouped, endpoint, grouped.heartbeat("late", 0, topics=["orders"], assignors=["range"]))]
     grouped.cluster.loop.advance(30_000)
 
-    assert grouped.actor(old) is not None and grouped.actor(new) is not None, "there are two of them"
+    assert None not in (grouped.actor(old), grouped.actor(new)), "there are two of them"
     assert [[reply.error for reply in some] for some in told] == [[ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]] * 2
     assert grouped.committed(new) == {0: 50}

@@ -130,8 +130,8 @@ def _state_of(group):
         dict(sorted(group.owners.items())),
         dict(sorted(group.instances.items())),
         dict(sorted(group._wanted.items())),
-        dict(sorted(group.offsets.committed.items())),
         group.highest,
+        dict(sorted(group.offsets.committed.items())),
     )
 
 

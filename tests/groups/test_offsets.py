@@ -89,7 +89,7 @@ def test_what_was_asked_for_but_is_not_given_back_yet_may_still_be_committed():
 
 def test_a_commit_under_way_while_the_assignment_grows_does_not_fail():
     desk = Desk()
-    one, two = moved(desk)
+    one, _ = moved(desk)
     desk.heartbeat("m2", said.LEAVING)
     grown = desk.heartbeat("m1", one)
 
@@ -136,7 +136,7 @@ def test_a_commit_of_a_partition_that_is_not_assigned_is_refused_whole():
 
 def test_a_commit_from_before_a_partition_moved_on_is_refused():
     desk = Desk()
-    one, two = moved(desk)
+    one, _ = moved(desk)
     desk.heartbeat("m2", said.LEAVING)
     desk.heartbeat("m1", one)  # it has 2 and 3 again
 
@@ -431,7 +431,7 @@ def test_a_group_without_members_may_be_deleted_with_its_offsets():
         ErrorCode.NON_EMPTY_GROUP, ErrorCode.GROUP_ID_NOT_FOUND, ErrorCode.INVALID_GROUP_ID
     ]  # fmt: skip
     desk.heartbeat("m1", said.LEAVING)
-    assert [one.error for one in desk.ask(delete).results][0] == 0
+    assert desk.ask(delete).results[0].error == 0
 
     assert desk.committed() == {}
     assert desk.described().error == ErrorCode.GROUP_ID_NOT_FOUND

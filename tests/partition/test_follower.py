@@ -6,6 +6,7 @@ from callboard.actors.partition.events import BeginAnew, Copy, DeleteBefore, Fet
 from callboard.actors.partition.follower import AFTER_THAT, RETRY_MS, TROUBLE_RETRY_MS, Follower, next_fetch
 from callboard.errors import ErrorCode
 from callboard.storage.epochs import EpochHistory
+from callboard.storage.sparse import empty_batch
 from callboard.testing.logs import a_batch
 from callboard.transport.messages import FetchEntryReply
 
@@ -238,3 +239,25 @@ def test_trouble_is_told_and_asked_again_later(error):
     assert "why" in follower.problem
     follower.on_fetched(a_reply(), [], 0, 10)
     assert not follower.problem
+
+
+def test_a_batch_of_no_records_that_reaches_back_behind_the_end_is_taken_from_there_on():
+    follower = a_follower()
+    data = empty_batch(4, 15, 4) + stored(15, 2)
+
+    copy, after = follower.on_fetched(a_reply(), [data], 0, 10)
+
+    assert [(header.base_offset, header.next_offset, header.count) for header in copy.headers] == [
+        (10, 15, 0),
+        (15, 17, 2),
+    ]
+    assert bytes(copy.batches[0]) == empty_batch(10, 15, 4)
+    assert after == AFTER_THAT
+
+
+def test_a_batch_with_records_that_reaches_back_behind_the_end_is_not_copied():
+    follower = a_follower()
+
+    effects = follower.on_fetched(a_reply(), [stored(8, 4)], 0, 10)
+
+    assert effects == [FetchNext(10, 4, RETRY_MS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from callboard.actors.controller.controller import AdminCommand
+from callboard.actors.controller.image import ClusterImage
 from callboard.errors import ErrorCode
 from callboard.testing.context import sim_context
 from callboard.testing.simulated import SimulatedCluster
@@ -126,3 +127,18 @@ def test_a_controller_past_its_lease_refuses_nothing_by_what_it_believes(cluster
     cluster.run_until(lambda: replies)
 
     assert replies[0].error == ErrorCode.NOT_CONTROLLER
+
+
+def test_a_broker_that_has_only_begun_does_not_say_that_the_cluster_is_empty(cluster):
+    """It has its session, and the picture of the cluster is still on its way."""
+    router = actor_of(cluster, "router")
+    picture, router._image = router._image, ClusterImage.empty()
+    peer = Peer(cluster, door="router", name="client")
+
+    peer.send(m.DescribeClusterRequest())
+    router._image = picture
+    peer.send(m.DescribeClusterRequest())
+
+    begun, knowing = peer.answers
+    assert begun.error == ErrorCode.BROKER_NOT_AVAILABLE
+    assert [broker.id for broker in knowing.brokers] == [1]

@@ -304,7 +304,7 @@ def patched(at: int, layout: str, *values: int, **options) -> bytes:
         (57, ">i", 0, "0 records"),
         (57, ">i", -1, "-1 records"),
         (57, ">i", 3, "3 records over 2 offsets"),
-        (64, "<I", 127, "column flags"),
+        (64, "<I", 255, "column flags"),
         (64, "<I", 8 | 2 | 4 | 1 | 16, "columns of"),
         (64, "<I", 1 | 4 | 8, "bitmap of an absent column"),
         (64, "<I", 1 | 8, "absent column"),
