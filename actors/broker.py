@@ -491,9 +491,8 @@ class Broker(LoopActor):
         controller_id = self._image.controller_id
         if controller_id == self._broker_id:
             self._tell("controller", AdminCommand(request, on_reply, is_internal=is_for_cluster(request)))
-        elif controller_id >= 0:
-            if (connection := self._peer(controller_id)) is not None:
-                connection.request(request, lambda reply, _payload: on_reply(reply), timeout_ms=timeout_ms)
+        elif controller_id >= 0 and (connection := self._peer(controller_id)) is not None:
+            connection.request(request, lambda reply, _payload: on_reply(reply), timeout_ms=timeout_ms)
 
     def _peer(self, broker_id: int) -> Connection | None:
         session = self._image.sessions.get(f"broker-{broker_id}")

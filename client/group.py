@@ -256,7 +256,7 @@ class GroupSide:
         """Whoever is known did not answer, or says that it is another one."""
         broker_id = self.coordinator.broker_id
         if broker_id is not None and isinstance(error, TimeoutError):
-            self.cluster.doubt(broker_id)
+            self.cluster.doubt([broker_id])
         self.coordinator.doubt()
         self._pump()
 
@@ -359,7 +359,7 @@ class GroupSide:
         now = self.clock.monotonic_ms()
         if isinstance(reply, CallboardError):
             if isinstance(reply, TimeoutError) and self.coordinator.broker_id is not None:
-                self.cluster.doubt(self.coordinator.broker_id)
+                self.cluster.doubt([self.coordinator.broker_id])
             self._perform(self.member.on_silence(number, reply, now))
         elif reply.error or isinstance(reply, GroupHeartbeatReply):
             self._perform(self.member.on_answer(number, reply, now))

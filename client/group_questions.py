@@ -183,7 +183,7 @@ class CoordinatorsQuestion:
 
     def _on_silence(self, broker_id: int, group_ids: list[str], error: CallboardError) -> None:
         if isinstance(error, CallboardTimeoutError):
-            self._cluster.doubt(broker_id)
+            self._cluster.doubt([broker_id])
         if error.outcome_unknown:
             self._may_have_happened.update(group_ids)
         if error.retriable:
