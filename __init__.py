@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import ForkedClientError as ForkedClientError
     from .errors import IllegalArgumentError as IllegalArgumentError
     from .errors import IllegalStateError as IllegalStateError
+    from .errors import LogTruncationError as LogTruncationError
     from .errors import NoOffsetForPartitionError as NoOffsetForPartitionError
     from .errors import SerializationError as SerializationError
     from .errors import error_for_code as error_for_code
@@ -103,6 +104,7 @@ _HOMES = {
     "ForkedClientError": "errors",
     "IllegalArgumentError": "errors",
     "IllegalStateError": "errors",
+    "LogTruncationError": "errors",
     "NoOffsetForPartitionError": "errors",
     "SerializationError": "errors",
     "error_for_code": "errors",

@@ -140,6 +140,18 @@ class NoOffsetForPartitionError(ClientError):
     """A partition has no position and ``auto_offset_reset`` is ``"none"``."""
 
 
+class LogTruncationError(ClientError):
+    """Records that were read are not in the log any more: an unclean election chose a leader that did not have them.
+
+    ``divergent_offsets``: of each partition the offset from which the log is another one; ``seek`` to it, or elsewhere.
+    Raised with ``auto_offset_reset="none"``; otherwise the consumer goes back to it by itself.
+    """
+
+    def __init__(self, message: str, divergent_offsets: Mapping[Any, int]) -> None:
+        super().__init__(message)
+        self.divergent_offsets = dict(divergent_offsets)
+
+
 class CommitFailedError(ClientError):
     """Nothing was committed: the member was put out of its group, or the partitions are somebody else's by now.
 

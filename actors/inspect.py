@@ -17,6 +17,7 @@ from ..config import nearest_address, shown
 from ..errors import ErrorCode
 from ..transport.messages import (
     ActorDescription,
+    ClientDescription,
     DescribeTreeReply,
     DescribeTreeRequest,
     EventsReply,
@@ -27,6 +28,7 @@ from ..transport.messages import (
     Reply,
     Request,
 )
+from ..transport.seam import PeerInfo
 from .context import Context, Directory
 from .experiments import Experiments
 from .lifecycle import PROCESS_ADDRESS, Fail, KillProcess
@@ -122,3 +124,17 @@ def unknown(address: str, known: list[str]) -> KillReply:
 
 def refusal(address: str, detail: str) -> KillReply:
     return KillReply(error=ErrorCode.INVALID_REQUEST, detail=f"{address}: {detail}", address=address)
+
+
+def described_client(peer: PeerInfo, now_ms: int, broker_id: int) -> ClientDescription:
+    """Return a client as the broker that it is connected to tells of it."""
+    return ClientDescription(
+        client_id=peer.client_id,
+        software=peer.software,
+        broker_id=broker_id,
+        connected_ms=now_ms - peer.connected_ms,
+        requests=peer.requests,
+        bytes_in=peer.bytes_in,
+        bytes_out=peer.bytes_out,
+        dropped=peer.dropped,
+    )

@@ -37,7 +37,7 @@ from .controller.topics import INTERNAL_PREFIX
 from .groups.asking import CoordinatorGone, GroupAnswers
 from .groups.door import GroupDoor
 from .inspect import REQUESTS as INSPECTIONS
-from .inspect import Inspection
+from .inspect import Inspection, described_client
 from .log import event
 from .logdirs import LogDirectories
 from .metadata.client import MetadataChanged, NewProducerId, SessionLost, SessionOpened, Subscribe
@@ -255,6 +255,7 @@ class Router(LoopActor):
                 ticket=Ticket(number, index, self._door),
                 leader_epoch=entry.leader_epoch,
                 fetch_offset=entry.fetch_offset,
+                last_fetched_epoch=entry.last_fetched_epoch,
                 max_bytes=min(entry.max_bytes, request.max_bytes),
                 min_bytes=request.min_bytes,
             )
@@ -402,7 +403,7 @@ class Router(LoopActor):
             counters.update(self._server.counters)
             now_ms = self.context.clock.monotonic_ms()
             clients = [
-                _described(peer, now_ms, self._image.broker_id_of(self._broker_address))
+                described_client(peer, now_ms, self._image.broker_id_of(self._broker_address))
                 for peer in self._server.peers()
             ]
         reply = self._image.cluster_reply()
@@ -585,16 +586,3 @@ class Router(LoopActor):
         if not self._internal or self._internal.isdisjoint([key.topic_id for key in keys]):
             return set()
         return {key for key in keys if key.topic_id in self._internal}
-
-
-def _described(peer: PeerInfo, now_ms: int, broker_id: int) -> m.ClientDescription:
-    return m.ClientDescription(
-        client_id=peer.client_id,
-        software=peer.software,
-        broker_id=broker_id,
-        connected_ms=now_ms - peer.connected_ms,
-        requests=peer.requests,
-        bytes_in=peer.bytes_in,
-        bytes_out=peer.bytes_out,
-        dropped=peer.dropped,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,8 @@ from .io import IoThread, MakeTransport
 from .membership import Phase
 from .reading import Decoding, PartitionReader
 from .serializers import decoder
+
+logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
 JOIN_LOOK_S = 0.05  # … while a member is joining
@@ -117,6 +120,7 @@ class ConsumerCore:
         with self._lock:
             self._check_open()
             self._inbox.sort()
+            self._go_back()
             if is_reading and application is not None and (application.changes or not application.may_read()):
                 return None  # first that must be done
             found = look()
@@ -188,6 +192,18 @@ class ConsumerCore:
         if reader is None:
             raise IllegalStateError(f"{what}: {key} is not assigned to this consumer")
         return reader
+
+    def _go_back(self) -> None:
+        """Where the log has lost what was read, after an unclean election, go on with what it has there now (B13)."""
+        truncated, self._inbox.truncated = self._inbox.truncated, []
+        for key, offset in truncated:
+            reader = self._inbox.readers.get(key)
+            if reader is not None:
+                position = offset if reader.position is None else min(reader.position, offset)
+                logger.warning("%s: what was read from offset %d on is not in the log any more", key, offset)
+                self._seek(key, position, None)
+            elif any(one.key == key for one in self._inbox.arrivals.values()):
+                self._inbox.truncated.append((key, offset))  # later, when the application has it
 
     def _seek(self, key: TopicPartition, offset: int | None, reset_to: int | None) -> None:
         generation = next(self._generations)

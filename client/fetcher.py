@@ -23,6 +23,8 @@ Rules of this file:
    names another leader. An offset outside the log is reset by policy, or told. Anything else is told.
 6. A broker that was stopped, or hangs, neither answers nor ends its connection. When the answer to a fetch is late by
    ``SLOW_ANSWER_MS`` metadata are asked of others; when they name another leader, rule 4 does the rest.
+7. A fetch says of which leader epoch the last record was that came before it. A log that has other records there, after
+   an unclean election, has been truncated: the consumer goes back, or is told (B13).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from typing import NamedTuple, Protocol
 from ..errors import (
     CallboardError,
     ErrorCode,
+    LogTruncationError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
@@ -41,31 +44,13 @@ from ..errors import (
 )
 from ..model import TopicPartition
 from ..transport.messages import EARLIEST_TIMESTAMP, FetchEntry, FetchEntryReply
-from .lookahead import Lookahead, Span
+from .fetch_state import Credit, FetchState, Flight
+from .lookahead import Span
 from .metadata import PartitionLeader
 from .patience import ELECTION_BACKOFF_MS, LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
 
 FLIGHTS_MAX = 2  # requests that a partition is in
 WAIT_MS_MIN = 500  # rule 3
-
-
-class Credit:
-    """Bytes that have been fetched and not yet consumed. Two threads, one number each: no lock.
-
-    The I/O thread adds to ``fetched`` and sets ``is_wanted``, *then* looks at ``consumed``; the consumer adds to
-    ``consumed``, *then* looks at ``is_wanted``: one of them sees the other.
-    """
-
-    __slots__ = ("consumed", "fetched", "is_wanted")
-
-    def __init__(self) -> None:
-        self.fetched = 0  # moved by the I/O thread only
-        self.consumed = 0  # moved by the consumer's side only, under its lock; <= fetched
-        self.is_wanted = False  # the I/O thread waits for credit
-
-    @property
-    def buffered(self) -> int:
-        return self.fetched - self.consumed
 
 
 class FetchSettings(NamedTuple):
@@ -76,75 +61,6 @@ class FetchSettings(NamedTuple):
     retry_backoff_ms: int
     retry_backoff_max_ms: int
     reset_timestamp: int | None  # what auto_offset_reset means; None: no reset
-
-
-class Flight(NamedTuple):
-    """A partition's part in a request under way."""
-
-    request_id: int
-    is_guess: bool
-
-
-class FetchState:
-    """One partition that is being read."""
-
-    __slots__ = (
-        "credit",
-        "error",
-        "failures",
-        "fetch_offset",
-        "flights",
-        "generation",
-        "high_watermark",
-        "is_asking_offset",
-        "is_paused",
-        "key",
-        "leader",
-        "lookahead",
-        "reset_to",
-        "retry_at_ms",
-        "topic_id",
-    )
-
-    def __init__(self, key: TopicPartition, generation: int, credit: Credit) -> None:
-        self.key = key
-        self.generation = generation  # of the position: grows with each seek
-        self.credit = credit
-        self.fetch_offset: int | None = None  # next to be fetched; None: not known, see reset_to
-        self.reset_to: int | None = None  # the timestamp to look an offset up for
-        self.is_asking_offset = False
-        self.is_paused = False
-        self.flights: list[Flight] = []  # in the order of their offsets; at most FLIGHTS_MAX
-        self.lookahead = Lookahead()
-        self.high_watermark = 0  # as the last answer told it
-        self.leader: PartitionLeader | None = None  # of the requests under way
-        self.topic_id = ""  # the incarnation that fetch_offset belongs to
-        self.failures = 0  # in a row
-        self.retry_at_ms = 0
-        self.error: CallboardError | None = None  # told to the consumer, until it seeks or the error has passed
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests hold it."""
-        return len(self.flights)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether a fetch is answered at once."""
-        return self.fetch_offset is not None and self.fetch_offset < self.high_watermark
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a fetch lies at the leader for what is written next: the high watermark is known until it answers."""
-        return bool(self.flights) and self.fetch_offset is not None and self.fetch_offset >= self.high_watermark
-
-    def land(self, request_id: int) -> tuple[int, Flight] | None:
-        """Take out the flight that has ended, and say how many come before it; None: it is not ours any more."""
-        for place, flight in enumerate(self.flights):
-            if flight.request_id == request_id:
-                del self.flights[place]
-                return place, flight
-        return None
 
 
 # -- effects ---------------------------------------------------------------------------------------
@@ -193,6 +109,14 @@ class TellError(NamedTuple):
     error: CallboardError | None
 
 
+class TellTruncated(NamedTuple):
+    """Records from ``offset`` on that were read are not in the log any more: seek back, to there at most (B13)."""
+
+    key: TopicPartition
+    generation: int
+    offset: int
+
+
 class TellWatermarks(NamedTuple):
     key: TopicPartition
     high_watermark: int
@@ -212,7 +136,18 @@ class Hint(NamedTuple):
     leader_epoch: int
 
 
-Effect = SendFetch | LookUpOffset | Deliver | TellPosition | TellError | TellWatermarks | Refresh | Hint | DoubtBrokers
+Effect = (
+    SendFetch
+    | LookUpOffset
+    | Deliver
+    | TellPosition
+    | TellError
+    | TellTruncated
+    | TellWatermarks
+    | Refresh
+    | Hint
+    | DoubtBrokers
+)
 
 
 class _Asked(NamedTuple):
@@ -256,7 +191,7 @@ class Fetcher:
     ) -> None:
         """Read this partition: from ``offset``, or from where ``reset_to`` (a timestamp, -1 or -2) says."""
         state = self.states[key] = FetchState(key, generation, credit)
-        state.fetch_offset, state.reset_to = offset, reset_to
+        state.begin_at(offset, reset_to)
 
     def on_unassign(self, keys: Iterable[TopicPartition]) -> None:
         for key in keys:
@@ -268,7 +203,7 @@ class Fetcher:
         if state is None:
             return
         state.generation = generation
-        state.fetch_offset, state.reset_to = offset, reset_to
+        state.begin_at(offset, reset_to)
         state.flights.clear()
         state.is_asking_offset = False
         state.retry_at_ms = 0
@@ -285,7 +220,7 @@ class Fetcher:
         state = self.states.get(key)
         if state is None or state.generation != generation:
             return []
-        state.fetch_offset, state.reset_to = offset, reset_to
+        state.begin_at(offset, reset_to)
         if offset is not None:
             state.reset_to = None
             return [TellPosition(key, generation, offset)]
@@ -310,7 +245,7 @@ class Fetcher:
             return []
         state.is_asking_offset = False
         if offset is not None:
-            state.fetch_offset, state.reset_to = offset, None
+            state.begin_at(offset, None)
             state.failures = 0
             return [TellPosition(key, generation, offset), *self._passed(state)]
         if error is not None and not error.retriable:
@@ -495,6 +430,7 @@ class Fetcher:
                     partition=state.key.partition,
                     leader_epoch=state.leader.leader_epoch if state.leader is not None else -1,
                     fetch_offset=offset,
+                    last_fetched_epoch=-1 if is_guess else state.last_epoch,
                     max_bytes=self.settings.partition_bytes,
                 )
             )
@@ -530,9 +466,9 @@ class Fetcher:
                 state.flights.clear()
                 return []
             state.lookahead.on_hit()
-        elif entry.error:
+        elif entry.error or entry.diverging_end_offset >= 0:
             state.flights.clear()
-            return self._on_error(state, entry, now_ms)
+            return self._on_error(state, entry, now_ms) if entry.error else self._on_truncated(state, entry)
         return self._on_data(state, entry, [data for data in frames if data], spans)
 
     def _joins_on(self, state: FetchState, spans: list[Span]) -> bool:
@@ -551,6 +487,7 @@ class Fetcher:
                 continue
             effects.append(Deliver(state.key, state.generation, state.fetch_offset, data))
             state.fetch_offset = max(state.fetch_offset, span.next_offset)
+            state.last_epoch = span.last_epoch
             state.lookahead.on_data(span, len(data), self.settings.partition_bytes)
             state.credit.fetched += len(data)
             self.total.fetched += len(data)
@@ -572,14 +509,26 @@ class Fetcher:
         if self.settings.reset_timestamp is None:
             detail = f"{state.key}: offset {offset} is outside the log (its start is {entry.log_start_offset})"
             return self._tell(state, OffsetOutOfRangeError(detail))
-        state.fetch_offset, state.reset_to = None, self.settings.reset_timestamp
+        state.begin_at(None, self.settings.reset_timestamp)
         return []
+
+    def _on_truncated(self, state: FetchState, entry: FetchEntryReply) -> list[Effect]:
+        """Nothing more is fetched before the consumer has gone back: what it holds may be gone, too (rule 7)."""
+        seen, state.fetch_offset, state.reset_to = state.fetch_offset, None, None
+        offset = entry.diverging_end_offset
+        if self.settings.reset_timestamp is None:
+            detail = (
+                f"{state.key}: records from offset {offset} on were read, up to {seen}, and are not in the log any"
+                " more: a leader was elected that did not have them"
+            )
+            return self._tell(state, LogTruncationError(detail, {state.key: offset}))
+        return [TellTruncated(state.key, state.generation, offset)]
 
     def _begin_anew(self, state: FetchState) -> None:
         """The topic was deleted and created anew: all that is in it is new to us."""
         state.topic_id = ""
         state.flights.clear()
-        state.fetch_offset, state.reset_to = None, EARLIEST_TIMESTAMP
+        state.begin_at(None, EARLIEST_TIMESTAMP)
         state.retry_at_ms = 0
 
     def _tell(self, state: FetchState, error: CallboardError) -> list[Effect]:

@@ -17,8 +17,8 @@ from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, FetchRepl
 from .asking import partition_error
 from .cluster import Cluster, error_of
 from .config import ConsumerConfig
+from .fetch_state import Credit
 from .fetcher import (
-    Credit,
     Deliver,
     Effect,
     Fetcher,
@@ -29,6 +29,7 @@ from .fetcher import (
     SendFetch,
     TellError,
     TellPosition,
+    TellTruncated,
     TellWatermarks,
 )
 from .group import Applicant, Granted, GroupSide
@@ -56,7 +57,7 @@ class Assigned(NamedTuple):
     subscription: Subscription
 
 
-Item = Deliver | TellPosition | TellError | TellWatermarks | Assigned | Granted
+Item = Deliver | TellPosition | TellError | TellTruncated | TellWatermarks | Assigned | Granted
 
 
 class Fetching:
@@ -118,7 +119,7 @@ class Fetching:
 
     def span(self, data: bytes) -> Span:
         headers = [header for header, _ in iter_batches(data)]
-        return Span(headers[0].base_offset, headers[-1].next_offset, len(headers))
+        return Span(headers[0].base_offset, headers[-1].next_offset, len(headers), headers[-1].leader_epoch)
 
     # -- what the consumer says --------------------------------------------------------------------
 

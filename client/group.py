@@ -34,8 +34,9 @@ from .commits import Effect as CommitEffect
 from .committed import CommittedQuestion, Found
 from .config import ConsumerConfig
 from .coordinator import Coordinator
-from .fetcher import Credit, Fetcher, TellError
+from .fetch_state import Credit
 from .fetcher import Effect as FetchEffect
+from .fetcher import Fetcher, TellError
 from .io import Done
 from .membership import (
     Assign,

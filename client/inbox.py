@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 from ..errors import CallboardError
 from ..model import AnyRecord, TopicPartition
-from .fetcher import Credit, Deliver, TellError, TellPosition, TellWatermarks
+from .fetch_state import Credit
+from .fetcher import Deliver, TellError, TellPosition, TellTruncated, TellWatermarks
 from .fetching import Assigned, Item, Subscription
 from .group import Granted
 from .reading import Decoding, PartitionReader, RecordColumns
@@ -25,6 +26,7 @@ class Inbox:
         self.readers: dict[TopicPartition, PartitionReader] = {}
         self.ready: dict[TopicPartition, PartitionReader] = {}  # those with data; the first is served first
         self.arrivals: dict[int, PartitionReader] = {}  # by generation: granted to the member, not yet taken over
+        self.truncated: list[tuple[TopicPartition, int]] = []  # to go back in, to the offset at most
         self.subscription: Subscription | None = None  # the present one; what was assigned for earlier ones is dropped
         self._decoding = decoding
         self._total = Credit()
@@ -115,8 +117,12 @@ class Inbox:
                         reader.position = item.offset
                 elif isinstance(item, TellError):
                     reader.error = item.error
+                elif isinstance(item, TellTruncated):
+                    self.truncated.append((item.key, item.offset))
 
-    def _arrival(self, item: Deliver | TellPosition | TellError | TellWatermarks) -> PartitionReader | None:
+    def _arrival(
+        self, item: Deliver | TellPosition | TellError | TellTruncated | TellWatermarks
+    ) -> PartitionReader | None:
         if isinstance(item, TellWatermarks):
             return next((reader for reader in self.arrivals.values() if reader.key == item.key), None)
         return self.arrivals.get(item.generation)

@@ -30,6 +30,7 @@ class Span(NamedTuple):
     first: int
     next_offset: int
     batches: int
+    last_epoch: int = -1  # leader epoch of the last one
 
 
 class Lookahead:

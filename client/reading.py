@@ -15,7 +15,7 @@ from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, Header, TopicPartition
 from ..storage.batch import Columns, decode_batch, end_offset_of, iter_batches, part_end
 from ..storage.records import Deserializer, decode_records
-from .fetcher import Credit
+from .fetch_state import Credit
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -180,7 +180,9 @@ class ProduceReply(Reply, frozen=True, kw_only=True, tag="produce.reply", omit_d
 
 
 class FetchEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers.
+    """``last_fetched_epoch``: leader epoch of the record before ``fetch_offset``, as it was fetched; -1: none was.
+
+    ``durable_offset``: of a follower, below which its copy survives power loss. -1 from consumers.
 
     ``high_watermark``: the highest that a follower has heard of. One that is behind is told at once.
 
@@ -244,7 +246,7 @@ class FetchEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
     log_start_offset: Int64 = UNKNOWN_OFFSET
     leader: Int64 = -1
     leader_epoch: Int64 = UNKNOWN_EPOCH
-    diverging_epoch: Int64 = UNKNOWN_EPOCH  # to a follower: truncate to the end of this epoch …
+    diverging_epoch: Int64 = UNKNOWN_EPOCH  # what was fetched before is not here: go back to this epoch's end …
     diverging_end_offset: Int64 = UNKNOWN_OFFSET  # … which is here
     frames: Int64 = 0
 

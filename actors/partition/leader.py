@@ -224,6 +224,11 @@ class Leader:
         if error := epoch_error(fetch.leader_epoch, self.epoch):
             detail = f"request is of epoch {fetch.leader_epoch}, leader of {self.epoch}"
             return [Answer(fetch.ticket, self._fetch_reply(error, detail))]
+        diverging = self.epochs.divergence(fetch.last_fetched_epoch, fetch.fetch_offset, self._appended_offset)
+        if diverging and fetch.fetch_offset > self.log_start_offset:  # it has read what an unclean election lost (B13)
+            end = max(diverging.end_offset, self.log_start_offset)
+            reply = self._fetch_reply(diverging_epoch=diverging.epoch, diverging_end_offset=end)
+            return [Answer(fetch.ticket, reply)]
         if not self.log_start_offset <= fetch.fetch_offset <= self.log_end_offset:
             detail = f"offset {fetch.fetch_offset} is not within {self.log_start_offset}..{self.log_end_offset}"
             return [Answer(fetch.ticket, self._fetch_reply(ErrorCode.OFFSET_OUT_OF_RANGE, detail))]

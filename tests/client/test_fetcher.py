@@ -7,9 +7,9 @@ import random
 
 import pytest
 
+from callboard.client.fetch_state import Credit
 from callboard.client.fetcher import (
     WAIT_MS_MIN,
-    Credit,
     Deliver,
     Fetcher,
     FetchSettings,
@@ -19,6 +19,7 @@ from callboard.client.fetcher import (
     SendFetch,
     TellError,
     TellPosition,
+    TellTruncated,
 )
 from callboard.client.lookahead import Lookahead, Span
 from callboard.client.metadata import PartitionLeader
@@ -26,6 +27,7 @@ from callboard.client.patience import LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBroker
 from callboard.errors import (
     ConnectionLostError,
     ErrorCode,
+    LogTruncationError,
     OffsetOutOfRangeError,
     UnknownTopicOrPartitionError,
 )
@@ -33,6 +35,7 @@ from callboard.model import TopicPartition
 from callboard.transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, FetchEntryReply
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
+EPOCH = 4  # of all that is fetched
 
 SETTINGS = FetchSettings(
     wait_ms=500,
@@ -64,7 +67,7 @@ class AView:
 
     def span(self, data):
         next_offset, first, batches = map(int, data.split(b" ")[:3])
-        return Span(first, next_offset, batches)
+        return Span(first, next_offset, batches, EPOCH)
 
 
 def data(next_offset: int, size: int = 20, first: int = 0, batches: int = 1) -> bytes:
@@ -613,3 +616,49 @@ def answer(request, ends, sizes, rng):
         size += sizes[end]
         end += 1
     return [data(ends[end], size, ends[at], end - at)]
+
+
+# -- a log that has lost what was read (B13) ---------------------------------------------------------
+
+
+def a_fetcher_that_has_read(offset, settings=SETTINGS):
+    fetcher = a_fetcher(settings=settings)
+    reply(fetcher, fetch(fetcher), data(offset), high_watermark=offset)
+    return fetcher
+
+
+def test_b13_a_fetch_says_of_which_epoch_the_record_before_it_was():
+    fetcher = a_fetcher()
+    assert fetch(fetcher).entries[0].last_fetched_epoch == -1
+
+    assert fetch(a_fetcher_that_has_read(100)).entries[0].last_fetched_epoch == EPOCH
+
+
+def test_b13_after_a_seek_nothing_was_read_before_it():
+    fetcher = a_fetcher_that_has_read(100)
+
+    fetcher.on_seek(A, 2, offset=40, reset_to=None)
+
+    assert fetch(fetcher).entries[0].last_fetched_epoch == -1
+
+
+def test_b13_a_truncated_log_has_the_consumer_go_back_and_fetches_nothing_before_it_has():
+    fetcher = a_fetcher_that_has_read(100)
+
+    effects = reply(fetcher, fetch(fetcher), diverging_epoch=3, diverging_end_offset=60, high_watermark=120)
+
+    assert effects == [TellTruncated(A, 1, 60)]
+    assert fetcher.drain(0) == []
+    fetcher.on_seek(A, 2, offset=60, reset_to=None)
+    assert fetch(fetcher).entries[0].fetch_offset == 60
+
+
+def test_b13_without_a_reset_policy_the_application_is_told():
+    fetcher = a_fetcher_that_has_read(100, SETTINGS._replace(reset_timestamp=None))
+
+    (told,) = reply(fetcher, fetch(fetcher), diverging_epoch=3, diverging_end_offset=60, high_watermark=120)
+
+    assert isinstance(told, TellError)
+    assert isinstance(told.error, LogTruncationError)
+    assert told.error.divergent_offsets == {A: 60}
+    assert "from offset 60 on were read, up to 100" in str(told.error)

@@ -10,7 +10,7 @@ import sys
 import google_crc32c
 import pytest
 
-from callboard.client.fetcher import Credit
+from callboard.client.fetch_state import Credit
 from callboard.client.reading import Decoding, PartitionReader
 from callboard.errors import CorruptRecordError, IllegalArgumentError
 from callboard.model import TopicPartition

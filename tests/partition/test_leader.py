@@ -62,8 +62,8 @@ def produce(leader, batch=None, **settings):
     return effects
 
 
-def a_fetch(offset, *, leader_epoch=5, min_bytes=1):
-    return Fetch(Ticket(next(tickets), 0), leader_epoch, offset, 1 << 20, min_bytes)
+def a_fetch(offset, *, leader_epoch=5, min_bytes=1, last_epoch=-1):
+    return Fetch(Ticket(next(tickets), 0), leader_epoch, offset, 1 << 20, min_bytes, last_fetched_epoch=last_epoch)
 
 
 def replies(effects):
@@ -330,3 +330,40 @@ def test_an_append_that_went_elsewhere_is_a_bug():
 
     with pytest.raises(InvariantViolated):
         leader.on_appended(11, 0)
+
+
+# -- consumers of a log that an unclean election has cut (B13) ----------------------------------------
+
+
+def a_leader_that_lost_epoch_4(**changes):
+    """Epoch 3 ended at 60, what epoch 4 wrote from there on is not in this log, epoch 5 has written to 120."""
+    history = EpochHistory([(3, 0), (5, 60)])
+    return a_leader(epochs=history, log_end_offset=120, durable_offset=120, high_watermark=120, **changes)
+
+
+@pytest.mark.parametrize("offset", [100, 130])
+def test_b13_a_consumer_that_has_read_what_was_lost_is_told_where_the_log_parts(offset):
+    leader = a_leader_that_lost_epoch_4()
+
+    (told,) = replies(leader.on_fetch(a_fetch(offset, last_epoch=4), now_ms=0))
+
+    assert (told.error, told.diverging_epoch, told.diverging_end_offset) == (0, 3, 60)
+
+
+@pytest.mark.parametrize(("offset", "last_epoch"), [(60, 3), (40, 3), (61, 5), (100, 5), (100, -1)])
+def test_b13_a_consumer_that_has_read_what_is_there_reads_on(offset, last_epoch):
+    leader = a_leader_that_lost_epoch_4()
+
+    (effect,) = leader.on_fetch(a_fetch(offset, last_epoch=last_epoch), now_ms=0)
+
+    assert isinstance(effect, Read)
+
+
+def test_b13_of_what_is_no_longer_in_the_log_nothing_can_be_said():
+    leader = a_leader(
+        epochs=EpochHistory([(5, 80)]), log_start_offset=80, log_end_offset=120, durable_offset=120, high_watermark=120
+    )
+
+    (effect,) = leader.on_fetch(a_fetch(80, last_epoch=3), now_ms=0)
+
+    assert isinstance(effect, Read)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.client.fetcher import Credit
+from callboard.client.fetch_state import Credit
 from callboard.client.reading import Decoding, PartitionReader
 from callboard.errors import CorruptRecordError
 from callboard.model import TopicPartition
