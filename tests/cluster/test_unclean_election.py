@@ -36,7 +36,7 @@ def wait_for_leader(admin, leader):
 
 @pytest.fixture
 def after_the_loss():
-    """0 to 9 are on both replicas; only the dead leader has 10 to 14, which both consumers read; now others are there."""
+    """0 to 9 are on both replicas; only the dead leader has the 10 to 14 that were read; now others are there."""
     with cluster(brokers=3) as running, running.admin() as admin:
         admin.create_topics({"orders": {"assignments": {0: [1, 2]}, "configs": {"min_insync_replicas": 1}}})
         wait_for_leader(admin, 1)

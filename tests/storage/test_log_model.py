@@ -39,7 +39,7 @@ class LogModel(RuleBasedStateMachine):
         self.start_on_disk = 0  # after a crash the log begins here or later, at ``start`` at the latest
         self.now_ms = 0
         self.job: FlushJob | None = None
-        self.refused: list[bytes | None] = []  # of the last append, if it failed: power loss may bring it back
+        self.refused: list[tuple[int, list[bytes | None]]] = []  # where, what: power loss may bring back what was cut
 
     # -- growing -------------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class LogModel(RuleBasedStateMachine):
         try:
             self.log.append([frames], [header], self.now_ms)
         except StorageFull:
-            self.refused = values
+            self.refused.append((len(self.records), values))
         else:
             self._wrote(values, 1_000)
         self.disk.capacity_bytes = None
@@ -86,11 +86,10 @@ class LogModel(RuleBasedStateMachine):
             self.log.append([frames], [header], self.now_ms)
         except Exception as error:  # noqa: BLE001
             assert "append failed" in str(error)  # noqa: PT017
-            self.refused = values
+            self.refused.append((len(self.records), values))
         self.disk.heal()
 
     def _wrote(self, values, timestamp):
-        self.refused = []
         self.records += values
         self.timestamps += [timestamp] * len(values)
         self.epochs += [self.epoch] * len(values)
@@ -161,8 +160,16 @@ class LogModel(RuleBasedStateMachine):
     def power_loss(self, seed):
         self._reopen(self.disk.crash(seed))
         end = self.log.log_end_offset
-        if self.refused and end == len(self.records) + len(self.refused):
-            self._wrote(self.refused, 1_000)  # written, cut, and the cut did not reach the disk
+        found = contents(self.log, 700)
+        for at, values in self.refused:  # written, cut, and the cut did not reach the disk, nor what came in its place
+            if (
+                self.durable <= at <= len(self.records)
+                and end == at + len(values)
+                and found[-len(values) :] == list(enumerate(values, at))
+            ):
+                self._cut(at)
+                self._wrote(values, 1_000)
+                break
         assert self.durable <= end <= len(self.records)
         self._cut(end)
 
@@ -195,12 +202,15 @@ class LogModel(RuleBasedStateMachine):
         assert end <= offset
         assert offset - end < 4, "no more than the batch that held it"
         self._cut(end)
+        self.known_from = max(
+            self.known_from, min(self.start, end)
+        )  # rebuilt from what is left, if no snapshot is older
         self.durable = self.log.durable_offset
         self.start = min(self.start, end)  # the cut is at a batch's begin
         self.start_on_disk = self.log.durable_log_start_offset
 
     def _cut(self, end: int) -> None:
-        self.refused = []
+        self.refused = [(at, values) for at, values in self.refused if at >= self.durable]
         del self.records[end:], self.timestamps[end:], self.epochs[end:]
         self.batches = [batch for batch in self.batches if batch[2] < end]
         self.durable = min(self.durable, end)
