@@ -38,6 +38,9 @@ WAIT_S_MAX = 1.0  # of one wait: then look whether something else ends it
 class ConsumerCore:
     """One lock guards the application's side. It is never held while waiting, nor while the application is called."""
 
+    _now_s: Callable[[], float] = staticmethod(time.monotonic)  # the clock that waits are measured with
+    _new_member_id: Callable[[], str] | None = None  # None: at random
+
     def __init__(self, **settings: Any) -> None:
         make_transport: MakeTransport | None = settings.pop("make_transport", None)  # for tests
         self.config = config = from_keywords(ConsumerConfig, settings, "consumer")
@@ -55,7 +58,7 @@ class ConsumerCore:
         self._generations = itertools.count(1)
         self._is_assigned_by_hand = False
         self._ended: CallboardError | None = None
-        self._io = IoThread(f"consumer {self.client_id}", self, make_transport)
+        self._io = self._make_io(make_transport)
         self._fetching = Fetching(
             self._io, config, self.client_id, self._generations, self._inbox.items.append, self._on_news
         )
@@ -63,8 +66,11 @@ class ConsumerCore:
         self._application: Application | None = None  # of a consumer with a group_id
         if config.group_id is not None:
             self._application = Application(config, self._inbox, self._io.clock.monotonic_ms, self._on_news)
-            self._application.group = self._fetching.join(self._application)
+            self._application.group = self._fetching.join(self._application, new_id=self._new_member_id)
         self._io.post(self._fetching.start)
+
+    def _make_io(self, make_transport: MakeTransport | None) -> IoThread:
+        return IoThread(f"consumer {self.client_id}", self, make_transport)
 
     def close(self) -> None:
         """See ``Consumer.close``."""
@@ -97,7 +103,7 @@ class ConsumerCore:
         """
         if self._io.is_own_thread:
             raise IllegalStateError("a callback runs on the I/O thread and must not wait for it")
-        until = time.monotonic() + timeout_ms / 1000
+        until = self._now_s() + timeout_ms / 1000
         application = self._application if is_reading else None
         while True:
             self._arrived.clear()  # first, then look: what comes from now on ends the wait
@@ -105,7 +111,7 @@ class ConsumerCore:
                 self._perform_changes(application)
                 application.run_callbacks()
             found = self._look(look, is_reading=is_reading)
-            left = until - time.monotonic()
+            left = until - self._now_s()
             if found is not None:
                 return found
             if left <= 0:

@@ -32,6 +32,7 @@ class ProcessLoop:
         self.is_dead = False
         self.is_paused = False
         self.on_ran: Callable[[ProcessLoop, Callable[..., Any]], None] | None = None  # looks after each callback
+        self.on_paused: Callable[[], None] | None = None  # hears when it is paused or goes on
         self._held: list[SimTimer] = []  # fell due while paused
 
     # -- what a Loop is --------------------------------------------------------------------------------
@@ -63,9 +64,13 @@ class ProcessLoop:
 
     def pause(self) -> None:
         self.is_paused = True
+        if self.on_paused is not None:
+            self.on_paused()
 
     def resume(self) -> None:
         self.is_paused = False
+        if self.on_paused is not None:
+            self.on_paused()
         held, self._held = self._held, []
         for timer in held:
             self.base.call_soon(self._run, timer)

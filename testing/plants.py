@@ -17,6 +17,10 @@ from typing import Any
 
 from msgspec.structs import replace as with_fields
 
+from ..actors.groups.events import Reply
+from ..actors.groups.loading import Loading
+from ..actors.groups.members import Refused
+from ..actors.groups.offsets import Committer
 from ..actors.partition.events import Truncate
 from ..actors.partition.follower import AFTER_THAT
 from ..model import Offset
@@ -189,6 +193,35 @@ def _trusts_any_session(_: Any) -> Any:
     return lambda self: self._image.sessions.get(self._broker_address)
 
 
+def _commits_what_it_returns(read: Any) -> Any:
+    def read_first(self: Any, look: Any, timeout_ms: float) -> Any:
+        found = read(self, look, timeout_ms)
+        if found and self._application is not None and self._application.should_commit():
+            self._commit_automatically(self._application)
+        return found
+
+    return read_first
+
+
+def _knows_no_fence(committer: Any) -> Any:
+    def anybody(self: Any, request: Any, group: Any, now_ms: int) -> Any:
+        found = committer(self, request, group, now_ms)
+        return Committer() if isinstance(found, Refused) and group is not None else found
+
+    return anybody
+
+
+def _serves_without_reading(_: Any) -> Any:
+    def on_marker(self: Any, reply: Any) -> None:
+        self._serve(Loading(reply.base_offset, reply.base_offset))
+
+    return on_marker
+
+
+def _answers_before_it_survives(_: Any) -> Any:
+    return lambda _self, ticket, reply, *_: [Reply(ticket, reply)]
+
+
 WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
 JOINERS = replace(
     PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
@@ -285,4 +318,32 @@ plant(
     "a broker takes the session of its earlier life, which still stands, for its own, and leads on in the old epoch",
     ("actors.broker:Broker._session", _trusts_any_session),
     finds=frozenset({"single-leader"}),
+)
+plant(
+    "B25",
+    "a poll commits automatically what it is just about to return",
+    ("client.consumer:Consumer._read", _commits_what_it_returns),
+    profile="groups",
+    finds=frozenset({"unprocessed-commit", "unprocessed"}),
+)
+plant(
+    "B19",
+    "a coordinator takes the commit of a member that is out, or was",
+    ("actors.groups.commits:Commits._committer", _knows_no_fence),
+    profile="groups",
+    finds=frozenset({"fenced-commit", "offset-regression", "unprocessed"}),
+)
+plant(
+    "B22",
+    "a coordinator serves before it has read all that it must know",
+    ("actors.groups.coordinator:Coordinator._on_marker", _serves_without_reading),
+    profile="groups",
+    finds=frozenset({"offset-regression"}),
+)
+plant(
+    "B22-early",
+    "a coordinator answers before what it says survives",
+    ("actors.groups.surviving:Surviving.reply", _answers_before_it_survives),
+    profile="groups",
+    finds=frozenset({"offset-regression", "offset-phantom", "two-owners"}),
 )

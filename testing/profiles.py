@@ -39,6 +39,7 @@ class Profile:
     flush: str = "ack"
     producers: int = 2
     consumers: int = 1
+    members: int = 0  # of a consumer group, at most at once
     safety_ms: float = 2_000.0
     kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
     settings: Mapping[str, Any] = field(default_factory=dict)  # of brokers, for all seeds; the seed chooses others
@@ -60,6 +61,20 @@ ORDERED = UNCLEAN | {
     "chase-leader": 3.0,
 }
 
+GROUPS = {
+    "kill": 3.0,
+    "kill-client": 3.0,
+    "pause": 4.0,
+    "cut": 1.5,
+    "cut-one-way": 1.0,
+    "isolate": 1.0,
+    "power": 1.0,
+    "flaky": 1.0,
+    "fail-actor": 1.5,
+    "kill-metadata": 0.5,
+}
+GROUP_SETTINGS: dict[str, Any] = {"group_session_timeout_ms_min": 100, "offsets_topic_partitions": 2}
+
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
@@ -73,6 +88,16 @@ PROFILES: dict[str, Profile] = {
         Profile("reboots", flush="os", kinds=REBOOTS, safety_ms=2_500.0, settings=QUICK),
         Profile("clocks", kinds=CLOCKS, clock_rates=(1.0, 0.9, 0.99, 1.01, 1.1), settings=QUICK),
         Profile("unclean", kinds=ORDERED, safety_ms=3_500.0, settings=QUICK),
+        Profile(
+            "groups",
+            partitions=3,
+            producers=1,
+            consumers=0,
+            members=4,
+            kinds=GROUPS,
+            safety_ms=3_000.0,
+            settings={**QUICK, **GROUP_SETTINGS},
+        ),
         Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
     )
 }

@@ -28,11 +28,12 @@ from ..actors.partition.replica import Replica
 from ..client.config import ConsumerConfig, ProducerConfig
 from ..config import BrokerSettings, ClusterConfig
 from ..errors import CallboardError
-from ..model import PartitionKey, TopicId, TopicPartition
+from ..model import OFFSETS_TOPIC, PartitionKey, TopicId, TopicPartition
 from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTopic, ProduceReply
 from ..transport.seam import Connection
 from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
+from .group_simulation import GroupRun, member_names
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
@@ -130,6 +131,8 @@ class Simulation:
         self.clients: dict[str, ClientProcess] = {}
         self.producers: list[SimProducer] = []
         self.consumers: list[SimConsumer] = []
+        self.group: GroupRun | None = None
+        self.topic_id = ""
         self._admin: list[Connection] = []
         self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
         rates = random.Random(f"rates/{profile.name}/{seed}")
@@ -141,6 +144,7 @@ class Simulation:
         self.brokers = self.cluster.names[1:]
         client_names = [f"producer-{one + 1}" for one in range(profile.producers)]
         client_names += [f"consumer-{one + 1}" for one in range(profile.consumers)]
+        client_names += member_names(profile.members)
         if faults is None:
             faults = schedule(
                 f"{profile.name}/{seed}",
@@ -188,6 +192,9 @@ class Simulation:
                 outcome.failures.append(Anomaly(broken.law, None, str(broken)))
             except _NotConverged as late:
                 outcome.failures.append(Anomaly("stuck", None, str(late)))
+            finally:
+                if self.group is not None:
+                    self.group.end()
         outcome.failures += internals(line for line in self.errors if not self._was_ordered(line))
         self._count(outcome)
         return outcome
@@ -200,6 +207,26 @@ class Simulation:
             self._start_producer(f"producer-{number + 1}", number + 1)
         for number in range(self.profile.consumers):
             self._start_consumer(f"consumer-{number + 1}")
+        if self.profile.members:
+            self._start_group()
+
+    def _start_group(self) -> None:
+        self.group = GroupRun(
+            f"{self.profile.name}/{self.seed}",
+            self.loop,
+            self.recorder,
+            TOPIC,
+            self.profile.partitions,
+            self._client,
+            self._client_config(),
+        )
+        begun_us = self.loop.now_us
+        self.group.start(self.profile.members, self.profile.safety_ms)
+        self._wait_for(lambda: self._is_led() or self._group_is_unknown(), begun_us)
+
+    def _group_is_unknown(self) -> str:
+        """The topic of offsets is made while nothing fails, as the other one is."""
+        return "" if self.group is not None and self.group.has_answer else "the group has no coordinator"
 
     def _hurt(self) -> None:
         self.nemesis.arm(self.faults)
@@ -209,6 +236,8 @@ class Simulation:
         """Heal everything and wait until all is well; return when that was done."""
         self.nemesis.heal()
         healed_us = self.loop.now_us
+        if self.group is not None:
+            self.group.heal()
         self._run_for(500)
         for producer in self.producers:
             producer.stop()
@@ -219,30 +248,43 @@ class Simulation:
 
         def has_read_all() -> str:
             """What is committed may still grow: copies of requests come late."""
-            for key, ghost in self.laws.ghosts.items():
-                place = TopicPartition(TOPIC, key.partition)
-                end = max([ghost.end_offset, *(one.position(place) for one in self.consumers)])
+            for place, committed in self._ends().items():
+                end = max([committed, *(one.position(place) for one in self.consumers)])
                 if final.position(place) < end:
-                    return f"the final reader is at {final.position(place)} of partition {key.partition}, not at {end}"
+                    return (
+                        f"the final reader is at {final.position(place)} of partition {place.partition}, not at {end}"
+                    )
             return ""
 
         self._wait_for(has_read_all, healed_us)
+        if (group := self.group) is not None:
+            self._wait_for(lambda: group.missing(self._ends()), healed_us)
         return healed_us
+
+    def _ends(self) -> dict[TopicPartition, int]:
+        """Return where what is committed ends, of each partition of the topic that clients use."""
+        return {self._place(key): ghost.end_offset for key, ghost in self.laws.ghosts.items() if self._is_topic(key)}
+
+    def _is_topic(self, key: PartitionKey) -> bool:
+        return key.topic_id == self.topic_id
+
+    def _place(self, key: PartitionKey) -> TopicPartition:
+        return TopicPartition(TOPIC if self._is_topic(key) else OFFSETS_TOPIC, key.partition)
 
     def _judge(self, healed_us: int) -> list[Anomaly]:
         history = self.recorder.history(finals=[FINAL])
         views = list(self._views())
-        history.starts = {
-            TopicPartition(TOPIC, view.key.partition): view.log_start_offset for view in views if view.is_leader
-        }
+        history.starts = {self._place(view.key): view.log_start_offset for view in views if view.is_leader}
         losses = self.laws.losses
         found = anomalies(without_losses(history, losses.found, TOPIC, FINAL) if losses.found else history)
         found += [Anomaly("untold-loss", None, str(loss)) for loss in losses.untold(self.log)]
-        logs = {TopicPartition(TOPIC, key.partition): held for key, held in same_logs(views).items()}
+        logs = {self._place(key): held for key, held in same_logs(views).items()}
         found += divergences(logs)
         found += stalls(history, [(healed_us * 1000, self.loop.now_us * 1000)], HEALED_MS * 1_000_000)
         for consumer in self.consumers:
             found += [Anomaly("internal", None, f"{consumer.process.name}: {text}") for text in consumer.problems]
+        if self.group is not None:
+            found += self.group.judge()
         return found
 
     def _was_ordered(self, line: str) -> bool:
@@ -343,12 +385,15 @@ class Simulation:
 
     def _kill_client(self, name: str) -> None:
         """A client dies; another one begins in its place, under another name: its process is another one."""
-        process = self.clients[name]
-        if process.loop.is_dead:
-            return
+        process = self.clients.get(name)
+        if process is None or process.loop.is_dead:
+            return  # it has not come yet, or is gone
         process.loop.kill()
         self.network.hung_up(name)
         self.recorder.add(self.loop.now_us * 1000, name, "info", "crash")
+        if self.group is not None and name.startswith("member"):
+            self.group.kill(name)
+            return
         born = f"{name}-again"
         if born in self.clients:
             return
@@ -463,6 +508,7 @@ class Simulation:
 
         self._run_for(200)
         self._wait_for(is_made, begun_us)
+        self.topic_id = next(iter(self.laws.documents)).topic_id
 
     def _order_elections(self, for_ms: float) -> None:
         """As a person who has given up: order unclean elections of whoever is controller, again and again."""

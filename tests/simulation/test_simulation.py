@@ -68,7 +68,7 @@ def test_the_same_seed_is_the_same_run(seed):
 def test_a_run_does_not_depend_on_how_strings_are_hashed():
     program = (
         "from callboard.testing.simulation import run_seed\n"
-        "names = ('default', 'deaths', 'pauses', 'links', 'chases', 'reboots')\n"
+        "names = ('default', 'deaths', 'pauses', 'links', 'chases', 'reboots', 'groups')\n"
         "for seed, profile in enumerate(names, 2):\n"
         "    print(run_seed(seed, profile).digest)\n"
     )
@@ -85,7 +85,7 @@ def test_a_run_does_not_depend_on_how_strings_are_hashed():
     ]
 
     assert runs[0] == runs[1]
-    assert len(set(runs[0])) == 6
+    assert len(set(runs[0])) == 7
 
 
 def test_what_the_clients_saw_is_kept_as_events():

@@ -1,0 +1,160 @@
+"""A consumer group in a simulated cluster: its members come, close, die, are paused; and what is judged of it.
+
+Members stand where the other clients of a run do: faults reach them by their names. When everything is healed, every
+partition must have one owner, everything be dealt with, and the committed offsets reach the ends.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..model import TopicPartition
+from .clients import ClientProcess
+from .group_history import GroupHistory, group_anomalies
+from .group_recording import GroupRecorder
+from .history import Anomaly
+from .loop import SimLoop
+from .members import GROUP, SimMember, Watcher, habits_of
+from .recording import Recorder
+
+LIVES_MAX = 3  # of one place in the group
+AT_ONCE = 2  # members that are there from the beginning
+WATCHER = "watcher"
+KIB = 1 << 10
+
+
+def member_names(count: int) -> list[str]:
+    return [f"member-{one + 1}" for one in range(count)]
+
+
+class GroupRun:
+    """The group of one run."""
+
+    def __init__(
+        self,
+        seed: str,
+        loop: SimLoop,
+        recorder: Recorder,
+        topic: str,
+        partitions: int,
+        client: Callable[[str], ClientProcess],
+        settings: Mapping[str, Any],
+    ) -> None:
+        """``client`` makes a process with that name; ``settings``: of every client."""
+        self._loop, self._client = loop, client
+        self._chance = chance = random.Random(f"group/{seed}")
+        self._recorder = GroupRecorder(recorder, GROUP)
+        self._topic = topic
+        self.keys = [TopicPartition(topic, number) for number in range(partitions)]
+        self._members: dict[str, SimMember] = {}  # that run, by the name of their process
+        self._lives: dict[str, int] = {}
+        self._problems: list[str] = []
+        self._watcher: Watcher | None = None
+        self._is_over = False
+        session_ms = chance.choice((400, 1_000))
+        self._settings = {
+            **settings,
+            "auto_offset_reset": "earliest",
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": session_ms // 4,
+            "max_poll_interval_ms": chance.choice((700, 10_000)),
+            "auto_commit_interval_ms": chance.choice((20, 100, 500)),
+            "partition_assignment_strategy": chance.choice(("range", "round_robin", "sticky")),
+            "max_partition_fetch_bytes": chance.choice((500, 1 << 20)),
+        }
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def start(self, count: int, span_ms: float) -> None:
+        """Have ``count`` members, the later ones at some time within ``span_ms``, and somebody who looks on."""
+        self._watcher = Watcher(self._client(WATCHER), self._recorder, self.keys, self._settings)
+        for at, name in enumerate(member_names(count)):
+            if at < AT_ONCE:
+                self._start_member(name)
+            else:
+                self._loop.call_later(span_ms * self._chance.random() / 1000, self._start_member, name)
+
+    def kill(self, name: str) -> None:
+        """The process of a member was killed; another one comes in its place."""
+        place = name.partition("+")[0]
+        for member in [one for one in self._members.values() if one.process.name.partition("+")[0] == place]:
+            self._end(member)
+            self._start_later(place)
+
+    def heal(self) -> None:
+        """From here on nobody closes or comes; somebody is there."""
+        self._is_over = True
+        if not any(not member.is_gone for member in self._members.values()):
+            self._is_over = False
+            self._start_member("member-1", stays=True)
+            self._is_over = True
+
+    def end(self) -> None:
+        """No thread of it is left."""
+        for member in self._members.values():
+            member.kill()
+        if self._watcher is not None:
+            self._watcher.kill()
+
+    def _start_member(self, place: str, *, stays: bool = False) -> None:
+        if self._is_over:
+            return
+        life = self._lives[place] = self._lives.get(place, 0) + 1
+        name = place if life == 1 else f"{place}+{life}"
+        habits = habits_of(self._chance, stays=stays or life == LIVES_MAX)
+        self._members[name] = SimMember(
+            self._client(name), self._recorder, self._topic, habits, self._settings, self._on_closed
+        )
+
+    def _on_closed(self, member: SimMember) -> None:
+        if not self._is_over:
+            self._start_later(member.process.name.partition("+")[0])
+        else:
+            self._loop.call_soon(self._replace_the_last)
+
+    def _replace_the_last(self) -> None:
+        self.heal()
+
+    def _start_later(self, place: str) -> None:
+        if self._lives[place] < LIVES_MAX:
+            self._loop.call_later(self._chance.choice((0.0, 0.05, 0.5)), self._start_member, place)
+
+    def _end(self, member: SimMember) -> None:
+        self._problems += [f"{member.process.name}: {text}" for text in member.problems]
+        del self._members[member.process.name]
+        member.kill()
+
+    # -- judging -------------------------------------------------------------------------------------
+
+    @property
+    def has_answer(self) -> bool:
+        """Say whether a coordinator has answered once."""
+        return self._watcher is not None and len(self._watcher.seen) == len(self.keys)
+
+    @property
+    def history(self) -> GroupHistory:
+        return self._recorder.history
+
+    def missing(self, ends: Mapping[TopicPartition, int]) -> str:
+        """Return what is not yet as it must be in the end; "": nothing."""
+        held = [key for member in self._members.values() for key in member.held]
+        if sorted(held) != self.keys:
+            return f"{', '.join(map(str, sorted(held))) or 'nothing'} is owned"
+        done: dict[TopicPartition, set[int]] = {key: set() for key in self.keys}
+        for processed in self.history.processed:
+            done[processed.partition].add(processed.offset)
+        for key, end in ends.items():
+            if len(done[key]) < end:
+                return f"{len(done[key])} of {end} records of {key} were dealt with"
+            seen = self._watcher.seen.get(key, -1) if self._watcher is not None else -1
+            if end and seen != end:
+                return f"{key} is committed at {seen}, its end is {end}"
+        return ""
+
+    def judge(self) -> list[Anomaly]:
+        problems = [*self._problems]
+        problems += [f"{name}: {text}" for name, member in self._members.items() for text in member.problems]
+        found = [Anomaly("internal", None, text) for text in problems]
+        return found + group_anomalies(self.history)

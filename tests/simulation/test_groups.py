@@ -1,0 +1,107 @@
+"""Groups in simulated clusters: what was done in the runs that are judged, and that each is a run of its seed alone."""
+
+import threading
+from collections import Counter
+
+import pytest
+
+from callboard.testing.clients import ClientProcess
+from callboard.testing.group_simulation import WATCHER
+from callboard.testing.loop import SimLoop
+from callboard.testing.nemesis import Fault
+from callboard.testing.network import SimNetwork
+from callboard.testing.profiles import PROFILES
+from callboard.testing.recording import read_lines
+from callboard.testing.simulation import Simulation, run_seed
+from callboard.testing.strand import Strand
+
+
+@pytest.fixture(scope="module")
+def runs():
+    found = []
+    for seed in range(12):
+        run = Simulation(seed, PROFILES["groups"])
+        outcome = run.run()
+        assert outcome.is_good, outcome.report()
+        found.append((run, read_lines(outcome.events)))
+    return found
+
+
+def test_members_commit_are_refused_and_give_back_in_the_runs_that_are_judged(runs):
+    ends = Counter(event.type for _, events in runs for event in events if event.f == "commit")
+    owned = Counter(event.f for _, events in runs for event in events if event.f in ("own", "disown"))
+
+    assert ends["ok"] > 300
+    assert ends["fail"] > 0, "a fenced member's commit is a case"
+    assert owned["own"] == owned["disown"] > 50, "a run ends, and with it what was held"
+
+
+def test_members_close_die_and_come_back_under_new_names(runs):
+    names = {event.err for _, events in runs for event in events if event.f == "own"}
+
+    assert any(name.startswith("member-3") for name in names), "one that came later"
+    assert any("+2/" in name for name in names), "one in the place of another"
+    assert any(name.endswith("/2") for name in names), "one that was out and joined again"
+
+
+def test_what_is_committed_is_looked_at_all_the_time(runs):
+    for _, events in runs:
+        assert sum(event.f == "read" and event.p == WATCHER for event in events) > 30
+
+
+def test_the_same_seed_is_the_same_run_of_a_group():
+    first, second = run_seed(2, "groups"), run_seed(2, "groups")
+
+    assert first.digest == second.digest
+    assert first.events == second.events
+
+
+def test_a_member_that_is_paused_past_its_session_comes_back_under_another_name():
+    run = Simulation(3, PROFILES["groups"], [Fault(800.0, "pause", "member-1", 2_000.0)])
+
+    assert run.run().is_good
+
+    names = {owned.member for owned in run.group.history.owned if owned.member.startswith("member-1/")}
+    assert len(names) > 1
+
+
+def test_no_thread_of_a_run_is_left(runs):
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("strand of")]
+
+
+def test_blocking_code_runs_in_virtual_time_and_ends_where_its_process_is_killed(strands):
+    process, seen = strands
+
+    def body():
+        try:
+            for _ in range(10):
+                seen.append(process.now_ns // 1_000_000)
+                strand.sleep(100)
+        finally:
+            seen.append("ended")
+
+    strand = Strand(process.loop, body)
+    process.loop.base.advance(250)
+    process.loop.pause()
+    process.loop.base.advance(250)
+    process.loop.resume()
+    process.loop.base.advance(10)
+    process.loop.kill()
+    strand.kill()
+
+    assert seen == [0, 100, 200, 500, "ended"]
+    assert strand.is_over
+
+
+def test_what_fails_on_a_strand_fails_the_loop(strands):
+    process, _ = strands
+    Strand(process.loop, lambda: 1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        process.loop.base.advance(1)
+
+
+@pytest.fixture
+def strands():
+    loop = SimLoop(1)
+    return ClientProcess("one", loop, SimNetwork(loop, 1), 1), []
