@@ -181,8 +181,7 @@ class Broker(LoopActor):
 
     def on_announce_replicas(self, _: AnnounceReplicas) -> None:
         for key, hosted in self._hosted.items():
-            replica = self._replica(hosted)
-            if replica is not None:
+            if (replica := self._replica(hosted)) is not None:
                 self._announce(key, replica)
 
     def _announce(self, key: PartitionKey, replica: LoopRef) -> None:
@@ -492,10 +491,8 @@ class Broker(LoopActor):
         controller_id = self._image.controller_id
         if controller_id == self._broker_id:
             self._tell("controller", AdminCommand(request, on_reply, is_internal=is_for_cluster(request)))
-        elif controller_id >= 0:
-            connection = self._peer(controller_id)
-            if connection is not None:
-                connection.request(request, lambda reply, _payload: on_reply(reply), timeout_ms=timeout_ms)
+        elif controller_id >= 0 and (connection := self._peer(controller_id)) is not None:
+            connection.request(request, lambda reply, _payload: on_reply(reply), timeout_ms=timeout_ms)
 
     def _peer(self, broker_id: int) -> Connection | None:
         session = self._image.sessions.get(f"broker-{broker_id}")
@@ -539,8 +536,7 @@ class Broker(LoopActor):
             topic_id, _, number = name.rpartition("-")
             key, path = PartitionKey(TopicId(topic_id), int(number)), f"{directory.path}/{name}"
             if self._image.partition(key) is not None:
-                home = self._directories.found(key, directory)
-                if home is not directory:
+                if (home := self._directories.found(key, directory)) is not directory:
                     raise ConfigurationError(
                         f"{name} lies in {home.path} and in {directory.path}: remove the wrong one"
                     )

@@ -87,6 +87,9 @@ class Application:
         ] = {}  # of an asynchronous iteration: polled, but not handed out from there
         self.performer = 0  # the thread that performs a change
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
+        self.has_come = False  # it has polled since it subscribed
+        self.has_left = False  # the group, or is about to: by close or unsubscribe
+        self._counting = threading.Lock()
         self._polls = 0
         self._inside = 0  # threads that are in a poll
         self._next_commit_ms = now_ms() + config.auto_commit_interval_ms
@@ -119,15 +122,31 @@ class Application:
         if self.performer == threading.get_ident():
             raise IllegalStateError("poll: a rebalance listener must not poll")
         self.handing, self.left = None, {}  # whatever it was busy with, it has finished
-        self._polls += 1
-        self._inside += 1
+        with self._counting:
+            self._polls += 1
+            self._inside += 1
+
+    def comes_first(self) -> bool:
+        """Say whether this is the first poll since it subscribed, once: then the member joins."""
+        if self.has_come:
+            return False
+        self.has_come = True
+        self.join_until_ms = self._now_ms() + JOIN_MS_MAX
+        return True
 
     def leave(self) -> None:
-        self._inside -= 1
+        with self._counting:
+            self._inside -= 1
+
+    def on_fork(self) -> None:
+        """Whoever held the lock is not in this process."""
+        self._counting = threading.Lock()
+        self.ended.clear()
 
     def on_subscribed(self, listener: Any) -> None:
+        if self.has_left:
+            self.has_come = self.has_left = False
         self.listener = listener
-        self.join_until_ms = self._now_ms() + JOIN_MS_MAX
 
     @property
     def has_work(self) -> bool:
@@ -145,7 +164,8 @@ class Application:
         member = self.group.member if self.group is not None else None
         now = self._now_ms()
         if member is not None and member.phase is Phase.JOINED and not self.changes:
-            is_there = member.is_complete or bool(member.owned)
+            is_taken_over = len(self._inbox.readers) >= len(member.owned)  # the change itself may be on its way yet
+            is_there = is_taken_over and (member.is_complete or bool(member.owned))
             self.join_until_ms = 0 if is_there else min(self.join_until_ms, member.joined_ms + SHARE_MS_MAX)
         if now >= self.join_until_ms:
             self.join_until_ms = 0

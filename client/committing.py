@@ -125,7 +125,7 @@ class Committing(ConsumerCore):
     def _before_reading(self, application: Application) -> None:
         """A thread of the application has come: what it was given before it has done with."""
         group = self._side(application)
-        if group.member.phase is Phase.STUCK:
+        if application.comes_first() or group.member.phase is Phase.STUCK:
             self._io.post(group.look)
         if application.should_commit():
             self._commit_automatically(application)
@@ -202,6 +202,9 @@ class Committing(ConsumerCore):
         if application is None:
             return
         with self._lock:
+            if application.has_left:
+                return
+            application.has_left = True
             held = set() if self._is_assigned_by_hand else set(self._inbox.readers)
             everything = set(self._inbox.readers)
         if autocommit:

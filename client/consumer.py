@@ -170,7 +170,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
                 fetching goes on in the background all the same.
             max_records: None: ``max_poll_records``.
 
-        In a group the first poll waits (for five seconds at most, whatever ``timeout_ms``) until the member has joined.
+        In a group the first poll joins, and waits until that is done: five seconds at most, whatever ``timeout_ms``.
         Polling also does what the group asks of the application: the rebalance listener is called here.
 
         Raises:

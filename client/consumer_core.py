@@ -72,6 +72,8 @@ class ConsumerCore:
         self._io.is_forked = True
         self._lock = threading.RLock()
         self._arrived = threading.Event()
+        if self._application is not None:
+            self._application.on_fork()
         self._ended = ForkedClientError(
             f"consumer {self.client_id} was made before this process was forked; make a new one in the child process"
         )

@@ -83,6 +83,10 @@ class Applicant(Protocol):
     def is_waiting(self) -> bool:
         """Whether it is inside a poll now."""
 
+    @property
+    def has_come(self) -> bool:
+        """Whether it has polled since it subscribed."""
+
     def on_change(self, change: Change) -> None:
         """Here is something to do, with the next poll."""
 
@@ -124,6 +128,7 @@ class GroupSide:
         self._enders: dict[int, Callable[[CallboardError | None], None]] = {}  # of commits, by their id()
         self._seen_partitions: dict[str, int] = {}  # subscribed topics, as they were when first seen
         self._progress: object = None
+        self._subscribed: tuple[str, ...] | None = None  # what the member will read; None: it knows
         self._moved_from = -1  # the broker that coordinated last
         self._timer: Timer | None = None
         self._waiting_to_leave: Done[None] | None = None
@@ -132,19 +137,29 @@ class GroupSide:
     # -- what the consumer says --------------------------------------------------------------------
 
     def subscribe(self, topics: Iterable[str]) -> None:
-        """Be a member that reads these topics."""
-        self.member.on_subscribe(topics, self.clock.monotonic_ms())
+        """Be a member that reads these topics, from the application's next poll on: before that it would own
+        partitions that nobody reads. The coordinator is looked up already."""
+        self._subscribed = tuple(topics)
         self.coordinator.want()
+        self._join()
         self._pump()
+
+    def _join(self) -> None:
+        if self._subscribed is not None and self._applicant.has_come:
+            self.member.on_subscribe(self._subscribed, self.clock.monotonic_ms())
+            self._subscribed = None
 
     def on_topics(self, topics: Iterable[str]) -> None:
         """The pattern that is subscribed means these topics now."""
-        if tuple(topics) != self.member.topics:
+        if self._subscribed is not None:
+            self._subscribed = tuple(topics)
+        elif tuple(topics) != self.member.topics:
             self.member.on_topics(topics)
             self._pump()
 
     def look(self) -> None:
-        """The application has come after it was away for too long, or something else may be due."""
+        """The application has come: for the first time, or after it was away for too long."""
+        self._join()
         self._pump()
 
     def on_performed(self, change: Change) -> None:
@@ -157,6 +172,7 @@ class GroupSide:
     def leave(self, done: Done[None]) -> None:
         """Leave the group; ``done`` when that has been answered, or nobody answers."""
         now = self.clock.monotonic_ms()
+        self._subscribed = None
         self._fetcher.on_unassign(list(self.member.owned))
         self._perform(self.member.on_leave(now))
         self._pump()
@@ -240,7 +256,7 @@ class GroupSide:
         """Whoever is known did not answer, or says that it is another one."""
         broker_id = self.coordinator.broker_id
         if broker_id is not None and isinstance(error, TimeoutError):
-            self.cluster.doubt(broker_id)
+            self.cluster.doubt([broker_id])
         self.coordinator.doubt()
         self._pump()
 
@@ -343,7 +359,7 @@ class GroupSide:
         now = self.clock.monotonic_ms()
         if isinstance(reply, CallboardError):
             if isinstance(reply, TimeoutError) and self.coordinator.broker_id is not None:
-                self.cluster.doubt(self.coordinator.broker_id)
+                self.cluster.doubt([self.coordinator.broker_id])
             self._perform(self.member.on_silence(number, reply, now))
         elif reply.error or isinstance(reply, GroupHeartbeatReply):
             self._perform(self.member.on_answer(number, reply, now))

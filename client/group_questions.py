@@ -30,7 +30,7 @@ from .io import Done
 
 RETRY_MS = 25  # a coordinator is elected, and has loaded, within a few of these
 LOOK_MS = 3  # metadata are on their way
-ATTEMPT_MS = 5_000  # of one request to one coordinator; then it is looked up again
+ATTEMPT_MS = 2_000  # of one request to one coordinator; then it is looked up again: it may have stopped
 GROUPS_PER_REQUEST = 1_000
 KNOWN_MAX = 10_000  # coordinators that are remembered
 
@@ -183,7 +183,7 @@ class CoordinatorsQuestion:
 
     def _on_silence(self, broker_id: int, group_ids: list[str], error: CallboardError) -> None:
         if isinstance(error, CallboardTimeoutError):
-            self._cluster.doubt(broker_id)
+            self._cluster.doubt([broker_id])
         if error.outcome_unknown:
             self._may_have_happened.update(group_ids)
         if error.retriable:

@@ -152,6 +152,8 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, has_changes: bool
             return f"somebody to help: {member.error}"
         if member.phase is Phase.STUCK:
             return f"the next poll: {member.why}"
+        if member.phase is Phase.OUT:
+            return "the first poll, with which the member joins"
         if group.coordinator.broker_id is None:
             return f"the group's coordinator: {group.coordinator.error or 'it is being looked up'}"
         if member.phase is not Phase.JOINED:

@@ -364,7 +364,6 @@ class Member:
         if is_joining := self.phase is Phase.JOINING:
             self.joined_ms = now_ms
         is_news = is_joining or reply.member_epoch > self.epoch
-        self.phase = Phase.JOINED
         self.epoch, self.group_epoch = reply.member_epoch, reply.group_epoch
         if reply.assignment is not None:
             granted = {
@@ -378,7 +377,9 @@ class Member:
         self.why = reply.why or self.why
         # A coordinator that answers at once without news must not be asked without end.
         self._not_before_ms = now_ms if is_news else sent.sent_ms + self.settings.heartbeat_interval_ms
-        return self._reconcile()
+        effects = self._reconcile()
+        self.phase = Phase.JOINED  # last: another thread looks whether what it will own is known
+        return effects
 
     def _reconcile(self) -> list[Effect]:
         """Make what is owned equal to what is granted: first out, then in."""

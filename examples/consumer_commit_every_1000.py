@@ -39,7 +39,8 @@ def main() -> None:
         partition = min(consumer.assignment())
         where = consumer.committed(partition, metadata=True)
     print(f"read {count} records, committed {commits} times on the way")
-    print(f"{partition}: {where.offset}, {where.metadata!r}")
+    if where is not None:
+        print(f"{partition}: {where.offset}, {where.metadata!r}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> None:
     with AdminClient(bootstrap_servers=options.bootstrap_servers) as admin:
         for group in GROUPS:
             lag = admin.group_lag(f"{group}-of-{options.topic}")
-            print(f"{group} has {sum(partition.lag for partition in lag.values())} records left")
+            print(f"{group} has {sum(partition.lag or 0 for partition in lag.values())} records left")
 
 
 if __name__ == "__main__":

@@ -163,8 +163,18 @@ class _ObservedDelivery(Delivery):
             for entry in reply.entries:
                 topic = names.get((entry.topic_id, entry.partition))
                 if topic is not None and not entry.error:
-                    self._epochs[TopicPartition(topic, entry.partition), entry.base_offset] = entry.leader_epoch
+                    self._note_epoch(TopicPartition(topic, entry.partition), entry.base_offset, entry.leader_epoch)
         super()._on_reply(request_id, reply, payload)
+
+    def _note_epoch(self, key: TopicPartition, base_offset: int, epoch: int) -> None:
+        """What an older epoch had at or behind it is no more there: a log that lost something grows again."""
+        for place in [
+            (one, base)
+            for (one, base), known in self._epochs.items()
+            if one == key and base >= base_offset and known < epoch
+        ]:
+            del self._epochs[place]
+        self._epochs[key, base_offset] = epoch
 
 
 class SimConsumer:

@@ -34,6 +34,7 @@ TOPIC = "costs"
 PATIENCE_MS = 60_000
 RETRY_MS = 50
 ACKS_ALL = -1
+SETTLE_S = 5.0
 
 Ask = tuple[int, m.Request, list[bytes]]  # of which broker, what, payload
 
@@ -123,7 +124,8 @@ class _Members:
     def measure(self) -> Measured:
         measured, plan = Measured(self.plan), self.plan
         self._find_coordinators()
-        measured.idle_percent = self._cpu_percent(plan.run_s)
+        self._cpu_percent(SETTLE_S)  # the topic of offsets was just made
+        measured.idle_percent = self._cpu_percent(2 * plan.run_s)
         self.io.ask(self._join_all, PATIENCE_MS / 1e3, "joining")
         self._cpu_percent(2 * plan.heartbeat_interval_ms / 1e3)  # until all have found their rhythm
         begun, before = time.monotonic(), self._heartbeats
@@ -250,7 +252,11 @@ class _Members:
 
     def _rate(self, asks: Iterator[Ask]) -> float:
         """Return how many a second are answered, with ``in_flight`` under way."""
-        return self.io.ask(lambda done: _Run(self, asks, done).begin(), self.plan.run_s + PATIENCE_MS / 1e3, "a rate")
+
+        def start(done: Done[float]) -> None:
+            _Run(self, asks, done).begin()
+
+        return self.io.ask(start, self.plan.run_s + PATIENCE_MS / 1e3, "a rate")
 
 
 class _Run:

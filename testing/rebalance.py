@@ -14,6 +14,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ..client.consumer import Consumer
@@ -80,7 +81,7 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
         members = [stack.enter_context(_member(running, plan, number)) for number in range(plan.members)]
         _wait_until_shared(plan, members)
         for how in ("killed", "closed"):
-            measured.departures.append(_depart(plan, members, how))
+            measured.departures.append(_depart(members, how))
     return measured
 
 
@@ -144,7 +145,7 @@ def _wait_until_shared(plan: Plan, members: list[MemberProcess]) -> None:
     _wait_until(is_shared, "the partitions to be shared")
 
 
-def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
+def _depart(members: list[MemberProcess], how: str) -> Departure:
     victim, *others = members
     members.remove(victim)
     for member in others:
@@ -182,7 +183,7 @@ def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
 
 def _gaps(times_ns: list[int]) -> list[float]:
     """Return the times between polls that returned records, in milliseconds."""
-    return [(after - before) / 1e6 for before, after in zip(times_ns, times_ns[1:], strict=False)]
+    return [(after - before) / 1e6 for before, after in pairwise(times_ns)]
 
 
 def _wait_until(condition: Any, what: str) -> None:

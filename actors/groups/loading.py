@@ -3,8 +3,8 @@
 A leader that has just been elected does not know how much of its log is committed: what it heard of the high watermark
 may be old, and above it there may be commits that were acknowledged (B22). So the coordinator first appends a marker
 with ``acks=all``: when that is acknowledged, everything before it is committed, whoever wrote it. Then all is read,
-from the start of the log up to the marker. Whatever else was still under way, from an earlier coordinator, is either before
-the marker, or was fenced by the leader epoch, and will never be there.
+from the start of the log up to the marker. Whatever else was still under way, from an earlier coordinator, is either
+before the marker, or was fenced by the leader epoch, and will never be there.
 """
 
 from __future__ import annotations

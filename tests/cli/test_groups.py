@@ -263,7 +263,7 @@ def test_groups_are_deleted(cluster, groups, billing):
     ended = groups("delete", "billing", "audit")
 
     assert ended.out == "deleted billing\ndeleted audit\n"
-    assert cluster.groups == {}
+    assert cluster.scripted == {}
     assert groups("delete", "billing", "--if-exists").out == "billing is not there\n"
     missing = groups("delete", "billing")
     assert missing.status == 4
@@ -301,7 +301,7 @@ def test_a_live_group_is_not_deleted(cluster, groups):
 
     assert ended.status == 4
     assert "group 'billing' has 1 member: m1" in ended.err
-    assert list(cluster.groups) == ["billing"]
+    assert list(cluster.scripted) == ["billing"]
 
 
 @pytest.mark.parametrize("command", ["describe", "lag"])

@@ -24,11 +24,11 @@ class FakeGroup:
 
 
 class GroupCluster(FakeCluster):
-    """``groups``: those there are; a group that is not there is coordinated by broker 1."""
+    """``scripted``: those there are; a group that is not there is coordinated by broker 1."""
 
     def __init__(self, brokers: int = 1) -> None:
         super().__init__(brokers)
-        self.groups: dict[str, FakeGroup] = {}
+        self.scripted: dict[str, FakeGroup] = {}
         self.loading: dict[int, int] = {}  # broker -> how often it will still say that it is loading
         self.behind: dict[int, int] = {}  # broker -> how often it does not know yet that it was elected
         self.unavailable: dict[str, int] = {}  # group -> how often nobody coordinates it
@@ -49,7 +49,7 @@ class GroupCluster(FakeCluster):
         """A group with members by id, and with committed offsets: ``t_0=5`` of partition 0 of topic t."""
 
         def make() -> FakeGroup:
-            group = self.groups[group_id] = FakeGroup(coordinator)
+            group = self.scripted[group_id] = FakeGroup(coordinator)
             for name in members:
                 group.members.append(g.MemberDescription(member_id=name, client_id="app", host="here", topics=["t"]))
             for name, offset in offsets.items():
@@ -61,7 +61,7 @@ class GroupCluster(FakeCluster):
         return self.call(make)
 
     def committed(self, group_id: str) -> dict[tuple[str, int], int]:
-        return self.call(lambda: {key: entry.offset for key, entry in self.groups[group_id].offsets.items()})
+        return self.call(lambda: {key: entry.offset for key, entry in self.scripted[group_id].offsets.items()})
 
     # -- on its thread -----------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class GroupCluster(FakeCluster):
             reply(handler(broker, inbound.message))
 
     def _moved(self, broker: int, group_id: str) -> dict[str, Any]:
-        group = self.groups.get(group_id, FakeGroup())
+        group = self.scripted.get(group_id, FakeGroup())
         return {} if group.coordinator == broker else {"error": ErrorCode.NOT_COORDINATOR, "detail": f"not {broker}"}
 
     def _find(self, broker: int, request: g.FindCoordinatorsRequest) -> g.CoordinatorsReply:
@@ -85,7 +85,7 @@ class GroupCluster(FakeCluster):
                 self.unavailable[group_id] -= 1
                 entry = g.CoordinatorEntry(group_id=group_id, error=ErrorCode.COORDINATOR_NOT_AVAILABLE)
             else:
-                coordinator = self.groups.get(group_id, FakeGroup()).coordinator
+                coordinator = self.scripted.get(group_id, FakeGroup()).coordinator
                 entry = g.CoordinatorEntry(group_id=group_id, broker_id=coordinator)
             entries.append(entry)
         return g.CoordinatorsReply(id=request.id, coordinators=entries)
@@ -109,7 +109,7 @@ class GroupCluster(FakeCluster):
             return g.ListGroupsReply(id=request.id, loading=[7])
         found = [
             g.GroupListing(group_id=name, state="stable" if group.members else "empty", members=len(group.members))
-            for name, group in self.groups.items()
+            for name, group in self.scripted.items()
             if group.coordinator == broker
         ]
         return g.ListGroupsReply(id=request.id, groups=found)
@@ -117,7 +117,7 @@ class GroupCluster(FakeCluster):
     def _describe(self, broker: int, request: g.DescribeGroupsRequest) -> g.DescribeGroupsReply:
         found = []
         for group_id in request.group_ids:
-            group, moved = self.groups.get(group_id), self._moved(broker, group_id)
+            group, moved = self.scripted.get(group_id), self._moved(broker, group_id)
             if moved or group is None:
                 moved = moved or {"error": ErrorCode.GROUP_ID_NOT_FOUND}
                 found.append(g.GroupDescription(group_id=group_id, **moved))
@@ -138,7 +138,7 @@ class GroupCluster(FakeCluster):
     def _offset_fetch(self, broker: int, request: g.OffsetFetchRequest) -> g.OffsetFetchReply:
         if moved := self._moved(broker, request.group_id):
             return g.OffsetFetchReply(id=request.id, **moved)
-        offsets = self.groups.get(request.group_id, FakeGroup()).offsets
+        offsets = self.scripted.get(request.group_id, FakeGroup()).offsets
         wanted = list(offsets) if request.partitions is None else _keys(request.partitions)
         entries = [offsets.get(key, g.OffsetFetchEntryReply(topic=key[0], partition=key[1])) for key in wanted]
         return g.OffsetFetchReply(id=request.id, entries=entries)
@@ -146,7 +146,7 @@ class GroupCluster(FakeCluster):
     def _offset_commit(self, broker: int, request: g.OffsetCommitRequest) -> g.OffsetCommitReply:
         if moved := self._moved(broker, request.group_id):
             return g.OffsetCommitReply(id=request.id, **moved)
-        group = self.groups.setdefault(request.group_id, FakeGroup())
+        group = self.scripted.setdefault(request.group_id, FakeGroup())
         if group.members:
             return g.OffsetCommitReply(id=request.id, error=ErrorCode.NON_EMPTY_GROUP, detail="it has members")
         entries = []
@@ -161,20 +161,20 @@ class GroupCluster(FakeCluster):
     def _delete_groups(self, broker: int, request: g.DeleteGroupsRequest) -> g.AlterGroupReply:
         results = []
         for group_id in request.group_ids:
-            group, refused = self.groups.get(group_id), self._moved(broker, group_id)
+            group, refused = self.scripted.get(group_id), self._moved(broker, group_id)
             if not refused and group is None:
                 refused = {"error": ErrorCode.GROUP_ID_NOT_FOUND}
             elif not refused and group is not None and group.members:
                 refused = {"error": ErrorCode.NON_EMPTY_GROUP}
             elif not refused:
-                del self.groups[group_id]
+                del self.scripted[group_id]
             results.append(g.AlterGroupResult(name=group_id, **refused))
         return g.AlterGroupReply(id=request.id, results=results)
 
     def _delete_offsets(self, broker: int, request: g.DeleteOffsetsRequest) -> g.AlterGroupReply:
         if moved := self._moved(broker, request.group_id):
             return g.AlterGroupReply(id=request.id, **moved)
-        group = self.groups.get(request.group_id, FakeGroup())
+        group = self.scripted.get(request.group_id, FakeGroup())
         read = {topic for member in group.members for topic in member.topics}
         results = []
         for topic, partition in _keys(request.partitions):
@@ -187,7 +187,7 @@ class GroupCluster(FakeCluster):
     def _remove_members(self, broker: int, request: g.RemoveMembersRequest) -> g.AlterGroupReply:
         if moved := self._moved(broker, request.group_id):
             return g.AlterGroupReply(id=request.id, **moved)
-        group = self.groups.get(request.group_id, FakeGroup())
+        group = self.scripted.get(request.group_id, FakeGroup())
         results = []
         for name in (*request.member_ids, *request.instance_ids):
             out = [one for one in group.members if name in (one.member_id, one.instance_id)]

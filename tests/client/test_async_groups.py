@@ -66,9 +66,8 @@ def test_a_member_on_a_loop_joins_reads_commits_and_leaves(cluster):
 
     async def main() -> list[int]:
         async with a_member(cluster, "t", enable_auto_commit=False) as consumer:
-            await consumer.poll(0)
+            values = [int(r.value) for rs in (await consumer.poll(0)).values() for r in rs]
             assert consumer.assignment() == {T0}
-            values = []
             while len(values) < 10:
                 values += [int(r.value) for rs in (await consumer.poll(1_000)).values() for r in rs]
             await consumer.commit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -14,6 +15,7 @@ from callboard import (
     Consumer,
     ConsumerRebalanceListener,
     ErrorCode,
+    ForkedClientError,
     IllegalArgumentError,
     IllegalStateError,
     NoOffsetForPartitionError,
@@ -25,6 +27,7 @@ from callboard.errors import (
     InvalidSessionTimeoutError,
     NonEmptyGroupError,
     OffsetMetadataTooLargeError,
+    UnknownTopicOrPartitionError,
 )
 from callboard.transport.group_messages import (
     FindCoordinatorsRequest,
@@ -766,7 +769,9 @@ def test_lag_is_known_without_a_question_while_fetches_wait(cluster, member):
 def test_explain_says_what_a_member_does_and_waits_for(cluster, member):
     cluster.create("t")
     consumer = member("t")
-    assert "joining" in str(consumer.explain())
+    assert (consumer.explain().state, "first poll" in consumer.explain().waits_for) == ("joining", True) or (
+        "no broker" in consumer.explain().waits_for
+    )
     consumer.poll(0)
     consumer.poll(50)
 
@@ -792,3 +797,90 @@ def test_a_poll_after_an_iteration_that_was_left_counts_its_last_record_as_done(
     consumer.close()
 
     assert committed(cluster) == 10
+
+
+def test_a_topic_that_is_not_there_is_told_by_poll(cluster, member):
+    consumer = member("nowhere", unknown_topic_timeout_ms=50)
+
+    with pytest.raises(UnknownTopicOrPartitionError, match="nowhere"):
+        poll_until(lambda: False, consumer)
+
+
+def test_closing_from_two_threads_tells_the_listener_once(cluster, member):
+    cluster.create("t")
+    listener = Recorder()
+    consumer = member()
+    consumer.subscribe("t", listener=listener)
+    consumer.poll(0)
+
+    closing = [threading.Thread(target=consumer.close) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join(10)
+
+    assert listener.calls == [("assigned", [T0]), ("revoked", [T0])]
+
+
+def test_two_threads_may_poll_and_each_record_and_each_change_goes_to_one(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 300)
+    fill(cluster, 300, partition=1, first=300)
+    listener, values = Recorder(), []
+    consumer = member(max_poll_records=7, enable_auto_commit=False)
+    consumer.subscribe("t", listener=listener)
+
+    def work() -> None:
+        while len(values) < 600:
+            values.extend(int(record.value) for records in consumer.poll(20).values() for record in records)
+
+    working = [threading.Thread(target=work) for _ in range(2)]
+    for thread in working:
+        thread.start()
+    for thread in working:
+        thread.join(20)
+
+    assert sorted(values) == list(range(600))
+    assert listener.calls == [("assigned", [T0, T1])]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_member_made_before_a_fork_refuses_in_the_child_and_lives_on_in_the_parent(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    consumer.poll(0)
+    name = consumer.group_metadata().member_id
+
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for call in (consumer.poll, consumer.commit, consumer.group_metadata, consumer.unsubscribe):
+                try:
+                    call()
+                except ForkedClientError:
+                    continue
+                break
+            else:
+                code = 0
+            consumer.close()
+        finally:
+            os._exit(code)
+
+    assert os.waitpid(pid, 0)[1] == 0
+    consumer.poll(200)
+    assert consumer.group_metadata().member_id == name
+    assert consumer.assignment() == {T0}
+
+
+def test_a_consumer_that_is_made_and_not_polled_holds_nothing(cluster, member):
+    cluster.create("t")
+    waiting = member("t")
+    reading = member("t")
+
+    cluster.wait_until(lambda: sum(isinstance(r, FindCoordinatorsRequest) for r in cluster.requests) >= 2)
+    reading.poll(0)
+
+    assert reading.assignment() == {T0}
+    assert waiting.explain().state == "joining"
+    assert len({request.member_id for request in cluster.requests_of(GroupHeartbeatRequest)}) == 1
