@@ -196,7 +196,13 @@ class _Tells(ConsumerRebalanceListener):
 
 def _say(event: str, partitions: Collection[TopicPartition] = (), **more: Any) -> None:
     numbers = sorted(key.partition for key in partitions)
-    line = {"event": event, "at": time.monotonic_ns(), "partitions": numbers, "keys": sorted(partitions), **more}
+    line = {
+        "event": event,
+        "at": time.monotonic_ns(),
+        "partitions": numbers,
+        "keys": [[*key] for key in sorted(partitions)],
+        **more,
+    }
     sys.stdout.buffer.write(orjson.dumps(line) + b"\n")
     sys.stdout.buffer.flush()
 
