@@ -197,6 +197,20 @@ def test_partitions_that_are_added_are_assigned_and_no_other_moves(running, grou
     assert all(had <= member.keys for had, member in zip(kept, members, strict=True))
 
 
+def test_a_new_topic_that_matches_the_pattern_is_assigned_and_nothing_else_moves(running, group):
+    names = [f"{group.topic}-{number}" for number in range(2)]
+    topic_with_records(running, names[0])
+    members = [group(number, topic=f"^{group.topic}-.*") for number in range(2)]
+    until(lambda: shared(members, PARTITIONS), "sharing")
+    before = given_back(members)
+
+    topic_with_records(running, names[1])
+    until(lambda: shared(members, 2 * PARTITIONS), "sharing the new topic")
+
+    assert given_back(members) == before
+    assert {key.topic for member in members for key in member.keys} == set(names)
+
+
 def test_a_static_member_that_restarts_within_its_session_is_noticed_by_nobody(running, group):
     topic_with_records(running, group.topic)
     first, other = members = [group(n, group_instance_id=f"i{n}", session_timeout_ms=60_000) for n in "ab"]
