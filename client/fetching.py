@@ -350,7 +350,13 @@ class Fetching:
             group.on_topics(names)
         else:
             self._has_told_group = True
-            group.subscribe(names)
+            group.subscribe(names, self._pattern_told(subscription))
+
+    def _pattern_told(self, subscription: Subscription) -> str:
+        """Return what members with the same topics have in common."""
+        if subscription.pattern is None:
+            return ""
+        return subscription.pattern.pattern + ("" if self._config.exclude_internal_topics else " (and internal topics)")
 
     def _is_subscribed(self, subscription: Subscription, name: str, *, is_internal: bool) -> bool:
         if subscription.pattern is None:

@@ -130,6 +130,7 @@ class GroupSide:
         self._seen_partitions: dict[str, int] = {}  # subscribed topics, as they were when first seen
         self._progress: object = None
         self._subscribed: tuple[str, ...] | None = None  # what the member will read; None: it knows
+        self._pattern = ""  # that goes with it
         self._moved_from = -1  # the broker that coordinated last
         self._timer: Timer | None = None
         self._waiting_to_leave: Done[None] | None = None
@@ -137,17 +138,17 @@ class GroupSide:
 
     # -- what the consumer says --------------------------------------------------------------------
 
-    def subscribe(self, topics: Iterable[str]) -> None:
+    def subscribe(self, topics: Iterable[str], pattern: str = "") -> None:
         """Be a member that reads these topics, from the application's next poll on: before that it would own
-        partitions that nobody reads. The coordinator is looked up already."""
-        self._subscribed = tuple(topics)
+        partitions that nobody reads. The coordinator is looked up already. ``pattern``: that the topics match."""
+        self._subscribed, self._pattern = tuple(topics), pattern
         self.coordinator.want()
         self._join()
         self._pump()
 
     def _join(self) -> None:
         if self._subscribed is not None and self._applicant.has_come:
-            self.member.on_subscribe(self._subscribed, self.clock.monotonic_ms())
+            self.member.on_subscribe(self._subscribed, self.clock.monotonic_ms(), self._pattern)
             self._subscribed = None
 
     def on_topics(self, topics: Iterable[str]) -> None:

@@ -126,7 +126,7 @@ class _Sent(NamedTuple):
     """A heartbeat that has not been answered."""
 
     sent_ms: int
-    topics: tuple[str, ...]
+    subscribed: tuple[str, tuple[str, ...]]  # pattern and topics
     owned: frozenset[tuple[TopicPartition, str]]
 
 
@@ -141,6 +141,7 @@ class Member:
         self.epoch = JOINING  # as the last answer said; it only grows under one name
         self.group_epoch = 0
         self.topics: tuple[str, ...] = ()
+        self.pattern = ""  # that they match; "": they were named
         self.owned: dict[TopicPartition, str] = {}  # granted and not given back
         self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
         self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
@@ -157,14 +158,17 @@ class Member:
         self._sent: dict[int, _Sent] = {}
         self._last_number = 0
         self._known_number = 0  # of the heartbeat that said it
-        self._known_topics: tuple[str, ...] | None = None  # what the coordinator is sure to know; None: nothing
+        self._known_subscribed: tuple[str, tuple[str, ...]] | None = (
+            None  # what the coordinator is sure to know; None: nothing
+        )
         self._known_owned: frozenset[tuple[TopicPartition, str]] | None = None
 
     # -- what the application says -----------------------------------------------------------------
 
-    def on_subscribe(self, topics: Iterable[str], now_ms: int) -> None:
-        """Be a member that reads these topics."""
+    def on_subscribe(self, topics: Iterable[str], now_ms: int, pattern: str = "") -> None:
+        """Be a member that reads these topics, which match a pattern, or were named."""
         self.on_topics(topics)
+        self.pattern = pattern
         self.polled_ms = max(self.polled_ms, now_ms)
         if self.phase not in (Phase.JOINING, Phase.JOINED):
             self._begin(now_ms)
@@ -226,7 +230,7 @@ class Member:
         self.answered_ms = now_ms
         self.session_from_ms = max(self.session_from_ms, sent.sent_ms)
         if number > self._known_number:
-            self._known_number, self._known_topics, self._known_owned = number, sent.topics, sent.owned
+            self._known_number, self._known_subscribed, self._known_owned = number, sent.subscribed, sent.owned
         return self._take(reply, sent, now_ms)
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
@@ -243,7 +247,7 @@ class Member:
         """Another coordinator is known: what was asked of the one before will not be answered."""
         if self.phase in (Phase.JOINING, Phase.JOINED):
             self._sent.clear()
-            self._known_topics = self._known_owned = None
+            self._known_subscribed = self._known_owned = None
             self._not_before_ms = min(self._not_before_ms, now_ms)
 
     def on_coordinator_lost(self, error: CallboardError, now_ms: int) -> list[Effect]:
@@ -304,7 +308,7 @@ class Member:
         self.owned, self.granted, self.revoking = {}, {}, {}
         self.is_complete = False
         self.session_from_ms = -1
-        self._known_topics = self._known_owned = None
+        self._known_subscribed = self._known_owned = None
         self.failures = 0
 
     def _expire(self, now_ms: int) -> list[Effect]:
@@ -351,7 +355,7 @@ class Member:
     def _try_again(self, error: CallboardError, now_ms: int) -> list[Effect]:
         """What is under way will not be answered: once more, after a pause, and perhaps elsewhere."""
         self._sent.clear()
-        self._known_topics = self._known_owned = None  # perhaps it arrived, perhaps not
+        self._known_subscribed = self._known_owned = None  # perhaps it arrived, perhaps not
         self.error = error
         self.failures += 1
         self._pause(now_ms)
@@ -398,16 +402,21 @@ class Member:
             effects.append(Assign(self.member_id, self.epoch, new, self.why))
         return effects
 
+    @property
+    def _subscribed(self) -> tuple[str, tuple[str, ...]]:
+        return self.pattern, self.topics
+
     def _has_news(self) -> bool:
         """Say whether the coordinator does not know, and will not learn from what is under way, what we are and own."""
         last = self._sent.get(self._last_number)
-        topics = last.topics if last is not None else self._known_topics
+        subscribed = last.subscribed if last is not None else self._known_subscribed
         owned = last.owned if last is not None else self._known_owned
-        return topics != self.topics or owned != frozenset(self.owned.items())
+        return subscribed != self._subscribed or owned != frozenset(self.owned.items())
 
     def _heartbeat(self, now_ms: int) -> SendHeartbeat:
         settings = self.settings
         is_joining = self.phase is Phase.JOINING
+        is_subscription_news = is_joining or self._known_subscribed != self._subscribed
         owned = frozenset(self.owned.items())
         wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
         request = GroupHeartbeatRequest(
@@ -415,7 +424,8 @@ class Member:
             member_id=self.member_id,
             member_epoch=self.epoch,
             instance_id=settings.instance_id,
-            topics=list(self.topics) if is_joining or self._known_topics != self.topics else None,
+            topics=list(self.topics) if is_subscription_news else None,
+            pattern=self.pattern if is_subscription_news else "",
             assignors=list(settings.assignors) if is_joining else None,
             session_timeout_ms=settings.session_timeout_ms,
             rebalance_timeout_ms=settings.max_poll_interval_ms,
@@ -423,7 +433,7 @@ class Member:
             max_wait_ms=wait_ms,
         )
         self._last_number += 1
-        self._sent[self._last_number] = _Sent(now_ms, self.topics, owned)
+        self._sent[self._last_number] = _Sent(now_ms, self._subscribed, owned)
         return SendHeartbeat(self._last_number, request, wait_ms + settings.answer_ms)
 
     def _farewell(self, now_ms: int, *, is_stuck: bool) -> SendHeartbeat:
@@ -439,7 +449,7 @@ class Member:
         )
         self._sent.clear()
         self._last_number += 1
-        self._sent[self._last_number] = _Sent(now_ms, self.topics, frozenset())
+        self._sent[self._last_number] = _Sent(now_ms, self._subscribed, frozenset())
         return SendHeartbeat(self._last_number, request, LEAVE_MS)
 
 

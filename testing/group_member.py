@@ -2,20 +2,24 @@
 
     python -m callboard.testing.group_member SERVERS TOPIC GROUP [SETTING=VALUE …]
 
-It polls until it is told to end, and prints one JSON object a line, each with ``at`` (ns of the monotonic clock, which
-all processes of a machine share):
+TOPIC may be a pattern, with "^" before it. It polls until it is told to end, and prints one JSON object a line, each
+with ``at`` (ns of the monotonic clock, which all processes of a machine share). ``keys`` are [topic, partition]:
 
-    {"event": "assigned" | "revoked" | "lost", "at": …, "partitions": […]}
+    {"event": "assigned" | "revoked" | "lost", "at": …, "partitions": […], "keys": […]}
     {"event": "first", "at": …, "partitions": […]}     first records of partitions since they were assigned
     {"event": "polls", "at": …, "times": […]}          the answer to "polls": when polls returned records
+    {"event": "error", "at": …, "error": …, "detail": …}   a poll raised; the member ends
 
-Commands come on stdin, one a line: ``polls``; ``close`` (close the consumer, print {"event": "closed"}, end). The end
-of stdin is the end of the member, without a word to the group.
+Commands come on stdin, one a line: ``polls``; ``commit`` (what it has polled; {"event": "committed", "offsets":
+[[topic, partition, offset], …], "error": its name or null, "detail": …}); ``hold`` (be busy with what was polled, {"event":
+"holding"}: no poll until the next command); ``close`` (close the consumer, print {"event": "closed"}, end). The end of
+stdin is the end of the member, without a word to the group.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +38,7 @@ from ..model import TopicPartition
 
 POLL_MS = 20  # with nothing to read: then commands are looked at
 PATIENCE_S = 60.0
+ANSWERS = ("polls", "closed", "committed", "holding")
 
 
 class MemberProcess:
@@ -55,13 +60,19 @@ class MemberProcess:
 
     @property
     def partitions(self) -> set[int]:
+        """Return what it owns, as far as it has said, of whatever topic."""
+        return {key.partition for key in self.keys}
+
+    @property
+    def keys(self) -> set[TopicPartition]:
         """Return what it owns, as far as it has said."""
-        owned: set[int] = set()
+        owned: set[TopicPartition] = set()
         for event in list(self.events):
+            keys = {TopicPartition(topic, partition) for topic, partition in event.get("keys", ())}
             if event["event"] == "assigned":
-                owned |= set(event["partitions"])
+                owned |= keys
             elif event["event"] in ("revoked", "lost"):
-                owned -= set(event["partitions"])
+                owned -= keys
         return owned
 
     def first_after(self, event: str, since_ns: int) -> dict[int, int]:
@@ -77,6 +88,31 @@ class MemberProcess:
         """Return when its polls returned records, since this was last asked."""
         self._command(b"polls\n")
         return list(self._wait_for("polls")["times"])
+
+    def begin_to_commit(self) -> None:
+        """Have it commit what it has polled; it may be stopped just now."""
+        self._command(b"commit\n")
+
+    def committed(self) -> dict[str, Any]:
+        """Return what came of ``begin_to_commit``: its ``offsets``, ``error`` (a name, or None) and ``detail``."""
+        return self._wait_for("committed")
+
+    def hold(self) -> None:
+        """Have it be busy with what it has polled: it does not poll until the next command."""
+        self._command(b"hold\n")
+        self._wait_for("holding")
+
+    def stop(self) -> int:
+        """Stop it with SIGSTOP; return when (ns)."""
+        at = time.monotonic_ns()
+        self._process.send_signal(signal.SIGSTOP)
+        return at
+
+    def go_on(self) -> int:
+        """Let it go on after ``stop``; return when (ns)."""
+        at = time.monotonic_ns()
+        self._process.send_signal(signal.SIGCONT)
+        return at
 
     def close(self) -> int:
         """Have it close its consumer and end; return when that was done (ns)."""
@@ -124,7 +160,7 @@ class MemberProcess:
             return
         for line in self._process.stdout:
             event = orjson.loads(line)
-            if event["event"] in ("polls", "closed"):
+            if event["event"] in ANSWERS:
                 self._news.put(event)
             else:
                 self.events.append(event)
@@ -160,7 +196,13 @@ class _Tells(ConsumerRebalanceListener):
 
 def _say(event: str, partitions: Collection[TopicPartition] = (), **more: Any) -> None:
     numbers = sorted(key.partition for key in partitions)
-    line = {"event": event, "at": time.monotonic_ns(), "partitions": numbers, **more}
+    line = {
+        "event": event,
+        "at": time.monotonic_ns(),
+        "partitions": numbers,
+        "keys": [[*key] for key in sorted(partitions)],
+        **more,
+    }
     sys.stdout.buffer.write(orjson.dumps(line) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -173,24 +215,60 @@ def main(arguments: list[str]) -> int:
         settings[name] = orjson.loads(value) if value[:1].isdigit() or value in ("true", "false") else value
     commands: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read_commands, args=(commands,), daemon=True).start()
-    tells, times = _Tells(), list[int]()
+    tells = _Tells()
     consumer: Consumer[Any, Any] = Consumer(bootstrap_servers=servers.split(","), group_id=group, **settings)
-    consumer.subscribe([topic], listener=tells)
+    if topic.startswith("^"):
+        consumer.subscribe(pattern=topic[1:], listener=tells)
+    else:
+        consumer.subscribe([topic], listener=tells)
+    try:
+        _work(consumer, tells, commands)
+    except CallboardError as error:
+        _say("error", error=type(error).__name__, detail=str(error))
+        return 1
+    return 0
+
+
+def _work(consumer: Consumer[Any, Any], tells: _Tells, commands: SimpleQueue[str]) -> None:
+    """Poll, and do what is asked for, until that is to close."""
+    times: list[int] = []
+    offsets: dict[TopicPartition, int] = {}  # behind what was polled
+    is_holding = False
     while True:
-        polled = consumer.poll(timeout_ms=POLL_MS)
-        if polled:
-            times.append(time.monotonic_ns())
-        if begun := tells.silent & set(polled):
-            tells.silent -= begun
-            _say("first", begun)
-        if commands.empty():
-            continue
-        if commands.get() == "close":
+        if not is_holding:
+            polled = consumer.poll(timeout_ms=POLL_MS)
+            offsets.update({key: records[-1].offset + 1 for key, records in polled.items()})
+            if polled:
+                times.append(time.monotonic_ns())
+            if begun := tells.silent & set(polled):
+                tells.silent -= begun
+                _say("first", begun)
+            if commands.empty():
+                continue
+        command = commands.get()
+        is_holding = command == "hold"
+        if command == "close":
             consumer.close()
             _say("closed")
-            return 0
-        _say("polls", times=times)
-        times = []
+            return
+        if command == "hold":
+            _say("holding")
+        elif command == "commit":
+            _commit(consumer, offsets)
+            offsets = {}
+        else:
+            _say("polls", times=times)
+            times = []
+
+
+def _commit(consumer: Consumer[Any, Any], offsets: dict[TopicPartition, int]) -> None:
+    name, detail = None, ""
+    try:
+        consumer.commit(dict(offsets))
+    except CallboardError as error:
+        name, detail = type(error).__name__, str(error)
+    told = [[*key, offset] for key, offset in sorted(offsets.items())]
+    _say("committed", offsets=told, error=name, detail=detail)
 
 
 def _read_commands(commands: SimpleQueue[str]) -> None:

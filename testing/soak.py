@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping
 from ..client.admin import AdminClient
 from ..errors import CallboardError
 from .clusters import RunningCluster, cluster
+from .group_history import group_anomalies
+from .group_load import GroupLoad
 from .workload import Load, Reader, verdict
 
 SILENCE_S = 2.5  # longer than the session of a silent broker lasts (1.5 s)
 WHOLE_S = 60.0
 CUT_S = 2.5
+SESSION_MS = 30_000  # of the group's members: longer than any fault lasts
 
 Fault = Callable[[RunningCluster, str], None]
 
@@ -68,7 +71,19 @@ def pause_controller(running: RunningCluster, _topic: str) -> None:
 
 def kill_metadata(running: RunningCluster, _topic: str) -> None:
     """SIGKILL of the metadata process: brokers serve on with what they know."""
-    os.kill(int(running.ready()["metadata"]["pid"]), 9)
+    before = _metadata_pid(running)
+    os.kill(before, 9)
+    _wait(lambda: _metadata_pid(running) not in (0, before), "the metadata process to be back")
+    with AdminClient(bootstrap_servers=running.bootstrap_servers) as admin:
+
+        def is_reached() -> bool:
+            try:
+                admin.experiments.end("metadata")  # of none: a new process has no experiments
+            except CallboardError:
+                return False
+            return True
+
+        _wait(is_reached, "the metadata process to be reached")  # else a cut that follows finds nobody
 
 
 def kill_all(running: RunningCluster, _topic: str) -> None:
@@ -146,7 +161,10 @@ def make_whole(running: RunningCluster, topic: str) -> None:
 
 
 def soak(minutes: float, *, seed: int, partitions: int = 12, rate: int = 1_000) -> list[str]:
-    """Break a cluster at random for so long, under load; return what was wrong at the end."""
+    """Break a cluster at random for so long, under load; return what was wrong at the end.
+
+    A reader reads everything, and a group of two members reads and commits.
+    """
     rng, until = random.Random(seed), time.monotonic() + minutes * 60
     with cluster(brokers=3) as running:
         servers = running.bootstrap_servers
@@ -154,22 +172,30 @@ def soak(minutes: float, *, seed: int, partitions: int = 12, rate: int = 1_000) 
             admin.create_topics({"soak": {"num_partitions": partitions, "replication_factor": 3}})
         load = Load(servers, "soak", partitions=partitions, rate=rate)
         reader = Reader(servers, "soak", partitions=partitions)
+        group = GroupLoad(servers, "soak", "soaked", members=2, session_timeout_ms=SESSION_MS, max_poll_records=500)
         try:
+            group.wait_until_shared(partitions)
             while time.monotonic() < until:
                 for name in rng.sample(sorted(FAULTS), rng.choice((0, 1, 1, 1, 2))):
                     print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
                     FAULTS[name](running, "soak")
                 make_whole(running, "soak")
                 load.wait_for_progress(rate)
-            found = [
-                f"{one.name} {one.partition}: {one.detail}"
-                for one in verdict(load, servers, reader, partitions=partitions)
-            ]
+                group.wait_for_commits(10)
+            group.stop()
+            judged = verdict(load, servers, reader, partitions=partitions) + group_anomalies(group.history)
+            found = [f"{one.name} {one.partition}: {one.detail}" for one in judged]
         finally:
+            group.stop()
             load.stop()
             reader.stop()
-    errors = [f"reached the application: {error}" for error in (*load.errors, *reader.errors)]
-    print(f"{load.acknowledged} records acknowledged, {len(found)} anomalies, {len(errors)} errors")
+    errors = [f"reached the application: {error}" for error in (*load.errors, *reader.errors, *group.errors)]
+    print(
+        f"{load.acknowledged} records and {group.acknowledged} commits acknowledged, "
+        f"{len(found)} anomalies, {len(errors)} errors; "
+        f"the group had {len(group.refused)} commits refused and lost partitions "
+        f"{sum(how == 'lost' for member in group.members for how, _ in member.given_back)} times"
+    )
     return found + errors
 
 
@@ -196,6 +222,10 @@ def _killed(running: RunningCluster, broker_id: int) -> None:
 def _paused(running: RunningCluster, broker_id: int) -> None:
     running.pause_broker(broker_id, SILENCE_S)
     time.sleep(SILENCE_S)
+
+
+def _metadata_pid(running: RunningCluster) -> int:
+    return int(running.ready()["metadata"]["pid"])
 
 
 def _follower(running: RunningCluster, topic: str) -> int:

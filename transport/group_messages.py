@@ -58,6 +58,8 @@ class CoordinatorsReply(Reply, frozen=True, kw_only=True, tag="find_coordinators
 class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heartbeat", omit_defaults=True):
     """A member lives. The first one, ``member_epoch`` 0, joins and says everything; later ones what has changed.
 
+    ``pattern`` goes with ``topics``: the regular expression that they match, "" if they were named. The coordinator
+    does not match it: members with the same one read the same topics, all that any of them knows of.
     ``assignors``: in the member's order; the group uses the first that all its members name.
     ``rebalance_timeout_ms``: how long the member may take to give back partitions; then it is put out.
     ``is_stuck`` goes with leaving: the application has not polled for ``max_poll_interval_ms``.
@@ -68,6 +70,7 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     member_epoch: Int64 = JOINING
     instance_id: str = ""
     topics: list[str] | None = None  # subscribed
+    pattern: str = ""
     assignors: list[str] | None = None
     session_timeout_ms: Int64 = 10_000
     rebalance_timeout_ms: Int64 = 300_000

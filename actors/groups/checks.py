@@ -12,6 +12,7 @@ from ...transport import group_messages as said
 from .events import GroupSettings
 from .members import Refused
 
+PATTERN_MAX = 4_096  # characters
 ID_MAX = 249  # characters of a group id, a member id, an instance id
 
 
@@ -54,6 +55,9 @@ def check_join(request: said.GroupHeartbeatRequest, settings: GroupSettings) -> 
 
 
 def _check_subscription(request: said.GroupHeartbeatRequest) -> Refused | None:
+    if len(request.pattern) > PATTERN_MAX:
+        detail = f"pattern {shown(request.pattern)} has more than {PATTERN_MAX:,} characters"
+        return Refused(ErrorCode.INVALID_REQUEST, detail)
     for topic in request.topics or ():
         if not is_topic_name(topic):
             return Refused(ErrorCode.INVALID_TOPIC, f"subscribed to {shown(topic)}: no topic can be called so")

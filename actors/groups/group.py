@@ -56,6 +56,7 @@ class Group:
     def join(self, member: Member, topics: Mapping[str, TopicPicture], now_ms: int) -> None:
         """Take a new member; the caller has checked that ids are free, and that there is a common assignor."""
         self._enter(member)
+        self._share_topics(member, topics)
         self.empty_since_ms = -1
         self.retarget(topics, now_ms, f"{member.described()} joined", is_new=True)
         member.epoch = max(member.epoch, self.epoch)  # though it may have been given nothing yet
@@ -71,12 +72,13 @@ class Group:
         self._exit(old, Gone(ErrorCode.FENCED_INSTANCE_ID, why, now_ms), keeps_target=True)
         member.target = old.target
         self._enter(member)
+        is_shared = self._share_topics(member, topics)
         for partition in old.target:
             self._wanted[partition] = member.member_id
         freed = [partition for partition in old.holds if partition in old.asked]
         self._take_epochs({member.member_id: [part for part in sorted(old.holds) if part not in old.asked]})
         self._give_to_wanting(freed)
-        if (member.topics, member.assignors) != (old.topics, old.assignors):
+        if is_shared or (member.topics, member.assignors) != (old.topics, old.assignors):
             self.retarget(topics, now_ms, f"{member.described()} came back with another subscription")
 
     def remove(self, member: Member, gone: Gone, topics: Mapping[str, TopicPicture], now_ms: int, wall_ms: int) -> None:
@@ -93,15 +95,36 @@ class Group:
         self._free(member, list(member.asked))
 
     def subscribe(
-        self, member: Member, subscribed: Iterable[str], assignors: Iterable[str], topics: Mapping[str, TopicPicture],
-        now_ms: int,
+        self, member: Member, subscribed: Iterable[str], pattern: str, assignors: Iterable[str],
+        topics: Mapping[str, TopicPicture], now_ms: int,
     ) -> None:  # fmt: skip
         """Take what a member says of itself anew."""
-        before = (member.topics, member.assignors)
-        member.topics, member.assignors = tuple(sorted(set(subscribed))), tuple(assignors)
-        if (member.topics, member.assignors) != before:
+        before = (member.topics, member.pattern, member.assignors)
+        member.topics, member.pattern, member.assignors = tuple(sorted(set(subscribed))), pattern, tuple(assignors)
+        is_shared = self._share_topics(member, topics)
+        if is_shared or (member.topics, member.pattern, member.assignors) != before:
             self._changed[member.member_id] = None
             self.retarget(topics, now_ms, f"{member.described()} is subscribed to {_listed(member.topics)}")
+
+    def _share_topics(self, member: Member, topics: Mapping[str, TopicPicture]) -> bool:
+        """Let members with one pattern have the same topics: all that one of them knows of, and that exist.
+
+        They learn of a new topic one after the other. To the first it would seem that only it may have that, so that
+        others would be given what it has; and that would stay so, without need.
+
+        Returns:
+            whether another member has other topics now.
+        """
+        if not member.pattern:
+            return False
+        alike = [other for other in self.members.values() if other.pattern == member.pattern]
+        known = {topic for other in alike if other is not member for topic in other.topics if topic in topics}
+        member.topics = tuple(sorted(known.union(member.topics)))
+        changed = [other for other in alike if other.topics != member.topics]
+        for other in changed:
+            other.topics = member.topics
+            self._changed[other.member_id] = None
+        return bool(changed)
 
     def give_back(self, member: Member, owned: Collection[GroupPartition]) -> None:
         """The member, who knows its epoch, owns this: what it was asked for and does not own any more is free."""

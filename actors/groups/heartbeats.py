@@ -91,7 +91,9 @@ class Heartbeats:
             group.give_back(member, frozenset(owned))
         if request.topics is not None or request.assignors:
             topics = member.topics if request.topics is None else request.topics
-            group.subscribe(member, topics, request.assignors or member.assignors, self._groups.topics, now_ms)
+            pattern = member.pattern if request.topics is None else request.pattern
+            assignors = request.assignors or member.assignors
+            group.subscribe(member, topics, pattern, assignors, self._groups.topics, now_ms)
         return None
 
     def _on_join(
@@ -113,6 +115,7 @@ class Heartbeats:
             client_id=caller.client_id,
             host=caller.host,
             topics=request.topics or (),
+            pattern=request.pattern,
             assignors=request.assignors or (),
             session_timeout_ms=request.session_timeout_ms,
             rebalance_timeout_ms=request.rebalance_timeout_ms,

@@ -70,6 +70,7 @@ class Member:
         "look_ms",
         "member_id",
         "parked",
+        "pattern",
         "rebalance_timeout_ms",
         "seen_ms",
         "session_timeout_ms",
@@ -86,6 +87,7 @@ class Member:
         client_id: str = "",
         host: str = "",
         topics: Iterable[str] = (),
+        pattern: str = "",
         assignors: Iterable[str] = (),
         session_timeout_ms: int,
         rebalance_timeout_ms: int,
@@ -96,6 +98,7 @@ class Member:
         self.client_id = client_id
         self.host = host
         self.topics = tuple(sorted(set(topics)))
+        self.pattern = pattern  # that its topics match; members with the same one have the same topics
         self.assignors = tuple(assignors)  # in its order; none: it takes any
         self.session_timeout_ms = session_timeout_ms
         self.rebalance_timeout_ms = rebalance_timeout_ms
@@ -160,6 +163,7 @@ class Member:
             client_id=self.client_id,
             host=self.host,
             topics=list(self.topics),
+            pattern=self.pattern,
             assignors=list(self.assignors),
             session_timeout_ms=self.session_timeout_ms,
             rebalance_timeout_ms=self.rebalance_timeout_ms,
@@ -178,6 +182,7 @@ class Member:
             client_id=value.client_id,
             host=value.host,
             topics=value.topics,
+            pattern=value.pattern,
             assignors=value.assignors,
             session_timeout_ms=value.session_timeout_ms,
             rebalance_timeout_ms=value.rebalance_timeout_ms,

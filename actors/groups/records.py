@@ -54,6 +54,7 @@ class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
     client_id: str = ""
     host: str = ""
     topics: list[str] = []
+    pattern: str = ""
     assignors: list[str] = []
     session_timeout_ms: int
     rebalance_timeout_ms: int

@@ -593,3 +593,45 @@ def test_everything_else_of_a_member_is_told():
     assert numbers(member.target) == numbers(member.assigned) == [0, 1, 2, 3]
     assert desk.described().coordinator == 1
     assert orders(0) in desk.rules._groups.by_id["billing"].owners
+
+
+def test_members_with_one_pattern_learn_of_a_new_topic_one_after_the_other_and_no_partition_moves():
+    """To the first who tells of it, it looked like a topic of its own: the other got all of the old one."""
+    desk = Desk()
+    pattern = {"pattern": "o.*"}
+    one = desk.join("m1", **pattern)
+    desk.join("m2", **pattern)
+    one = desk.heartbeat("m1", one.member_epoch)
+    one = desk.heartbeat("m1", one.member_epoch, owned=numbers(one.assignment))
+    two = desk.heartbeat("m2", 1)
+
+    desk.set_topics({**ORDERS, "others": TopicPicture("o2", 4)})
+    one = desk.heartbeat("m1", one.member_epoch, topics=["orders", "others"], **pattern)
+    two = desk.heartbeat("m2", two.member_epoch)
+    both = [{(each.topic, *each.partitions) for each in reply.assignment} for reply in (one, two)]
+    assert sorted(map(len, both)) == [2, 2]
+    assert [{name: rest for name, *rest in had}["orders"] for had in both] == [[0, 1], [2, 3]]
+
+    again = desk.heartbeat("m2", two.member_epoch, topics=["orders", "others"], **pattern)
+    assert (again.member_epoch, again.group_epoch) == (two.member_epoch, two.group_epoch), "that was known"
+
+
+def test_what_members_with_one_pattern_know_outlives_the_coordinator():
+    desk = Desk({**ORDERS, "others": TopicPicture("o2", 4)})
+    desk.join("m1", ["orders"], pattern="o.*")
+    desk.join("m2", ["orders", "others"], pattern="o.*")
+
+    members = desk.restarted().described().members
+
+    assert [member.topics for member in members] == [["orders", "others"], ["orders", "others"]]
+
+
+def test_a_topic_that_is_gone_is_forgotten_by_members_with_one_pattern():
+    desk = Desk({**ORDERS, "others": TopicPicture("o2", 4)})
+    one = desk.join("m1", ["orders", "others"], pattern="o.*")
+    desk.join("m2", ["orders", "others"], pattern="o.*")
+
+    desk.set_topics(ORDERS)
+    desk.heartbeat("m1", one.member_epoch, topics=["orders"], pattern="o.*")
+
+    assert [member.topics for member in desk.described().members] == [["orders"], ["orders"]]
