@@ -14,6 +14,8 @@ Rules of this file:
 3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it
    is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator
    that is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
+   Likewise with what it was asked to give back and has not: after ``max_poll_interval_ms`` the coordinator puts it out,
+   so by then, counted from a time before it was asked, it has left by itself.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
    One whose instance id was taken by another never does: that is for a person.
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
@@ -144,7 +146,8 @@ class Member:
         self.pattern = ""  # that they match; "": they were named
         self.owned: dict[TopicPartition, str] = {}  # granted and not given back
         self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
-        self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
+        self.revoking: dict[TopicPartition, int] = {}  # ⊆ owned: told to the application, not given back yet; since …
+        self.give_back_by_ms = -1  # … when at the earliest, and when all is lost; -1: nothing is to be given back
         self.is_complete = False  # nothing more will follow for the group's epoch
         self.why = ""  # of the last change
         self.error: CallboardError | None = None  # why it is BARRED, or what stands in the way of joining
@@ -189,7 +192,7 @@ class Member:
             if key in self.revoking:
                 del self.revoking[key]
                 del self.owned[key]
-        return self._reconcile()
+        return self._reconcile(self.session_from_ms)
 
     def on_barred(self, error: CallboardError) -> list[Effect]:
         """There is no such group to join, and never will be."""
@@ -228,10 +231,16 @@ class Member:
             return []  # of before
         self.failures, self.error = 0, None
         self.answered_ms = now_ms
+        told_from_ms = self.session_from_ms if self.session_from_ms >= 0 else sent.sent_ms
         self.session_from_ms = max(self.session_from_ms, sent.sent_ms)
         if number > self._known_number:
+<<<<<<< HEAD
             self._known_number, self._known_subscribed, self._known_owned = number, sent.subscribed, sent.owned
         return self._take(reply, sent, now_ms)
+=======
+            self._known_number, self._known_topics, self._known_owned = number, sent.topics, sent.owned
+        return self._take(reply, sent, told_from_ms, now_ms)
+>>>>>>> gsim
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
         """A heartbeat was not answered: its time is over, or the connection ended."""
@@ -277,6 +286,8 @@ class Member:
             times.append(self.polled_ms + self.settings.max_poll_interval_ms)
         if self.session_from_ms >= 0:
             times.append(self.session_ends_ms)
+        if self.give_back_by_ms >= 0:
+            times.append(self.give_back_by_ms)
         if has_coordinator and not self._sent:
             times.append(self._not_before_ms)
         return min(times, default=None)
@@ -288,7 +299,8 @@ class Member:
 
     def may_work(self, now_ms: int) -> bool:
         """Say whether records of what is owned may be handed out. From any thread."""
-        return self.session_from_ms < 0 or now_ms < self.session_ends_ms
+        is_late = 0 <= self.give_back_by_ms <= now_ms
+        return not is_late and (self.session_from_ms < 0 or now_ms < self.session_ends_ms)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -306,6 +318,7 @@ class Member:
             self._sent.clear()
         self.epoch = JOINING
         self.owned, self.granted, self.revoking = {}, {}, {}
+        self.give_back_by_ms = -1
         self.is_complete = False
         self.session_from_ms = -1
         self._known_subscribed = self._known_owned = None
@@ -328,6 +341,10 @@ class Member:
             self.phase, self.why = Phase.STUCK, why
             self._forget()
             return [*farewell, lost]
+        if 0 <= self.give_back_by_ms <= now_ms:
+            late = ", ".join(map(str, sorted(self.revoking)))
+            why = f"{late} was to be given back within {self.settings.max_poll_interval_ms} ms (max_poll_interval_ms)"
+            return [self._farewell(now_ms, is_stuck=True), *self._lose(why, now_ms)]
         return []
 
     def _lose(self, why: str, now_ms: int) -> list[Effect]:
@@ -364,7 +381,8 @@ class Member:
     def _pause(self, now_ms: int) -> None:
         self._not_before_ms = now_ms + min(PAUSE_MS_MAX, FIRST_PAUSE_MS << min(self.failures - 1, 10))
 
-    def _take(self, reply: GroupHeartbeatReply, sent: _Sent, now_ms: int) -> list[Effect]:
+    def _take(self, reply: GroupHeartbeatReply, sent: _Sent, told_from_ms: int, now_ms: int) -> list[Effect]:
+        """``told_from_ms``: what the answer says that is new was decided after that."""
         if is_joining := self.phase is Phase.JOINING:
             self.joined_ms = now_ms
         is_news = is_joining or reply.member_epoch > self.epoch
@@ -381,18 +399,20 @@ class Member:
         self.why = reply.why or self.why
         # A coordinator that answers at once without news must not be asked without end.
         self._not_before_ms = now_ms if is_news else sent.sent_ms + self.settings.heartbeat_interval_ms
-        effects = self._reconcile()
+        effects = self._reconcile(told_from_ms)
         self.phase = Phase.JOINED  # last: another thread looks whether what it will own is known
         return effects
 
-    def _reconcile(self) -> list[Effect]:
-        """Make what is owned equal to what is granted: first out, then in."""
+    def _reconcile(self, since_ms: int) -> list[Effect]:
+        """Make what is owned equal to what is granted: first out, then in. It was not asked for before ``since_ms``."""
         out = {
             key: topic_id
             for key, topic_id in self.owned.items()
             if self.granted.get(key) != topic_id and key not in self.revoking
         }
-        self.revoking.update(dict.fromkeys(out))
+        self.revoking.update(dict.fromkeys(out, since_ms))
+        by_ms = min(self.revoking.values(), default=0) + self.settings.max_poll_interval_ms
+        self.give_back_by_ms = by_ms if self.revoking else -1
         new = {key: topic_id for key, topic_id in self.granted.items() if key not in self.owned}
         self.owned.update(new)
         effects: list[Effect] = []

@@ -352,6 +352,40 @@ def test_one_whose_instance_id_was_taken_never_comes_back_by_itself():
     assert member.drain(100_000, has_coordinator=True) == []
 
 
+def test_what_is_not_given_back_in_time_is_lost_before_the_coordinator_gives_it_to_another():
+    member, first = joined(A, B, max_poll_interval_ms=5_000)
+    member.is_application_here = True  # inside its listener, say
+    member.on_answer(first.number, NOTHING_NEW, 1_000)
+    member.on_answer(sent(member, 1_000).number, granting(A, epoch=2), 2_000)  # asked for at some time since 0
+    sent(member, 2_000)
+    assert member.next_event_ms(has_coordinator=True) == 5_000
+    assert member.may_work(4_999)
+
+    assert not member.may_work(5_000)
+    farewell, lost, _joining = member.drain(5_000, has_coordinator=True)
+
+    assert (farewell.request.member_id, farewell.request.member_epoch, farewell.request.is_stuck) == (
+        "member-1",
+        -1,
+        True,
+    )
+    assert isinstance(lost, Lose)
+    assert set(lost.partitions) == {A, B}
+    assert lost.why == "t-1 was to be given back within 5000 ms (max_poll_interval_ms)"
+    assert member.member_id == "member-2"
+
+
+def test_what_is_given_back_in_time_costs_nothing():
+    member, first = joined(A, B, max_poll_interval_ms=5_000)
+    member.is_application_here = True
+    member.on_answer(first.number, granting(A, epoch=2), 1_000)
+
+    member.on_revoked([B])
+
+    assert [type(effect) for effect in member.drain(6_000, has_coordinator=True)] == [SendHeartbeat]
+    assert member.may_work(6_000)
+
+
 # -- a stuck application ---------------------------------------------------------------------------
 
 
