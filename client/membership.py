@@ -234,13 +234,8 @@ class Member:
         told_from_ms = self.session_from_ms if self.session_from_ms >= 0 else sent.sent_ms
         self.session_from_ms = max(self.session_from_ms, sent.sent_ms)
         if number > self._known_number:
-<<<<<<< HEAD
             self._known_number, self._known_subscribed, self._known_owned = number, sent.subscribed, sent.owned
-        return self._take(reply, sent, now_ms)
-=======
-            self._known_number, self._known_topics, self._known_owned = number, sent.topics, sent.owned
         return self._take(reply, sent, told_from_ms, now_ms)
->>>>>>> gsim
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
         """A heartbeat was not answered: its time is over, or the connection ended."""
