@@ -201,15 +201,11 @@ class ConsumerCore:
 
     def _go_back(self) -> None:
         """Where the log has lost what was read, after an unclean election, go on with what it has there now (B13)."""
-        truncated, self._inbox.truncated = self._inbox.truncated, []
-        for key, offset in truncated:
-            reader = self._inbox.readers.get(key)
-            if reader is not None:
-                position = offset if reader.position is None else min(reader.position, offset)
+        if self._inbox.truncated:
+            seeks = self._inbox.go_back(lambda: next(self._generations))
+            for key, _, offset, _ in seeks:
                 logger.warning("%s: what was read from offset %d on is not in the log any more", key, offset)
-                self._seek(key, position, None)
-            elif any(one.key == key for one in self._inbox.arrivals.values()):
-                self._inbox.truncated.append((key, offset))  # later, when the application has it
+            self._io.post(self._fetching.seek, seeks)
 
     def _seek(self, key: TopicPartition, offset: int | None, reset_to: int | None) -> None:
         generation = next(self._generations)

@@ -85,6 +85,21 @@ class Inbox:
         self.ready.pop(key, None)
         self.give_back(reader.move_to(generation, position), reader)
 
+    def go_back(self, next_generation: Callable[[], int]) -> list[tuple[TopicPartition, int, int, None]]:
+        """Move each position whose log was truncated below it; return the seeks that the I/O side must make."""
+        truncated, self.truncated = self.truncated, []
+        seeks = []
+        for key, offset in truncated:
+            reader = self.readers.get(key)
+            if reader is not None:
+                position = offset if reader.position is None else min(reader.position, offset)
+                generation = next_generation()
+                self.move(key, generation, position)
+                seeks.append((key, generation, position, None))
+            elif any(one.key == key for one in self.arrivals.values()):
+                self.truncated.append((key, offset))  # later, when the application has it
+        return seeks
+
     def sort(self) -> None:
         """Give each partition what came for it."""
         items, readers = self.items, self.readers

@@ -196,7 +196,7 @@ class SimConsumer:
         self._poll_records_max = poll_records_max
         self._is_polling = False
         self._inbox = Inbox(Decoding(None, None, is_verifying=True, skips_bad=False))
-        generations = itertools.count(1)
+        self._generations = generations = itertools.count(1)
         io: Any = process
         self._fetching = Fetching(io, config, process.name, generations, self._inbox.items.append, self._on_news)
         self._fetching.cluster.rng = process.chance
@@ -225,6 +225,9 @@ class SimConsumer:
     def _poll(self) -> None:
         self._is_polling = False
         self._inbox.sort()
+        for seek in self._inbox.go_back(lambda: next(self._generations)):
+            self._recorder.assign(self.process.now_ns, self.process.name, seek[0])
+            self.process.post(self._fetching.seek, [seek])
         try:
             found = self._inbox.take(self._poll_records_max)
         except CallboardError as error:
