@@ -11,9 +11,9 @@ with ``at`` (ns of the monotonic clock, which all processes of a machine share).
     {"event": "error", "at": …, "error": …, "detail": …}   a poll raised; the member ends
 
 Commands come on stdin, one a line: ``polls``; ``commit`` (what it has polled; {"event": "committed", "offsets":
-[[topic, partition, offset], …], "error": its name or null, "detail": …}); ``hold`` (be busy with what was polled, {"event":
-"holding"}: no poll until the next command); ``close`` (close the consumer, print {"event": "closed"}, end). The end of
-stdin is the end of the member, without a word to the group.
+[[topic, partition, offset], …], "error": its name or null, "detail": …}); ``hold`` (be busy with what was polled:
+{"event": "holding"}, and no poll until the next command); ``close`` (close the consumer, print {"event": "closed"},
+end). The end of stdin is the end of the member, without a word to the group.
 """
 
 from __future__ import annotations
