@@ -16,6 +16,7 @@ from .application import Application, CommitCallback, EndedCommit, Offsets, log
 from .committed import Found
 from .consumer_core import ConsumerCore, as_partition
 from .group import Change, GroupSide
+from .group_offsets import OFFSET_MAX, check_metadata
 from .io import Done
 from .membership import Phase
 
@@ -295,6 +296,9 @@ def checked_offsets(offsets: Any) -> Offsets:
             raise TypeError(f"offsets: metadata: expected str, got {type(value.metadata).__name__}")
         if value.offset < 0:
             raise IllegalArgumentError(f"offsets: {key}: must not be below 0 (given: {value.offset})")
+        if value.offset > OFFSET_MAX:
+            raise IllegalArgumentError(f"offsets: {key}: must be at most {OFFSET_MAX} (given: {value.offset})")
+        check_metadata(key, value.metadata)
         found[as_partition(key)] = value
     return found
 

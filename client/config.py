@@ -207,12 +207,24 @@ class AdminConfig(ClientConfig, frozen=True, kw_only=True):
 C = TypeVar("C", ProducerConfig, ConsumerConfig, AdminConfig)
 
 
+def _is_text(value: str) -> bool:
+    """Say whether a string can be sent; names from undecodable bytes (``surrogateescape``) cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def from_keywords(kind: type[C], settings: Mapping[str, Any], where: str) -> C:
     """Return checked settings.
 
     Raises:
         ConfigurationError: an unknown name, a wrong type, a value out of bounds, or two that contradict.
     """
+    for name, value in settings.items():
+        if isinstance(value, str) and not _is_text(value):
+            raise ConfigurationError(f"{where}: {name}: {value!r:.100} is no text: it has half of a surrogate pair")
     config = configure(kind, settings, where)
     config.check()
     return config

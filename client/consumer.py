@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
-from ..errors import CallboardTimeoutError, IllegalArgumentError, IllegalStateError
-from ..model import ConsumerRecord, TopicPartition
+from ..errors import CallboardTimeoutError, IllegalArgumentError, IllegalStateError, InvalidTopicError
+from ..model import TOPIC_NAME_MAX, ConsumerRecord, TopicPartition, is_topic_name
 from ..transport.messages import MetadataReply, MetadataRequest
 from .application import check_listener
 from .asking import partitions_of
@@ -80,6 +80,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
         Raises:
             IllegalStateError: partitions were assigned by hand; ``unsubscribe`` first.
             IllegalArgumentError: neither topics nor pattern, or both; a pattern that is no regular expression.
+            InvalidTopicError: no topic can be called so.
         """
         names = frozenset([topics] if isinstance(topics, str) else topics)
         if bool(names) == (pattern is not None):
@@ -87,6 +88,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
         for name in names:
             if not isinstance(name, str):
                 raise TypeError(f"subscribe: expected topic names, got {type(name).__name__}")
+            if not is_topic_name(name):
+                raise InvalidTopicError(f"subscribe: {name[:TOPIC_NAME_MAX]!r} is not a topic name")
         try:
             matcher = re.compile(pattern) if pattern is not None else None
         except re.error as error:

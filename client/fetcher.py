@@ -230,9 +230,8 @@ class Fetcher:
         return []
 
     def on_pause(self, keys: Iterable[TopicPartition], is_paused: bool) -> None:
-        for key in keys:
-            if key in self.states:
-                self.states[key].is_paused = is_paused
+        for state in filter(None, map(self.states.get, keys)):
+            state.is_paused = is_paused
 
     # -- what the cluster says ---------------------------------------------------------------------
 
@@ -302,14 +301,15 @@ class Fetcher:
             is_ours = True
             if self.states.get(state.key) is not state:
                 continue  # no longer assigned
-            entry = by_partition.get((state.topic_id, state.key.partition))
-            if error is not None or entry is None:
+            place = (state.topic_id, state.key.partition)
+            entry = by_partition.get(place)
+            if error is not None:
                 state.flights.clear()
                 self._back_off(state, now_ms, is_soon_over=True)
+            elif entry is None:  # nothing new there while the broker waited: that is no failure
+                state.flights, state.failures = [], 0
             else:
-                effects += self._on_entry(
-                    state, *landed, entry, data.get((entry.topic_id, entry.partition), []), now_ms
-                )
+                effects += self._on_entry(state, *landed, entry, data.get(place, []), now_ms)
         if error is not None and is_ours:
             effects.append(Refresh(str(error)))
         return effects

@@ -3,6 +3,7 @@ inbox."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,7 @@ from .patience import DoubtBrokers
 
 RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, "none": None}
 LOOK_UP_MS = 60_000  # of one look-up; then again
+PATTERN_TOLD_MAX = 1_000  # characters of a pattern that brokers are told
 
 
 class Subscription(NamedTuple):
@@ -353,10 +355,13 @@ class Fetching:
             group.subscribe(names, self._pattern_told(subscription))
 
     def _pattern_told(self, subscription: Subscription) -> str:
-        """Return what members with the same topics have in common."""
+        """Return what members with the same topics have in common: the pattern; a long one's digest is as good."""
         if subscription.pattern is None:
             return ""
-        return subscription.pattern.pattern + ("" if self._config.exclude_internal_topics else " (and internal topics)")
+        told = subscription.pattern.pattern + ("" if self._config.exclude_internal_topics else " (and internal topics)")
+        if len(told) <= PATTERN_TOLD_MAX and told.isprintable():
+            return told
+        return f"sha256 {hashlib.sha256(told.encode(errors='surrogatepass')).hexdigest()}"
 
     def _is_subscribed(self, subscription: Subscription, name: str, *, is_internal: bool) -> bool:
         if subscription.pattern is None:

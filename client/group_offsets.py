@@ -172,8 +172,17 @@ def offsets_given(
             raise TypeError(f"offset of {partition}: expected OffsetAndMetadata(int, str, int), got {given!r:.100}")
         if not 0 <= offset <= OFFSET_MAX:
             raise IllegalArgumentError(f"offset of {partition}: {offset} is out of bounds, 0 to {OFFSET_MAX}")
+        check_metadata(partition, metadata)
         found[partition] = OffsetAndMetadata(offset, metadata, epoch)
     return found
+
+
+def check_metadata(partition: object, metadata: str) -> None:
+    """Raise if a string cannot be sent: half of a surrogate pair, as undecodable file names have, is no character."""
+    try:
+        metadata.encode()
+    except UnicodeEncodeError as error:
+        raise IllegalArgumentError(f"metadata of {partition}: {metadata!r:.100} is no text: {error}") from None
 
 
 def by_topic(partitions: Iterable[TopicPartition]) -> list[TopicPartitions]:

@@ -69,7 +69,9 @@ class Commits:
         if group is None:
             return self._groups.no_room() or Committer()
         if group.members:
-            detail = f"group {group.group_id} has {len(group.members)} members; only they commit"
+            count = len(group.members)
+            noun, who = ("member", "it commits") if count == 1 else ("members", "they commit")
+            detail = f"group {group.group_id} has {count} {noun}; only {who}"
             return Refused(ErrorCode.NON_EMPTY_GROUP, detail)
         return Committer()
 

@@ -253,6 +253,18 @@ def test_a_lost_connection_is_tried_again_and_the_pauses_grow():
     assert pauses == [5, 10, 20, 40]
 
 
+def test_an_answer_without_a_partition_is_no_failure_nothing_was_new_there():
+    """Brokers tell of partitions that have something. The others were paused, up to a second, and called in trouble."""
+    fetcher = a_fetcher(A, B)
+
+    for now in range(0, 5_000, 500):
+        reply(fetcher, fetch(fetcher, now), now=now)
+        fetcher.on_reply(fetch(fetcher, now).request_id, [], {}, None, now)
+
+    assert [entry.partition for entry in fetch(fetcher, now).entries] == [0, 1]
+    assert [state.failures for state in fetcher.states.values()] == [0, 0]
+
+
 def test_a_connection_that_is_back_ends_the_pause():
     fetcher = a_fetcher()
     fetcher.on_reply(fetch(fetcher).request_id, [], {}, ConnectionLostError("x"), 0)

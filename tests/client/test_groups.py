@@ -366,6 +366,8 @@ def test_a_synchronous_commit_ends_at_its_timeout_with_what_stood_in_the_way(clu
         ([T0], TypeError, "expected a dict"),
         ({TopicPartition("t", 7): 1}, IllegalStateError, "t-7 is not assigned"),
         ({T0: OffsetAndMetadata(1, "x" * 5_000)}, OffsetMetadataTooLargeError, "4,096"),
+        ({T0: 1 << 63}, IllegalArgumentError, "must be at most 9223372036854775807"),
+        ({T0: OffsetAndMetadata(1, "\udc80")}, IllegalArgumentError, "is no text"),
     ],
 )
 def test_a_bad_commit_is_refused_and_changes_nothing(cluster, member, offsets, error, says):
@@ -377,6 +379,7 @@ def test_a_bad_commit_is_refused_and_changes_nothing(cluster, member, offsets, e
         consumer.commit(offsets)
 
     assert committed(cluster) is None
+    consumer.commit({T0: 0})  # one that cannot be sent stood in the way of all that followed
 
 
 def test_without_a_group_there_is_nothing_to_commit(cluster, member):

@@ -33,6 +33,7 @@ from callboard.client.serializers import decoder, encoder
         (ProducerConfig, {"batch_size": 2_000, "buffer_memory": 1_024}, "batch_size"),
         (ConsumerConfig, {"auto_offset_reset": "first"}, "expected one of latest, earliest, none"),
         (ConsumerConfig, {"group_id": ""}, "group_id: 1 to 249 characters"),
+        (ConsumerConfig, {"group_id": "g\udc80"}, "group_id: 'g.udc80' is no text"),
         (ConsumerConfig, {"group_instance_id": "i"}, "group_instance_id needs a group_id"),
         (ConsumerConfig, {"group_id": "g", "partition_assignment_strategy": "rang"}, "use range, round_robin, sticky"),
         (ConsumerConfig, {"group_id": "g", "session_timeout_ms": 1_500}, "at most half of session_timeout_ms"),

@@ -187,7 +187,7 @@ def test_nobody_commits_beside_members():
     desk = Desk()
     desk.join("m1")
 
-    refused(desk, desk.commit("", -1, {0: 5}), ErrorCode.NON_EMPTY_GROUP, "only they commit")
+    refused(desk, desk.commit("", -1, {0: 5}), ErrorCode.NON_EMPTY_GROUP, "only it commits")
 
 
 @pytest.mark.parametrize(
