@@ -75,6 +75,10 @@ class SimFile:
     def size(self) -> int:
         return len(self._node.cached)
 
+    def peek(self) -> bytearray:
+        """Return what it holds, to be read only, whatever its name is by now. Not an operation."""
+        return self._node.cached
+
     def append(self, buffers: Sequence[Buffer]) -> None:
         self._require_open()
         if self._read_only:

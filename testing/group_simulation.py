@@ -7,17 +7,22 @@ partition must have one owner, everything be dealt with, and the committed offse
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from ..model import TopicPartition
+from ..actors.controller.internal import CONFIGS
+from ..actors.partition.replica import Replica
+from ..model import OFFSETS_TOPIC, PartitionKey, TopicPartition
 from .clients import ClientProcess
 from .group_history import GroupHistory, group_anomalies
 from .group_recording import GroupRecorder
 from .history import Anomaly
 from .loop import SimLoop
 from .members import GROUP, SimMember, Watcher, habits_of
+from .observing import Latest, Observer
 from .recording import Recorder
+from .simulated import SimulatedProcess
 
 LIVES_MAX = 3  # of one place in the group
 AT_ONCE = 2  # members that are there from the beginning
@@ -27,6 +32,34 @@ KIB = 1 << 10
 
 def member_names(count: int) -> list[str]:
     return [f"member-{one + 1}" for one in range(count)]
+
+
+@contextmanager
+def offsets_topic_with(configs: Mapping[str, Any]) -> Iterator[None]:
+    """Have the topic of offsets made with these settings."""
+    before = dict(CONFIGS)
+    CONFIGS.update(configs)
+    try:
+        yield
+    finally:
+        CONFIGS.clear()
+        CONFIGS.update(before)
+
+
+def differing_latest(
+    replicas: Iterable[tuple[SimulatedProcess, Replica]], observer: Observer, ends: Mapping[PartitionKey, int]
+) -> list[Anomaly]:
+    """Compacted logs hold the same last record of each key below ``ends``, however far each was compacted."""
+    seen: dict[PartitionKey, tuple[str, Latest]] = {}
+    found = []
+    for process, actor in replicas:
+        latest = observer.latest(process, actor, ends.get(actor.key, 0))
+        if latest is not None:
+            name, first = seen.setdefault(actor.key, (process.options.name, latest))
+            if first != latest:
+                detail = f"{name} and {process.options.name} differ in the last records of keys"
+                found.append(Anomaly("latest-of-key", TopicPartition(OFFSETS_TOPIC, actor.key.partition), detail))
+    return found
 
 
 class GroupRun:

@@ -6,7 +6,7 @@ operation of the disk, moves no time, so that a run is the same whether somebody
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -17,15 +17,21 @@ from ..actors.partition.events import Assign
 from ..actors.partition.leader import Leader
 from ..actors.partition.leading import Leading
 from ..actors.partition.replica import Replica
+from ..errors import CorruptRecordError
 from ..model import PartitionKey
-from ..storage.batch import parse_header
+from ..storage.batch import decode_batch, iter_batches, parse_header
 from ..storage.log import Log
-from .disk import SimDisk
+from ..storage.segment import Segment
+from .disk import SimDisk, SimFile
 from .simulated import KeptDocuments, SimulatedProcess
 
 
 class BatchMark(NamedTuple):
-    """One batch of a log: where it stands, who wrote it, what it is."""
+    """One batch of a log: where it stands, who wrote it, what it is.
+
+    Of a log that is compacted: one offset, whatever is left of the batch it was in. Its lineage is what it was; what it
+    holds is judged by the last record of each key (``latest``).
+    """
 
     base_offset: int
     next_offset: int
@@ -90,6 +96,25 @@ class Observer:
             marks=copy.marks,
         )
 
+    def latest(self, process: SimulatedProcess, actor: Replica, up_to_offset: int) -> Latest | None:
+        """Return the last record of each key below an offset, but for tombstones; None: its log is not compacted."""
+        log, disk = log_of(actor), process.context.files
+        if log is None or not is_compacted(log) or not isinstance(disk, SimDisk):
+            return None
+        found: dict[bytes, tuple[int, bytes | None]] = {}
+        for segment in log._segments:
+            data = bytes(held_by(segment, disk))[: segment.size]
+            for header, at in iter_batches(data):
+                if header.count:
+                    batch = decode_batch(data, at)
+                    for offset, key, value in zip(batch.offsets, batch.keys, batch.values, strict=True):
+                        if offset < up_to_offset and key is not None:
+                            found[bytes(key)] = offset, None if value is None else bytes(value)
+        return {key: (offset, value) for key, (offset, value) in found.items() if value is not None}
+
+
+Latest = Mapping[bytes, tuple[int, bytes]]  # by key: the offset and the value of its last record
+
 
 class StoreObserver:
     """Looks at the documents in the metadata store, those that have changed since the last look."""
@@ -127,6 +152,16 @@ def log_of(actor: Replica) -> Log | None:
     return actor.log
 
 
+def is_compacted(log: Log) -> bool:
+    return log._config.is_compacted
+
+
+def held_by(segment: Segment, disk: SimDisk) -> bytearray | bytes:
+    """Return the bytes of a segment; of one that has just been compacted under whatever name."""
+    file = segment._file
+    return file.peek() if isinstance(file, SimFile) else disk.peek(segment.path) or b""
+
+
 def leader_of(actor: Replica) -> Leader | None:
     """Return the rules of the leader, None when it does not lead."""
     return actor.part.rules if isinstance(actor.part, Leading) else None
@@ -160,9 +195,12 @@ class _LogCopy:
         self.marks: list[BatchMark] = []
         self.cuts = 0
         self._places: list[tuple[str, int]] = []  # of each: its file, and where in it
+        self._cleaned_offset = log.cleaner.cleaned.offset
 
     def follow(self, disk: SimDisk) -> None:
         end_offset, before = self.log.log_end_offset, len(self.marks)
+        if is_compacted(self.log):
+            self._follow_compaction(end_offset)
         while self.marks and self.marks[-1].next_offset > end_offset:
             self.marks.pop()
             self._places.pop()
@@ -173,11 +211,32 @@ class _LogCopy:
         if not self.marks or self.marks[-1].next_offset < end_offset:
             self._read_on(disk)
 
+    def _follow_compaction(self, end_offset: int) -> None:
+        """Begin anew when files were exchanged, or a batch that is cut may be a shorter one by now."""
+        cleaned_offset = self.log.cleaner.cleaned.offset
+        if cleaned_offset != self._cleaned_offset or (self.marks and self.marks[-1].next_offset > end_offset):
+            self._cleaned_offset = cleaned_offset
+            self.marks.clear()
+            self._places.clear()
+
     def _is_true(self, disk: SimDisk) -> bool:
         """Whether the last batch that was seen still stands there: a log may be cut and filled again at once."""
         path, position = self._places[-1]
-        data = disk.peek(path)
-        return data is not None and position < len(data) and _mark_at(data, position)[0] == self.marks[-1]
+        if is_compacted(self.log):
+            segment = next((one for one in self.log._segments if one.path == path), None)
+            data = None if segment is None else held_by(segment, disk)
+        else:
+            data = disk.peek(path)
+        if data is None or position >= len(data):
+            return False
+        last = self.marks[-1]
+        if not is_compacted(self.log):
+            return _mark_at(data, position)[0] == last
+        try:
+            mark = _mark_at(data, position)[0]
+        except CorruptRecordError:
+            return False  # another file is there
+        return (mark.next_offset, mark.epoch) == (last.next_offset, last.epoch)
 
     def _read_on(self, disk: SimDisk) -> None:
         segments = self.log._segments
@@ -187,17 +246,22 @@ class _LogCopy:
             path = segment.path
             if path == known_path:
                 is_new = True
-                data = disk.peek(path) or b""
+                data = held_by(segment, disk)
                 at = known_at + _mark_at(data, known_at)[1]
             elif is_new:
-                data, at = disk.peek(path) or b"", 0
+                data, at = held_by(segment, disk), 0
             else:
                 continue
             while at < segment.size:
                 mark, length = _mark_at(data, at)
-                self.marks.append(mark)
-                self._places.append((path, at))
+                marks = _offsets_of(mark) if is_compacted(self.log) else [mark]
+                self.marks += marks
+                self._places += [(path, at)] * len(marks)
                 at += length
+
+
+def _offsets_of(mark: BatchMark) -> list[BatchMark]:
+    return [BatchMark(one, one + 1, mark.epoch, 0) for one in range(mark.base_offset, mark.next_offset)]
 
 
 def _mark_at(data: bytes | bytearray, at: int) -> tuple[BatchMark, int]:

@@ -211,6 +211,16 @@ def _knows_no_fence(committer: Any) -> Any:
     return anybody
 
 
+def _keeps_the_oldest(_: Any) -> Any:
+    def kept_of(self: Any, batch: Any) -> Any:
+        oldest = self.__dict__.setdefault("_oldest", {})
+        keys = zip(batch.keys, batch.offsets, strict=True)
+        kept = [place for place, (key, offset) in enumerate(keys) if oldest.setdefault(key, offset) == offset]
+        return None if len(kept) == batch.count else kept
+
+    return kept_of
+
+
 def _serves_without_reading(_: Any) -> Any:
     def on_marker(self: Any, reply: Any) -> None:
         self._serve(Loading(reply.base_offset, reply.base_offset))
@@ -346,4 +356,11 @@ plant(
     ("actors.groups.surviving:Surviving.reply", _answers_before_it_survives),
     profile="groups",
     finds=frozenset({"offset-regression", "offset-phantom", "two-owners"}),
+)
+plant(
+    "B24",
+    "compaction keeps of each key the oldest record instead of the newest",
+    ("storage.compaction:Compaction._kept_of", _keeps_the_oldest),
+    profile="compaction",
+    finds=frozenset({"offset-regression", "latest-of-key", "two-owners"}),
 )

@@ -42,6 +42,7 @@ class Profile:
     members: int = 0  # of a consumer group, at most at once
     safety_ms: float = 2_000.0
     kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
+    offsets_configs: Mapping[str, Any] = field(default_factory=dict)  # of __consumer_offsets, instead of the usual ones
     settings: Mapping[str, Any] = field(default_factory=dict)  # of brokers, for all seeds; the seed chooses others
     clock_rates: tuple[float, ...] = (1.0,)  # one of them is each process's
 
@@ -73,6 +74,7 @@ GROUPS = {
     "fail-actor": 1.5,
     "kill-metadata": 0.5,
 }
+KIB = 1 << 10
 GROUP_SETTINGS: dict[str, Any] = {"group_session_timeout_ms_min": 100, "offsets_topic_partitions": 2}
 
 PROFILES: dict[str, Profile] = {
@@ -97,6 +99,17 @@ PROFILES: dict[str, Profile] = {
             kinds=GROUPS,
             safety_ms=3_000.0,
             settings={**QUICK, **GROUP_SETTINGS},
+        ),
+        Profile(
+            "compaction",
+            partitions=3,
+            producers=1,
+            consumers=0,
+            members=3,
+            kinds={name: GROUPS[name] for name in ("kill", "power", "kill-client", "fail-actor", "pause")},
+            safety_ms=4_000.0,
+            offsets_configs={"segment_bytes": KIB, "min_cleanable_dirty_ratio": 0.2},
+            settings={**QUICK, **GROUP_SETTINGS, "compaction_check_ms": 100, "checkpoint_ms": 50},
         ),
         Profile("pauses", kinds={name: KINDS[name] for name in ("pause", "clock-jump", "kill")}),
     )

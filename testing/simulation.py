@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTo
 from ..transport.seam import Connection
 from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
-from .group_simulation import GroupRun, member_names
+from .group_simulation import GroupRun, differing_latest, member_names, offsets_topic_with
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
@@ -182,7 +182,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         outcome = Outcome(self.seed, self.profile.name, self.faults)
-        with _listening(self.log, self.errors):
+        with _listening(self.log, self.errors), offsets_topic_with(self.profile.offsets_configs):
             try:
                 self._start()
                 self._hurt()
@@ -285,6 +285,8 @@ class Simulation:
             found += [Anomaly("internal", None, f"{consumer.process.name}: {text}") for text in consumer.problems]
         if self.group is not None:
             found += self.group.judge()
+            ends = {view.key: view.high_watermark for view in views if view.is_leader}
+            found += differing_latest(self._replicas(), self.observer, ends)
         return found
 
     def _was_ordered(self, line: str) -> bool:
@@ -454,15 +456,15 @@ class Simulation:
             self.laws.on_broker_down(options.broker_id, power_lost_in=life)
 
     def _views(self) -> Sequence[ReplicaView]:
-        found = []
+        looks = [self.observer.look(process, actor) for process, actor in self._replicas()]
+        return [view for view in looks if view is not None]
+
+    def _replicas(self) -> Iterator[tuple[SimulatedProcess, Replica]]:
         for name in self.brokers:
             process = self.cluster.processes.get(name)
             for ref in process.context.directory.refs() if process is not None else ():
-                actor = ref.actor
-                if process is not None and isinstance(actor, Replica):
-                    view = self.observer.look(process, actor)
-                    found += [view] if view is not None else []
-        return found
+                if process is not None and isinstance(ref.actor, Replica):
+                    yield process, ref.actor
 
     # -- time --------------------------------------------------------------------------------------------
 

@@ -105,3 +105,12 @@ def test_what_fails_on_a_strand_fails_the_loop(strands):
 def strands():
     loop = SimLoop(1)
     return ClientProcess("one", loop, SimNetwork(loop, 1), 1), []
+
+
+def test_the_offsets_of_groups_are_compacted_while_they_are_used():
+    run = Simulation(1, PROFILES["compaction"])
+
+    assert run.run().is_good
+
+    logs = [actor.log for _, actor in run._replicas() if actor.config.is_compacted]
+    assert sum(log.cleaner.cleaned.offset > 100 for log in logs) == 3

@@ -6,7 +6,7 @@ from callboard.testing.nemesis import Fault
 from callboard.testing.plants import PLANTS, hunt, planted
 from callboard.testing.simulation import run_seed, shrink
 
-CATALOGUE = ("B1", "B2", "B3", "B4", "B6", "B7", "B9", "B10", "B14", "B19", "B22", "B25", "B26")
+CATALOGUE = ("B1", "B2", "B3", "B4", "B6", "B7", "B9", "B10", "B14", "B19", "B22", "B24", "B25", "B26")
 
 
 @pytest.mark.parametrize("name", sorted(PLANTS))
