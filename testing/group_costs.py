@@ -34,7 +34,6 @@ TOPIC = "costs"
 PATIENCE_MS = 60_000
 RETRY_MS = 50
 ACKS_ALL = -1
-SETTLE_S = 5.0
 
 Ask = tuple[int, m.Request, list[bytes]]  # of which broker, what, payload
 
@@ -48,6 +47,7 @@ class Plan:
     pairs: int = 5
     run_s: float = 3.0  # of each measurement
     heartbeat_interval_ms: int = 1_000  # as by default
+    settle_s: float = 5.0  # before the idle brokers are looked at: the topic of offsets was just made
 
 
 @dataclass
@@ -124,7 +124,7 @@ class _Members:
     def measure(self) -> Measured:
         measured, plan = Measured(self.plan), self.plan
         self._find_coordinators()
-        self._cpu_percent(SETTLE_S)  # the topic of offsets was just made
+        self._cpu_percent(plan.settle_s)
         measured.idle_percent = self._cpu_percent(2 * plan.run_s)
         self.io.ask(self._join_all, PATIENCE_MS / 1e3, "joining")
         self._cpu_percent(2 * plan.heartbeat_interval_ms / 1e3)  # until all have found their rhythm

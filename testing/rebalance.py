@@ -25,7 +25,6 @@ from .group_member import MemberProcess
 from .workload import Load
 
 TOPIC, GROUP = "rebalanced", "members"
-QUIET_S = 4.0  # of undisturbed reading, of which the percentiles before are
 AFTER_S = 1.0  # after the partitions are read again, that still count as "during"
 PATIENCE_S = 90.0
 LOOK_S = 0.02
@@ -40,6 +39,7 @@ class Plan:
     session_timeout_ms: int = 2_000
     heartbeat_interval_ms: int = 500
     joins: int = 10  # lone members of new groups
+    quiet_s: float = 4.0  # of undisturbed reading, of which the percentiles before are
 
 
 @dataclass
@@ -81,7 +81,7 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
         members = [stack.enter_context(_member(running, plan, number)) for number in range(plan.members)]
         _wait_until_shared(plan, members)
         for how in ("killed", "closed"):
-            measured.departures.append(_depart(members, how))
+            measured.departures.append(_depart(plan, members, how))
     return measured
 
 
@@ -145,12 +145,12 @@ def _wait_until_shared(plan: Plan, members: list[MemberProcess]) -> None:
     _wait_until(is_shared, "the partitions to be shared")
 
 
-def _depart(members: list[MemberProcess], how: str) -> Departure:
+def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
     victim, *others = members
     members.remove(victim)
     for member in others:
         member.polls()
-    time.sleep(QUIET_S)
+    time.sleep(plan.quiet_s)
     before = {member.name: _gaps(member.polls()) for member in others}
     theirs, kept = victim.partitions, {member.name: member.partitions for member in others}
     if how == "killed":

@@ -1,4 +1,4 @@
-"""``callboard bench failover``: one real kill, and the table that tells of it."""
+"""``callboard bench``: real kills and real members, and the tables that tell of them."""
 
 import re
 
@@ -42,3 +42,29 @@ def test_what_was_lost_is_told_and_is_a_failure(callboard, monkeypatch):
     assert ended.status == ExitStatus.FAILED
     assert "7 records acknowledged, 1 anomalies, 1 errors seen by clients" in ended.out
     assert "offset 5 was acknowledged and is not there" in ended.out
+
+
+def test_a_member_that_dies_and_one_that_closes_are_measured_and_shown(callboard):
+    ended = callboard(
+        "bench", "groups", "--members", "3", "--partitions", "6", "--rate", "200", "--session-timeout-ms", "1000",
+        "--groups", "0",
+    )  # fmt: skip
+
+    assert ended.status == ExitStatus.OK, ended
+    assert "3 members, 6 partitions, 200 records a second" in ended.out
+    for how, partitions in (("killed", 2), ("closed", 3)):  # no partition moved that need not
+        assert re.search(rf"one is {how} +{partitions} +0( +-?\d+ ms){{5}}", ended.out), ended.out
+    assert re.search(r"first member of a group: records after \d+ ms", ended.out)
+
+
+def test_heartbeats_and_commits_are_measured_and_shown():
+    from callboard.testing import group_costs
+
+    plan = group_costs.Plan(groups=12, partitions=4, in_flight=6, pairs=1, run_s=0.3, settle_s=0.1)
+
+    figures = group_costs.summary(group_costs.measure(plan))
+
+    assert figures["heartbeats_a_second"] > 0
+    assert figures["commits_a_second"] > 0
+    assert figures["offsets_a_second"] > figures["commits_a_second"]
+    assert figures["produces_a_second"] > 0
