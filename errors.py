@@ -153,10 +153,11 @@ class LogTruncationError(ClientError):
 
 
 class CommitFailedError(ClientError):
-    """Nothing was committed: the member was put out of its group, or the partitions are somebody else's by now.
+    """The commit was refused: the member was put out of its group, or the partitions are somebody else's by now.
 
-    The message says who owns them, and in which generation. What was processed since the last commit may be processed
-    again by others. The consumer joins again with the next ``poll``.
+    Nothing was committed; with ``outcome_unknown`` perhaps by an earlier attempt, when they were still its own. The
+    message says who owns them, and in which generation. What was processed since the last commit may be processed again
+    by others. The consumer joins again with the next ``poll``.
     """
 
 

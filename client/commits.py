@@ -44,7 +44,7 @@ Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 class Commit:
     """One call of the application, or of the consumer itself."""
 
-    __slots__ = ("is_waiting", "member_epoch", "member_id", "offsets", "until_ms")
+    __slots__ = ("is_in_doubt", "is_waiting", "member_epoch", "member_id", "offsets", "until_ms")
 
     def __init__(self, offsets: Offsets, member_id: str, member_epoch: int, *, is_waiting: bool, until_ms: int) -> None:
         self.offsets = offsets
@@ -52,6 +52,7 @@ class Commit:
         self.member_epoch = member_epoch  # when it was asked for; a later one of the same name is used instead
         self.is_waiting = is_waiting
         self.until_ms = until_ms
+        self.is_in_doubt = False  # an attempt has failed that may have taken effect all the same
 
 
 class SendCommit(NamedTuple):
@@ -200,9 +201,11 @@ class Commits:
             error = next((errors[key] for key in commit.offsets if key in errors), None)
             if error is not None and error.retriable and commit.is_waiting:
                 self.last_error = error
+                commit.is_in_doubt = True
                 again.append(commit)
             else:
-                effects.append(Ended(commit, None if error is None else as_commit_error(error)))
+                told = None if error is None else as_commit_error(error)
+                effects.append(Ended(commit, told.as_unknown() if told is not None and commit.is_in_doubt else told))
         return effects + (self._again(again, now_ms) if again else [])
 
     def _again(self, commits: list[Commit], now_ms: int) -> list[Effect]:
@@ -224,7 +227,7 @@ def as_commit_error(error: CallboardError) -> CallboardError:
         detail = getattr(error, "detail", "") or str(error)
         failed = CommitFailedError(
             f"commit: this member is no longer in the group, or no longer owns the partitions: {detail}. "
-            "Nothing was committed; others may be processing these records again. Poll to go on"
+            "The commit was refused; others may be processing these records again. Poll to go on"
         )
         failed.__cause__ = error
         return failed

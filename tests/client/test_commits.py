@@ -120,6 +120,20 @@ def test_a_fenced_commit_fails_with_what_the_coordinator_says_of_the_owner():
         assert "t-0 belongs to m-9 since generation 7" in str(ended.error)
 
 
+def test_a_commit_that_is_refused_after_an_attempt_that_may_have_taken_effect_says_so():
+    commit = a_commit(1, waits=True)
+    queue = commits(commit)
+    (send,) = drained(queue)
+    queue.on_silence(send.number, LOST, 5)
+    (send,) = drained(queue, 15)
+
+    (ended,) = answered(queue, send, ErrorCode.UNKNOWN_MEMBER_ID, "b owns t-0", now=16)
+
+    assert isinstance(ended.error, CommitFailedError)
+    assert ended.error.outcome_unknown
+    assert "may have taken effect" in str(ended.error)
+
+
 def test_only_an_epoch_that_has_grown_meanwhile_is_no_failure():
     commit = a_commit(1)
     queue = commits(commit)
