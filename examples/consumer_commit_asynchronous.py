@@ -37,7 +37,7 @@ def main() -> None:
         auto_offset_reset="earliest",
         max_poll_records=100,
     ) as consumer:
-        while polled := consumer.poll(timeout_ms=2_000):
+        while polled := consumer.poll(timeout_ms=1_000):
             count += sum(len(records) for records in polled.values())  # deal with them
             consumer.commit_async(callback=on_commit)
     print(f"read {count} records, committed up to {sum(committed.values())} in {len(committed)} partitions")

@@ -28,7 +28,7 @@ def main() -> None:
         auto_offset_reset="earliest",
     )
     try:
-        while polled := consumer.poll(timeout_ms=2_000):
+        while polled := consumer.poll(timeout_ms=1_000):
             count += sum(len(records) for records in polled.values())  # deal with them
             consumer.commit_async()
     except CallboardError:

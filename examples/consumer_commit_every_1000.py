@@ -26,7 +26,7 @@ def main() -> None:
         auto_offset_reset="earliest",
         max_poll_records=3_000,
     ) as consumer:
-        while polled := consumer.poll(timeout_ms=2_000):
+        while polled := consumer.poll(timeout_ms=1_000):
             for partition, records in polled.items():
                 for record in records:
                     # deal with it here

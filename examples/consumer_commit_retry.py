@@ -66,7 +66,7 @@ def main() -> None:
         max_poll_records=100,
     ) as consumer:
         commits = OrderedCommits(consumer)
-        while polled := consumer.poll(timeout_ms=2_000):
+        while polled := consumer.poll(timeout_ms=1_000):
             count += sum(len(records) for records in polled.values())  # deal with them
             commits.commit()
         left = [partition for partition in consumer.assignment() if consumer.committed(partition) is None]

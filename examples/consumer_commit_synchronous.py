@@ -24,7 +24,7 @@ def read(bootstrap_servers: str, topic: str) -> int:
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     ) as consumer:
-        while polled := consumer.poll(timeout_ms=2_000):
+        while polled := consumer.poll(timeout_ms=1_000):
             for records in polled.values():
                 count += len(records)  # deal with them
             try:

@@ -29,7 +29,7 @@ def main() -> None:
         value_deserializer=StringSerializer(),
     ) as consumer:
         consumer.subscribe([options.topic])
-        while polled := consumer.poll(timeout_ms=2_000):  # returns as soon as there is something
+        while polled := consumer.poll(timeout_ms=1_000):  # returns as soon as there is something
             for records in polled.values():
                 for record in records:
                     countries[record.value] += 1
@@ -42,7 +42,7 @@ def main() -> None:
     # closing commits, and gives the partitions to the others of the group at once
 
     partition = TopicPartition(options.topic, 0)
-    with Consumer(bootstrap_servers=options.bootstrap_servers, consumer_timeout_ms=2_000) as consumer:
+    with Consumer(bootstrap_servers=options.bootstrap_servers, consumer_timeout_ms=1_000) as consumer:
         consumer.assign([partition])
         consumer.seek_to_beginning(partition)
         count = sum(1 for _ in consumer)  # a consumer can simply be iterated over

@@ -39,7 +39,7 @@ class Endless:
         if messages != seen.messages:
             seen.received, seen.messages, seen.times = received, messages, 0
         seen.times += received - seen.received > self._bytes_max
-        return seen.times > 1
+        return seen.times == 2  # once: it takes a moment until whoever was shown out is seen to have gone
 
     def ended(self, descriptor: int) -> None:
         self._seen.pop(descriptor, None)

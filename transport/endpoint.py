@@ -119,7 +119,10 @@ class RouterServer:
             info = self._gate.peers.get(self._peer_by_descriptor.get(descriptor, b""))
             if received >= 0 and self._endless.must_end(descriptor, received, info.requests if info else 0):
                 reason = f"a message of more than {self._limits.request_bytes:,} bytes does not end"
-                self._gate.counters["shown_out"] += self._doorman.end(descriptor, reason)
+                is_ended = self._doorman.end(descriptor, reason)
+                self._gate.counters["shown_out"] += is_ended
+                if not is_ended:
+                    self._endless.ended(descriptor)  # somebody else's by now: look anew
 
     def peers(self) -> list[PeerInfo]:
         return [

@@ -44,11 +44,16 @@ def test_what_was_lost_is_told_and_is_a_failure(callboard, monkeypatch):
     assert "offset 5 was acknowledged and is not there" in ended.out
 
 
-def test_a_member_that_dies_and_one_that_closes_are_measured_and_shown(callboard):
-    ended = callboard(
-        "bench", "groups", "--members", "3", "--partitions", "6", "--rate", "200", "--session-timeout-ms", "1000",
-        "--groups", "0",
-    )  # fmt: skip
+def test_a_member_that_dies_and_one_that_closes_are_measured_and_shown(callboard, monkeypatch):
+    from callboard.testing import rebalance
+
+    quick = rebalance.Plan(
+        members=3, partitions=6, rate=200, session_timeout_ms=1_000, quiet_s=0.3, joins=1, heartbeat_interval_ms=200
+    )
+    measured = rebalance.measure(quick)
+    monkeypatch.setattr(rebalance, "measure", lambda _: measured)
+
+    ended = callboard("bench", "groups", "--groups", "0")
 
     assert ended.status == ExitStatus.OK, ended
     assert "3 members, 6 partitions, 200 records a second" in ended.out

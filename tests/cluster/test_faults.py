@@ -20,7 +20,7 @@ ORPHANS_S = 2.0  # F29
 WRITABLE_S = (
     30.0  # "stuck": how fast it is, `callboard bench failover` tells; this holds on a machine that is busy, too
 )
-SATURATION_S, LONG_S = 15, 300
+SATURATION_S, LONG_S = 8, 300
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def judge(events, changes, load, changes_min):
 
 
 def test_saturating_load_and_changing_in_sync_sets_cause_no_failover(tmp_path):
-    judge(*saturate(tmp_path, SATURATION_S, 40, 30), 40)
+    judge(*saturate(tmp_path, SATURATION_S, 20, 30), 20)
 
 
 @pytest.mark.long

@@ -82,7 +82,9 @@ def names_of(running):
         return admin.list_topics()
 
 
-@pytest.mark.parametrize("door", ["clients", "peers", "metadata", "host"])
+@pytest.mark.parametrize(
+    "door", ["clients", "metadata", *(pytest.param(door, marks=pytest.mark.long) for door in ("peers", "host"))]
+)
 def test_a_flood_of_connections_beyond_the_descriptors_costs_nobody_anything(poor, door):
     healthy = HealthyClient(poor.bootstrap_servers)
     try:

@@ -14,14 +14,14 @@ from callboard.testing.simulation import Simulation, run_seed
 
 SEEDS_A_CHUNK = 10
 CHUNKS = {
-    "default": 4,
-    "deaths": 3,
-    "links": 2,
-    "pauses": 2,
+    "default": 3,
+    "deaths": 2,
+    "links": 1,
+    "pauses": 1,
     "single": 1,
     "calm": 1,
-    "chases": 3,
-    "reboots": 3,
+    "chases": 2,
+    "reboots": 2,
     "clocks": 1,
     "unclean": 1,
 }
