@@ -226,10 +226,12 @@ class GroupSide:
     # -- what the cluster says ---------------------------------------------------------------------
 
     def on_metadata(self) -> None:
+        self._step_questions()  # where the coordinator is may be known only now
         self._pump()
 
     def on_connected(self, broker_id: int) -> None:
         if broker_id == self.coordinator.broker_id:
+            self._step_questions()
             self._pump()
 
     def on_disconnected(self, broker_id: int) -> None:
@@ -321,8 +323,7 @@ class GroupSide:
         if self.coordinator.fatal is not None:
             self._perform(self.member.on_barred(self.coordinator.fatal))
             self._perform_commits(self.commits.on_closed(self.coordinator.fatal))
-            for question in list(self._questions):
-                question.step()
+            self._step_questions()
         self._pump()
 
     def _on_coordinator(self, now: int) -> None:
@@ -330,6 +331,9 @@ class GroupSide:
         if broker_id is not None and broker_id != self._moved_from:
             self._moved_from = broker_id
             self.member.on_coordinator_moved(now)
+        self._step_questions()
+
+    def _step_questions(self) -> None:
         for question in list(self._questions):
             question.step()
 
