@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..errors import DeliveryError
+from ..errors import DeliveryError, IllegalStateError
 from ..model import (
     ConsumerRecord,
     Header,
@@ -261,7 +262,7 @@ class AsyncConsumer(Generic[K, V]):
                     del left[key]
             finally:
                 for key, offset in left.items():
-                    if key in self._consumer.assignment():
+                    with suppress(IllegalStateError):  # it was closed meanwhile, or the partition has gone
                         self._consumer.seek(key, offset)
 
     async def position(self, partition: TopicPartition, timeout_ms: int | None = None) -> int:
@@ -297,9 +298,9 @@ class AsyncConsumer(Generic[K, V]):
     def explain(self) -> ConsumerExplanation:
         return self._consumer.explain()
 
-    async def close(self, timeout_ms: int | None = None, *, autocommit: bool = True) -> None:
+    async def close(self, autocommit: bool = True, timeout_ms: int | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await _in_thread(self._consumer.close, timeout_ms, autocommit=autocommit)
+        await _in_thread(self._consumer.close, autocommit, timeout_ms)
 
     async def __aenter__(self) -> AsyncConsumer[K, V]:
         return self

@@ -21,6 +21,7 @@ from .membership import Phase
 
 JOIN_MS_MAX = 5_000  # how long the first poll waits until the member has joined, whatever its timeout …
 SHARE_MS_MAX = 250  # … and then for others to give back what it is to have
+NOT_KNOWN = -1
 
 log = logging.getLogger("callboard.client")
 
@@ -80,7 +81,8 @@ class Application:
         self.member_id = ""  # under which the partitions are held that were taken over
         self.member_epoch = -1
         self.former: dict[TopicPartition, tuple[str, int]] = {}  # partitions that went, and under which name they did
-        self.committed: dict[TopicPartition, int] = {}  # by auto commit, or where a partition began; others: not known
+        self.asked: dict[TopicPartition, OffsetAndMetadata] = {}  # of the last commit that went out, by partition …
+        self.committed: dict[TopicPartition, int] = {}  # … and what that one has committed; NOT_KNOWN: not yet, perhaps
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
         self.left: Mapping[
             TopicPartition, int
@@ -198,7 +200,7 @@ class Application:
         self._on_performed(change)
         for key in taken:
             self.former.pop(key, None)
-            self.committed.pop(key, None)
+            self._forget_commits(key)
         return taken
 
     def give_up(self, change: Change) -> None:
@@ -207,7 +209,7 @@ class Application:
         held = self.member_id, self.member_epoch
         for key in self._inbox.give_up(change.partitions):
             self.former[key] = held
-            self.committed.pop(key, None)
+            self._forget_commits(key)
         self._on_performed(change)
 
     def _on_performed(self, change: Change) -> None:
@@ -236,14 +238,27 @@ class Application:
             if record is not None and record.topic_partition == key:
                 position = min(position, record.offset)
             position = min(position, self.left.get(key, position))
-            if position != self.committed.get(key, begun.get(key, -1)):
+            if position != self.committed.get(key, begun.get(key, NOT_KNOWN)):
                 found[key] = OffsetAndMetadata(position)
         return found
 
+    def on_asked(self, offsets: Offsets) -> None:
+        """A commit goes out, automatic or not: what was committed before counts no more. From any thread."""
+        with self._counting:
+            self.asked.update(offsets)
+            self.committed.update(dict.fromkeys(offsets, NOT_KNOWN))
+
+    def _forget_commits(self, key: TopicPartition) -> None:
+        with self._counting:
+            self.asked.pop(key, None)
+            self.committed.pop(key, None)
+
     def on_committed(self, offsets: Offsets) -> None:
-        """An automatic commit has succeeded. From any thread."""
-        for key, given in offsets.items():
-            self.committed[key] = given.offset
+        """A commit has succeeded. From any thread."""
+        with self._counting:
+            for key, given in offsets.items():
+                if self.asked.get(key) is given:  # none has gone out behind it
+                    self.committed[key] = given.offset
 
     def on_partitions(self, kind: str, partitions: set[TopicPartition]) -> None:
         """Call the listener, outside the lock."""

@@ -64,6 +64,8 @@ class Committing(ConsumerCore):
         called in the next ``poll``, ``commit`` or ``close``. Raises ``IllegalStateError`` as ``commit``.
         """
         application = self._group_of("commit_async")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: expected a callable, got {type(callback).__name__}")
         with self._lock:
             self._check_open()
             given, member_id, epoch = self._to_commit(application, offsets)
@@ -97,7 +99,7 @@ class Committing(ConsumerCore):
         """
         key = as_partition(partition)
         group = self._side(self._group_of("committed"))
-        bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        bound_ms = self._bound_ms(timeout_ms)
 
         def start(done: Done[Found]) -> None:
             group.committed([key], bound_ms, done)
@@ -143,8 +145,6 @@ class Committing(ConsumerCore):
         call = self.config.default_offset_commit_callback
 
         def done(_: None, error: BaseException | None) -> None:
-            if error is None:
-                application.on_committed(offsets)
             if call is not None:
                 application.ended.append(EndedCommit(call, offsets, _known(error)))
             elif error is not None:
@@ -193,7 +193,6 @@ class Committing(ConsumerCore):
             return
         try:
             self._commit_now(application, offsets, member_id, epoch, min(bound_ms, self.config.request_timeout_ms))
-            application.on_committed(offsets)
         except CallboardError as error:  # they go all the same; what was not committed is read again by others
             (self.config.default_offset_commit_callback or _log_failure)(offsets, error)
 
@@ -221,7 +220,7 @@ class Committing(ConsumerCore):
     # -- inside ------------------------------------------------------------------------------------
 
     def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata | int] | None, timeout_ms: int | None) -> None:
-        bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        bound_ms = self._bound_ms(timeout_ms)
         application = self._group_of("commit")
         with self._lock:
             self._check_open()
@@ -268,15 +267,24 @@ class Committing(ConsumerCore):
     ) -> None:
         group = self._side(application)
         bound = max(1, int(bound_ms))
+        application.on_asked(offsets)
         self._io.ask(
             lambda done: group.commit(offsets, member_id, epoch, True, bound, done), bound / 1000 + 1, "commit"
         )
+        application.on_committed(offsets)
 
     def _post_commit(
         self, application: Application, offsets: Offsets, member_id: str, epoch: int, done: Done[None]
     ) -> None:
         group, bound_ms = self._side(application), self.config.request_timeout_ms
-        self._io.post(partial(group.commit, offsets, member_id, epoch, False, bound_ms, done))
+
+        def ended(_: None, error: BaseException | None) -> None:
+            if error is None:
+                application.on_committed(offsets)
+            done(None, error)
+
+        application.on_asked(offsets)
+        self._io.post(partial(group.commit, offsets, member_id, epoch, False, bound_ms, ended))
 
 
 def checked_offsets(offsets: Any) -> Offsets:

@@ -284,7 +284,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
     def topics(self, timeout_ms: int | None = None) -> set[str]:
         """Return the names of all topics."""
-        bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        bound_ms = self._bound_ms(timeout_ms)
         request = MetadataRequest(include_internal=not self.config.exclude_internal_topics)
 
         def start(done: Done[MetadataReply]) -> None:
@@ -300,7 +300,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
         Raises:
             UnknownTopicOrPartitionError: there is no such topic.
         """
-        bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        bound_ms = self._bound_ms(timeout_ms)
         return partitions_of(self._io, self._fetching.cluster, topic, bound_ms)
 
     def bootstrap_connected(self) -> bool:
@@ -314,13 +314,13 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
     # -- life --------------------------------------------------------------------------------------
 
-    def close(self, timeout_ms: int | None = None, *, autocommit: bool = True) -> None:
+    def close(self, autocommit: bool = True, timeout_ms: int | None = None) -> None:
         """Stop reading, and leave the group. Bounded by ``timeout_ms`` (None: ``close_timeout_ms``).
 
         With ``enable_auto_commit`` (and ``autocommit``) what the application is done with is committed first; the
         listener hears that its partitions go. Harmless when repeated.
         """
-        bound_s = (self.config.close_timeout_ms if timeout_ms is None else timeout_ms) / 1000
+        bound_s = (self.config.close_timeout_ms if timeout_ms is None else self._bound_ms(timeout_ms)) / 1000
         until_ms = self._io.clock.monotonic_ms() + bound_s * 1000
         try:
             if self._ended is None and self._io.is_alive and not self._io.is_own_thread:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..config import INT32_MAX
 from ..errors import (
     CallboardError,
     ForkedClientError,
@@ -153,14 +154,12 @@ class ConsumerCore:
     def _perform(self, application: Application, change: Change) -> None:
         raise NotImplementedError
 
-    def _poll_ms(self, timeout_ms: int | None) -> float:
-        if timeout_ms is None:
-            return self.config.default_poll_ms
-        if not isinstance(timeout_ms, int | float):
-            raise TypeError(f"timeout_ms: expected milliseconds as a number, got {type(timeout_ms).__name__}")
-        if timeout_ms < 0:
-            raise IllegalArgumentError(f"timeout_ms: must not be below 0 (given: {timeout_ms})")
-        return timeout_ms
+    def _bound_ms(self, timeout_ms: float | None) -> int:
+        """Return how long a call that asks somebody may take."""
+        return self.config.request_timeout_ms if timeout_ms is None else int(min(_checked_ms(timeout_ms), INT32_MAX))
+
+    def _poll_ms(self, timeout_ms: float | None) -> float:
+        return self.config.default_poll_ms if timeout_ms is None else _checked_ms(timeout_ms)
 
     def _raise_trouble(self) -> None:
         """Nothing is there to hand out: raise why, if waiting will not help."""
@@ -211,6 +210,14 @@ class ConsumerCore:
         generation = next(self._generations)
         self._inbox.move(key, generation, offset)
         self._io.post(self._fetching.seek, [(key, generation, offset, reset_to)])
+
+
+def _checked_ms(timeout_ms: Any) -> float:
+    if not isinstance(timeout_ms, int | float):
+        raise TypeError(f"timeout_ms: expected milliseconds as a number, got {type(timeout_ms).__name__}")
+    if timeout_ms < 0:
+        raise IllegalArgumentError(f"timeout_ms: must not be below 0 (given: {timeout_ms})")
+    return timeout_ms
 
 
 def as_partition(given: Any) -> TopicPartition:

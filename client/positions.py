@@ -8,6 +8,7 @@ from ..errors import CallboardTimeoutError, IllegalArgumentError
 from ..model import OffsetAndTimestamp, TopicPartition
 from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP
 from .consumer_core import ConsumerCore, as_partition
+from .group_offsets import OFFSET_MAX
 
 
 class Positions(ConsumerCore):
@@ -21,7 +22,7 @@ class Positions(ConsumerCore):
             CallboardTimeoutError: not known within ``timeout_ms`` (None: ``request_timeout_ms``).
         """
         key = as_partition(partition)
-        bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        bound_ms = self._bound_ms(timeout_ms)
 
         def look() -> int | None:
             reader = self._reader(key, "position")
@@ -38,13 +39,15 @@ class Positions(ConsumerCore):
         """Read this partition from ``offset`` on. Takes effect with the next record.
 
         Raises:
-            IllegalStateError: the partition is not assigned. IllegalArgumentError: the offset is negative.
+            IllegalStateError: the partition is not assigned. IllegalArgumentError: the offset is negative, or none.
         """
         key = as_partition(partition)
         if type(offset) is not int:
             raise TypeError(f"offset: expected int, got {type(offset).__name__}")
         if offset < 0:
             raise IllegalArgumentError(f"offset: must not be below 0 (given: {offset})")
+        if offset > OFFSET_MAX:
+            raise IllegalArgumentError(f"offset: must be at most {OFFSET_MAX} (given: {offset})")
         with self._lock:
             self._check_open()
             self._reader(key, "seek")
@@ -157,7 +160,7 @@ class Positions(ConsumerCore):
     def _look_up(
         self, wanted: Mapping[TopicPartition, int], timeout_ms: int | None
     ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-        bound_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        bound_ms = self._bound_ms(timeout_ms)
         if not wanted:
             return {}
         return self._io.ask(lambda done: self._fetching.look_up(wanted, bound_ms, done), bound_ms / 1000 + 1, "offsets")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from test_consumer import fill, read
-from test_groups import T0, member  # noqa: F401  (a fixture)
+from test_groups import T0, committed, member  # noqa: F401  (a fixture)
+
+from callboard import AsyncConsumer, IllegalArgumentError, TopicPartition
 
 
 def test_a_consumer_that_reads_nothing_is_told_what_its_group_has_committed(cluster, member):  # noqa: F811
@@ -14,3 +19,90 @@ def test_a_consumer_that_reads_nothing_is_told_what_its_group_has_committed(clus
     first.close()
 
     assert member().committed(T0, timeout_ms=5_000) == 3
+
+
+def test_a_position_that_was_set_back_to_where_it_began_is_committed(cluster, member):  # noqa: F811
+    cluster.create("t")
+    fill(cluster, 10)
+    first = member("t")
+    first.poll(0)
+    first.commit({T0: 4})
+    first.close(autocommit=False)
+    second = member("t")
+    read(second, 6)
+    second.commit()
+
+    second.seek(T0, 4)
+    second.close()
+
+    assert committed(cluster) == 4
+
+
+def test_a_commit_by_hand_that_is_behind_does_not_keep_an_automatic_one_back(cluster, member):  # noqa: F811
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t", auto_commit_interval_ms=0)
+    read(consumer, 10)
+    consumer.poll(0)  # commits all ten
+    consumer.commit_async({T0: 2})
+    consumer.commit({T0: 3})
+
+    consumer.close()
+
+    assert committed(cluster) == 10
+
+
+@pytest.mark.parametrize("close", [lambda it: it.close(False), lambda it: it.close(autocommit=False, timeout_ms=2_000)])
+def test_close_takes_first_whether_to_commit(cluster, member, close):  # noqa: F811
+    cluster.create("t")
+    fill(cluster, 3)
+    consumer = member("t")
+    read(consumer, 3)
+
+    close(consumer)
+
+    assert committed(cluster) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda it: it.seek(T0, 1 << 63), IllegalArgumentError, "offset: must be at most 9223372036854775807"),
+        (lambda it: it.commit_async({T0: 1}, "done"), TypeError, "callback: expected a callable, got str"),
+        (lambda it: it.commit(timeout_ms="1"), TypeError, "timeout_ms: expected milliseconds as a number, got str"),
+        (lambda it: it.commit(timeout_ms=-1), IllegalArgumentError, "timeout_ms: must not be below 0"),
+        (lambda it: it.committed(T0, timeout_ms="1"), TypeError, "timeout_ms: expected milliseconds as a number"),
+        (lambda it: it.position(T0, timeout_ms="1"), TypeError, "timeout_ms: expected milliseconds as a number"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_where_it_is_given(cluster, member, call, error, says):  # noqa: F811
+    cluster.create("t")
+    fill(cluster, 3)
+    consumer = member("t")
+    consumer.poll(0)
+
+    with pytest.raises(error, match=says):
+        call(consumer)
+
+    assert committed(cluster) is None
+
+
+def test_a_loop_whose_consumer_was_stopped_in_it_ends_without_an_error(cluster):
+    cluster.create("t")
+    fill(cluster, 5)
+    wrong = []
+
+    async def stop_in_the_middle() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        consumer = AsyncConsumer(
+            "t", group_id="g", bootstrap_servers=cluster.bootstrap_servers, auto_offset_reset="earliest"
+        )
+        records = aiter(consumer)
+        assert [(await anext(records)).offset for _ in range(3)] == [0, 1, 2]
+        await consumer.stop()
+        await records.aclose()
+
+    asyncio.run(stop_in_the_middle())
+
+    assert wrong == []
+    assert committed(cluster, TopicPartition("t", 0)) == 2
