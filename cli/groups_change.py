@@ -193,7 +193,7 @@ def delete(
             partitions = [key._asdict() for key in what or ()]
             done.append({"group_id": group_id, "is_there": what is not None, "partitions": partitions})
             if not as_json:
-                click.echo(_told(group_id, what, topics))
+                click.echo(human.visible(_told(group_id, what, topics)))
     if as_json:
         print_json(done)
 
@@ -256,4 +256,4 @@ def remove_member(
         print_json([{"group_id": group_id, "member": name} for name in results])
         return
     for name in results:
-        click.echo(f"put {name} out of {group_id}")
+        click.echo(human.visible(f"put {name} out of {group_id}"))

@@ -76,9 +76,9 @@ def _print(group: GroupDescription) -> None:
     assignor = f"  assignor {group.assignor}" if group.assignor else ""
     members = human.count(len(group.members), "member")
     generation = f"generation {group.group_epoch}{assignor}"
-    click.echo(f"{group.group_id}  {group.state}  {members}  {generation}  coordinator {coordinator}")
+    click.echo(f"{human.visible(group.group_id)}  {group.state}  {members}  {generation}  coordinator {coordinator}")
     if group.why:
-        click.echo(f"last rebalance: {group.why}")
+        click.echo(f"last rebalance: {human.visible(group.why)}")
     if group.members:
         print_table(
             ("member", "instance", "client", "host", "state", "epoch", "heartbeat", "owns", "shall own"),
@@ -122,7 +122,7 @@ def lag(clients: Clients, group_ids: tuple[str, ...], bootstrap_servers: str, ti
     for number, (group_id, lags) in enumerate(found.items()):
         if number:
             click.echo()
-        click.echo(f"{group_id}  {_total(lags)}")
+        click.echo(f"{human.visible(group_id)}  {_total(lags)}")
         if lags:
             _print_lags(lags)
 

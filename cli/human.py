@@ -1,4 +1,4 @@
-"""Figures as people read them. Pure: a number in, a short text out."""
+"""Figures and names as people read them. Pure: a short text out."""
 
 from __future__ import annotations
 
@@ -38,3 +38,8 @@ def count(number: int, noun: str) -> str:
 def rate(number: int, seconds: float) -> str:
     """Return how many a second: ``22,503/s``; nothing is said of too short a time."""
     return f"{number / seconds:,.0f}/s" if seconds > 0.001 else "–"
+
+
+def visible(text: str) -> str:
+    """Return a text that others have chosen (the id of a group, of a client) so that a terminal only shows it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

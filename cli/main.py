@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 
+from . import human
 from .commands import Entry, LazyGroup
 from .connect import Clients
 from .exits import MEANINGS, CommandFailed, ExitStatus, one_line, status_for
@@ -115,7 +116,7 @@ def open_missing_streams() -> None:
 
 
 def _complain(message: str, status: ExitStatus) -> int:
-    click.echo(f"{PROGRAM}: {' '.join(message.split())}", err=True)
+    click.echo(f"{PROGRAM}: {human.visible(' '.join(message.split()))}", err=True)
     return status
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from . import human
+
 PIPE_WIDTH = 1_000  # columns: wide enough that no cell is cut when a program reads
 
 
@@ -30,7 +32,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
-    """Print a table; the columns named in ``right`` are aligned to the right. Cells are shown as they are."""
+    """Print a table; the columns named in ``right`` are aligned to the right. Cells are shown as they are,
+    but for what a terminal would obey."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -41,7 +44,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
         table.add_column(column, justify="right" if column in aligned else "left", overflow="fold")
     for row in rows:
         # Text, not str: a client's id or an error's text must not be read as rich's markup.
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(human.visible(str(cell))) for cell in row))
     print_rich(table)
 
 

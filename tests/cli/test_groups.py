@@ -62,6 +62,13 @@ def test_groups_are_listed(cluster, groups):
     ]
 
 
+def test_a_group_whose_name_is_an_order_to_the_terminal_is_only_shown(cluster, groups):
+    cluster.group("a\x1b[2Jb\nc", 1)
+
+    assert table(groups("list").out)[2:] == [["a\\x1b[2Jb\\nc", "empty", "0"]]
+    assert groups("describe", "a\x1b[2Jb\nc").out.startswith("a\\x1b[2Jb\\nc  empty")
+
+
 def test_a_group_is_described_with_its_members(cluster, groups):
     group = cluster.group("billing", 2)
     group.members = [

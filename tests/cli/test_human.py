@@ -31,3 +31,7 @@ def test_durations(milliseconds, text):
 def test_counts_and_rates():
     assert [human.count(1, "record"), human.count(27_004, "record")] == ["1 record", "27,004 records"]
     assert [human.rate(100, 2.0), human.rate(5, 0.0)] == ["50/s", "–"]
+
+
+def test_what_a_terminal_would_obey_is_shown_instead():
+    assert human.visible("a\x1b[2Jb\nc\x9bd é漢 e") == "a\\x1b[2Jb\\nc\\x9bd é漢 e"
