@@ -121,10 +121,12 @@ __all__ = [*sorted(_HOMES), "__version__"]
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
-    if home is None:
+    if home is None and name != "errors":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if home is None:  # the module of all errors, for whoever writes callboard.errors.… after `import callboard`
+        return import_module(f".{name}", __name__)
     value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value

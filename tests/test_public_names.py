@@ -26,6 +26,12 @@ def test_every_public_name_is_there_and_listed():
         assert name in dir(callboard)
 
 
+def test_all_errors_are_reached_by_their_module(run):
+    ended = run(["import callboard; print(callboard.errors.FencedInstanceIdError.__name__)"], program=["-c"])
+
+    assert (ended.stdout, ended.stderr) == ("FencedInstanceIdError\n", "")
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error():
     assert not hasattr(callboard, "KafkaProducer")
 
