@@ -251,3 +251,33 @@ def test_a_log_that_is_damaged_is_not_compacted(cluster):
 
     assert log_of(cluster).size_bytes == before
     assert [name for name in cluster.disks["broker-1"].list_dir(home) if name.endswith(".cleaned")] == []
+
+
+def test_what_followers_do_not_have_yet_is_not_touched_and_hides_nothing():
+    cluster = a_cluster(3)
+    topic = cluster.create_topic("orders", replication_factor=3, min_insync_replicas=2, **CONFIG)
+    fill(cluster, topic, 10)
+    leader = partition_of(cluster, topic).leader
+    cluster.metadata = lambda _=0: type(cluster).metadata(cluster, leader)
+    for other in {1, 2, 3} - {leader}:
+        cluster.crash(f"broker-{other}")
+    cluster.run_until(lambda: len(partition_of(cluster, topic).isr) == 1)
+
+    for number in range(60):  # they are on the leader's disk, and nowhere else
+        assert put(cluster, topic, (b"%d" % (number % 5), b"%0100d" % number), acks=1).error == 0
+    look(cluster, 8)
+
+    log = log_of(cluster, f"broker-{leader}")
+    assert (log.log_end_offset, log.durable_offset) == (70, 70)
+    assert offsets_in(log)[-65:] == [*range(5, 70)]
+
+
+def offsets_in(log):
+    """The offsets of all records on disk, also of those that no consumer may see yet."""
+    found, at = [], 0
+    while at < log.log_end_offset:
+        data = b"".join(log.read(at, 1 << 20, log.log_end_offset))
+        for header, begin in iter_batches(data):
+            found += decode_batch(data, begin).offsets
+            at = header.next_offset
+    return found
