@@ -271,6 +271,14 @@ class Application:
         if call is not None:
             call(partitions)
 
+    def run_last_callbacks(self) -> None:
+        """Call all that are left, also when one raises: nobody will come again. The first exception is raised."""
+        try:
+            self.run_callbacks()
+        finally:
+            if self.ended:
+                self.run_last_callbacks()
+
     def run_callbacks(self) -> None:
         """Call the callbacks of commits that have ended, in order, outside the lock."""
         while self.ended:

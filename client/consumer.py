@@ -328,7 +328,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
         finally:
             self._end(max(0.1, (until_ms - self._io.clock.monotonic_ms()) / 1000) if bound_s else 0.0)
         if self._application is not None:
-            self._application.run_callbacks()
+            self._application.run_last_callbacks()
 
     def _end(self, bound_s: float) -> None:
         with self._lock:

@@ -80,7 +80,9 @@ def describe_health(
 class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """What a consumer is doing. ``str`` gives it line by line."""
 
-    state: str  # "not subscribed", "assigned by hand", "all partitions", or of a member: "joining", "joined", …
+    state: (
+        str  # "closed", "not subscribed", "assigned by hand", "all partitions", or of a member: "joining", "joined", …
+    )
     group_id: str | None
     member_id: str
     generation: int  # member epoch; -1: none
@@ -96,13 +98,16 @@ class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         lines = [f"state: {self.state}", f"waits for: {self.waits_for}"]
         if self.group_id is not None:
-            of = f"member {self.member_id or '-'}, generation {self.generation}"
-            lines.append(f"group: {self.group_id}, {of}, coordinator: broker {self.coordinator}")
+            member = f"member {self.member_id}, " if self.member_id else "no member yet, "
+            member += f"generation {self.generation}, " if self.generation >= 0 else ""
+            coordinator = f"broker {self.coordinator}" if self.coordinator >= 0 else "not known"
+            lines.append(f"group: {self.group_id}, {member}coordinator: {coordinator}")
         lines.append(f"assignment: {', '.join(self.assignment) or 'nothing'}" + (f" ({self.why})" if self.why else ""))
         for name, partitions in (("next poll takes over", self.coming), ("next poll gives back", self.going)):
             if partitions:
                 lines.append(f"{name}: {', '.join(partitions)}")
-        lines.append(f"last heartbeat: {self.last_heartbeat_ms} ms ago, last fetch: {self.last_fetch_ms} ms ago")
+        heartbeat = f"last heartbeat: {_told(self.last_heartbeat_ms)}, " if self.group_id is not None else ""
+        lines.append(f"{heartbeat}last fetch: {_told(self.last_fetch_ms)}")
         return "\n".join(lines)
 
 
@@ -114,7 +119,9 @@ def explain(
     group = fetching.group
     member = group.member if group is not None else None
     changes = list(application.changes) if application is not None else []
-    if is_assigned_by_hand:
+    if not io.is_alive:
+        state = "closed"
+    elif is_assigned_by_hand:
         state = "assigned by hand"
     elif inbox.subscription is None:
         state = "not subscribed"
@@ -142,10 +149,10 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, has_changes: bool
     cluster, group = fetching.cluster, fetching.group
     if not io.is_alive:
         return "nothing: the consumer is closed"
-    if cluster.unreachable_since_ms is not None:
-        return str(cluster.unreachable_error())
     if inbox.subscription is None and not inbox.readers:
         return "subscribe() or assign()"
+    if cluster.unreachable_since_ms is not None:
+        return str(cluster.unreachable_error())
     if group is not None and inbox.subscription is not None:
         member = group.member
         if member.phase is Phase.BARRED:
@@ -176,6 +183,10 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, has_changes: bool
     if inbox.readers and all(reader.is_paused for reader in inbox.readers.values()):
         return "resume(): all partitions are paused"
     return "new records"
+
+
+def _told(ago_ms: int) -> str:
+    return f"{ago_ms} ms ago" if ago_ms >= 0 else "none yet"
 
 
 def _ago(now_ms: int, then_ms: int) -> int:

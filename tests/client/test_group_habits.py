@@ -106,3 +106,37 @@ def test_a_loop_whose_consumer_was_stopped_in_it_ends_without_an_error(cluster):
 
     assert wrong == []
     assert committed(cluster, TopicPartition("t", 0)) == 2
+
+
+def test_close_calls_all_callbacks_though_one_raises(cluster, member):  # noqa: F811
+    cluster.create("t")
+    fill(cluster, 3)
+    consumer = member("t")
+    read(consumer, 3)
+    heard = []
+
+    def fail(_offsets, _error):
+        raise ZeroDivisionError
+
+    consumer.commit_async(callback=fail)
+    consumer.commit_async(callback=lambda offsets, error: heard.append((offsets[T0].offset, error)))
+    with pytest.raises(ZeroDivisionError):
+        consumer.close()
+
+    assert heard == [(3, None)]
+
+
+def test_what_is_not_known_yet_is_explained_in_words(cluster, member):  # noqa: F811
+    consumer = member()
+
+    before = str(consumer.explain()).splitlines()
+    consumer.close()
+
+    assert before == [
+        "state: not subscribed",
+        "waits for: subscribe() or assign()",
+        "group: g, no member yet, coordinator: not known",
+        "assignment: nothing",
+        "last heartbeat: none yet, last fetch: none yet",
+    ]
+    assert str(consumer.explain()).startswith("state: closed\nwaits for: nothing: the consumer is closed")
