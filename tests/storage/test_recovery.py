@@ -394,3 +394,16 @@ def test_a_sync_that_fails_when_a_log_is_closed_or_cut_is_not_tried_again_by_the
     disk.heal()
     with pytest.raises(StorageError, match="a sync failed here"):
         open_log(disk.kill())
+
+
+def test_without_its_checkpoint_a_log_begins_with_its_first_segment_again():
+    disk = SimDisk()
+    log = open_log(disk)
+    for n in range(3):
+        append(log, b"%d" % n)
+    log.delete_before(2, 3)
+    log.close(0)
+    assert values(open_log(disk.kill())) == [b"2"]
+    disk.erase(f"{DIRECTORY}/checkpoint")
+
+    assert values(open_log(disk.kill())) == [b"0", b"1", b"2"]
