@@ -25,13 +25,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from setproctitle import setproctitle
 
 from ..config import ProcessOptions
 from ..errors import ConfigurationError
-from ..storage.files import OsFiles
+from ..storage.files import DISK_FULL, OsFiles
 from ..transport import messages
 from ..transport.addresses import boot_identity
 from ..transport.endpoint import ZmqTransport
@@ -272,10 +272,19 @@ def watch_for_stalls(loop: Loop, stall_s: float, log_file: IO[str]) -> None:
     arm()
 
 
+class LogFile(logging.StreamHandler[TextIO]):
+    """Writes events to a file; while the disk is full they are lost, and nothing is said of that anywhere else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exc_info()[1]
+        if not (isinstance(error, OSError) and error.errno in DISK_FULL):
+            super().handleError(record)
+
+
 def log_to(data_dir: str, name: str, level: str) -> IO[str]:
     """Have this process's events appended to ``<data_dir>/log/<name>.log``; return the open file."""
     stream = open(f"{data_dir}/log/{name}.log", "a", encoding="utf-8")  # noqa: SIM115 - open as long as the process
-    handler = logging.StreamHandler(stream)
+    handler = LogFile(stream)
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(process)d %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )

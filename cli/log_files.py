@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ..storage.inspection import LogReport
     from ..storage.verification import Damage
 
+FAILED_ADVICE = (
+    "where a sync failed, see that disk and file system are sound, then remove the file `failed`"
+    " (docs/operations.md, Several disks)"
+)
 LOCK_LEVELS = 3  # a log lies in a broker's directory, that in a data directory
 
 directory_argument = click.argument(
@@ -43,9 +47,11 @@ def dump(directory: str, with_records: bool, as_json: bool) -> None:
     files = OsFiles()
     for log in _logs(directory):
         view = LogView(files, log)
+        last: Damage | None = None
         for found in view.walk():
+            last = found[1] if len(found) == 2 else None
             if len(found) == 2:
-                damaged += found[1].offset < view.recovery_offset or view.recovery_offset < 0
+                damaged += 1
                 _line({"log": log, **_damage(found[1])}, f"{log}: DAMAGED {found[1]}", as_json)
                 continue
             base, header, position = found
@@ -54,6 +60,7 @@ def dump(directory: str, with_records: bool, as_json: bool) -> None:
             if with_records:
                 for record in _records(view.path(base), header, position):
                     _line({"log": log, **record}, "  " + _words(record), as_json)
+        damaged -= view.is_torn(last)
     if damaged:
         raise CommandFailed(f"{human.count(damaged, 'damaged place')}; `callboard log verify` tells more")
 
@@ -77,9 +84,12 @@ def verify(directory: str, as_json: bool) -> None:
         places = sum(len(report.damages) for report in unsound)
         failed = sum(report.is_failed for report in unsound)
         said = [human.count(places, "damaged place")] if places else []
-        said += [f"{human.count(failed, 'log')} where a sync failed"] if failed else []
         said += ["a repair that was interrupted"] if any(report.is_unfinished for report in unsound) else []
-        raise CommandFailed(f"{' and '.join(said)}; `callboard log repair DIR` says what can be done")
+        advice = ["`callboard log repair DIR` says what can be done"] if said else []
+        if failed:
+            said.append(f"{human.count(failed, 'log')} where a sync failed")
+            advice.append(FAILED_ADVICE)
+        raise CommandFailed("; ".join([" and ".join(said), *advice]))
 
 
 @click.command(cls=Command, short_help="Say, or with --yes do, what makes a damaged log usable again.")
@@ -102,21 +112,23 @@ def repair(directory: str, skip: bool, yes: bool, as_json: bool) -> None:
 
     files = OsFiles()
     with _locked(directory):
-        damaged = [report for report in _reports(directory) if report.damages or report.is_unfinished]
+        reports = _reports(directory)
+        damaged = [report for report in reports if report.damages or report.is_unfinished]
         done: list[dict[str, Any]] = []
         for report in damaged:
-            lost = _would_lose(report, skip)
+            lost = report.would_lose(skip=skip)
             plan: dict[str, Any] = {"log": report.directory, "lost": lost, "is_done": False}
             if yes:
                 result = repair_log(files, report.directory, _aside_name(report.directory), skip=skip)
                 plan |= {"lost": result.lost, "is_done": True, "aside": result.aside}
             done.append(plan)
             if not as_json:
-                _say_repair(plan)
+                _say_repair(plan, report)
     if as_json:
         print_json(done)
     elif not damaged:
-        say("nothing is damaged")
+        is_failed = any(report.is_failed for report in reports)
+        say(f"nothing is damaged; {FAILED_ADVICE}" if is_failed else "nothing is damaged")
     elif not yes:
         say("nothing was changed; --yes does it" + ("" if skip else ", --skip loses less"))
 
@@ -124,21 +136,15 @@ def repair(directory: str, skip: bool, yes: bool, as_json: bool) -> None:
 # -- what is said ----------------------------------------------------------------------------------
 
 
-def _would_lose(report: LogReport, skip: bool) -> list[tuple[int, int]]:
-    if skip:
-        return [(damage.offset, damage.next_offset) for damage in report.damages]
-    if not report.damages:
-        return []  # a repair was interrupted: known when the files are back as they were
-    first = report.damages[0]
-    return [(first.offset, max(report.log_end_offset, first.next_offset))]
-
-
-def _say_repair(plan: dict[str, Any]) -> None:
-    lost = ", ".join(f"{begin} to {end - 1}" for begin, end in plan["lost"]) or "not known before it is done"
+def _say_repair(plan: dict[str, Any], report: LogReport) -> None:
+    lost = ", ".join(f"{begin} to {end - 1}" for begin, end in plan["lost"])
     if plan["is_done"]:
-        click.echo(f"{plan['log']}: offsets {lost} are gone; the files as they were: {plan['aside']}")
+        said = f"offsets {lost} are gone" if lost else "no offset is gone"
+        click.echo(f"{plan['log']}: {said}; the files as they were: {plan['aside']}")
+    elif not lost and report.is_unfinished:
+        click.echo(f"{plan['log']}: a repair was interrupted; what is lost is not known before it is done")
     else:
-        click.echo(f"{plan['log']}: offsets {lost} would be lost")
+        click.echo(f"{plan['log']}: " + (f"offsets {lost} would be lost" if lost else "nothing would be lost"))
 
 
 def _print_reports(reports: list[LogReport]) -> None:

@@ -117,14 +117,8 @@ class FlushJob:
 
     def _sync(self) -> None:
         try:
-            for handle in self._handles:
-                handle.datasync()
-            if self._sync_dir:
-                self._files.sync_dir(self._directory)
+            sync_all(self._files, self._directory, self._handles, sync_dir=self._sync_dir, target=self.target)
         except OSError as error:
-            note = f"{error.strerror or error}; durable below {self.target} is not known"
-            with contextlib.suppress(OSError):  # the disk is failing: the page cache at least will hold it
-                self._files.write_bytes(f"{self._directory}/{FAILED_FILE}", note.encode())
             raise StorageError(f"{self._directory}: sync failed: {error.strerror or error}") from error
 
     def _swap(self) -> None:
@@ -151,12 +145,11 @@ class FlushJob:
             with self._state:
                 if self._is_abandoned:
                     return
-                write_checkpoint(self._files, self._directory, self.checkpoint, self._producers or {})
+                self.wrote_checkpoint = try_checkpoint(
+                    self._files, self._directory, self.checkpoint, self._producers or {}
+                )
         except OSError as error:
-            if error.errno in DISK_FULL:  # the old one stays true; there will be another
-                return
             raise StorageError(f"{self._directory}: checkpoint failed: {error.strerror or error}") from error
-        self.wrote_checkpoint = True
 
     def _remove_doomed(self) -> None:
         if self.wrote_checkpoint and self.doomed:
@@ -165,6 +158,24 @@ class FlushJob:
                     return
                 remove_segments(self._files, self.doomed)
                 self._files.sync_dir(self._directory)
+
+
+def sync_all(files: Files, directory: str, opened: Sequence[File], *, sync_dir: bool, target: int) -> None:
+    """Sync files, and with ``sync_dir`` the directory. Every sync of what a log holds goes this way (rule 2).
+
+    Raises:
+        OSError: one failed; the mark ``failed`` is left, so that no later process tries again, which would succeed.
+    """
+    try:
+        for file in opened:
+            file.datasync()
+        if sync_dir:
+            files.sync_dir(directory)
+    except OSError as error:
+        note = f"{error.strerror or error}; durable below {target} is not known"
+        with contextlib.suppress(OSError):  # the disk is failing: the page cache at least will hold it
+            files.write_bytes(f"{directory}/{FAILED_FILE}", note.encode())
+        raise
 
 
 def storage_error(what: str, error: OSError) -> StorageError:
@@ -193,6 +204,17 @@ def write_index(files: Files, path: str, content: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             files.remove(path)
+
+
+def try_checkpoint(files: Files, directory: str, checkpoint: Checkpoint, producers: dict[int, ProducerState]) -> bool:
+    """Write both as ``write_checkpoint`` does. False: there is no room; the old ones are true, there will be others."""
+    try:
+        write_checkpoint(files, directory, checkpoint, producers)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        return False
+    return True
 
 
 def write_checkpoint(files: Files, directory: str, checkpoint: Checkpoint, producers: dict[int, ProducerState]) -> None:

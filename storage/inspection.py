@@ -74,6 +74,11 @@ class LogReport:
     def is_sound(self) -> bool:
         return not self.damages and not self.is_failed and not self.is_unfinished
 
+    def would_lose(self, *, skip: bool) -> list[tuple[int, int]]:
+        """Return the offsets that a repair gives up."""
+        lost = [(damage.offset, damage.next_offset) for damage in self.damages if damage.is_loss]
+        return lost if skip or not lost else [(lost[0][0], max(self.log_end_offset, lost[-1][1]))]
+
 
 class LogView:
     """The files of one log directory, as they are now; nothing is changed."""
@@ -102,13 +107,23 @@ class LogView:
 
     def end_of(self, place: int) -> int | None:
         """Return the offset at which a segment must end; None: the last one, nobody knows."""
-        if place + 1 == len(self.bases):
+        known = self.checkpoint
+        if place + 1 < len(self.bases):
+            following = self.bases[place + 1]
+        elif known is not None and known.segment > self.bases[place]:
+            following = known.segment  # its file is missing
+        else:
             return None
-        following = self.bases[place + 1]
         return next((begin for begin, end in self.gaps if end == following), following)
+
+    def is_torn(self, last: Damage | None) -> bool:
+        """Whether what ``walk`` ended with is the torn tail of a crash: opening the log cuts it."""
+        return last is not None and last.offset >= self.recovery_offset >= 0
 
     def walk(self) -> Iterator[tuple[int, BatchHeader, int] | tuple[int, Damage]]:
         """Yield (segment's base offset, header, position) of each batch, checked; (base offset, damage) in between."""
+        if (first := self._missing_first()) is not None:
+            yield first.offset, first
         for place, base in enumerate(self.bases):
             file = self.files.open(self.path(base), read_only=True)
             try:
@@ -120,13 +135,38 @@ class LogView:
             finally:
                 file.close()
 
+        if (last := self._missing_last()) is not None:
+            yield last.offset, last
+
+    def _missing_first(self) -> Damage | None:
+        """Return what is missing of the synced records before the first segment that there is."""
+        known = self.checkpoint
+        if known is None:
+            return None
+        end = min(self.bases[0], known.recovery_offset) if self.bases else known.recovery_offset
+        if end <= known.log_start_offset:
+            return None
+        problem = f"it is missing; the log begins at offset {known.log_start_offset}"
+        return Damage(self.path(known.log_start_offset), 0, 0, known.log_start_offset, end, problem)
+
+    def _missing_last(self) -> Damage | None:
+        """Return what is missing of the synced records if the segment of the recovery point is, and all behind it."""
+        known = self.checkpoint
+        if known is None or not known.position or not self.bases or self.bases[-1] >= known.segment:
+            return None
+        problem = f"it is missing; it was synced to byte {known.position}"
+        begin = max(known.segment, known.log_start_offset)
+        return Damage(self.path(known.segment), 0, 0, begin, known.recovery_offset, problem)
+
     def _parts(self, place: int, size: int) -> list[tuple[int, int, int | None]]:
         """Return the parts of a segment below and above the recovery point: begin, end, and the offset behind them."""
         known = self.checkpoint
         if known is None or known.segment != self.bases[place] or not known.position:
             return [(0, size, self.end_of(place))]
-        below = (0, min(known.position, size), known.recovery_offset)
-        return [below, (known.position, size, self.end_of(place))] if size > known.position else [below]
+        end = self.end_of(place)
+        if size <= known.position:
+            return [(0, size, known.recovery_offset if end is None else end)]
+        return [(0, known.position, known.recovery_offset), (known.position, size, end)]
 
     def _epoch_of(self) -> EpochOf:
         return lambda offset: self._epochs.epoch_at(offset) if offset < self.recovery_offset else -1
@@ -158,13 +198,8 @@ class LogView:
             report.log_end_offset = header.next_offset
         if self.bases:
             report.log_end_offset = max(report.log_end_offset, self.bases[-1])
-        if last is not None and last.offset >= self.recovery_offset >= 0:
+        if self.is_torn(last):
             report.torn.append(report.damages.pop())
-        if not self.bases and checkpoint is not None and checkpoint.position:
-            missing = self.path(checkpoint.segment)
-            problem = f"it is missing; it was synced to byte {checkpoint.position}"
-            offsets = (checkpoint.log_start_offset, checkpoint.recovery_offset)
-            report.damages.append(Damage(missing, 0, 0, *offsets, problem))
         return report
 
 
@@ -222,11 +257,12 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
     report = view.report()
     if not report.damages:
         raise StorageCorruption(f"{directory}: nothing is damaged", directory)
-    damages = report.damages if skip else report.damages[:1]
-    first = damages[0]
-    touched = {damage.path for damage in (*damages, *report.torn)}
-    if not skip:
-        touched |= {view.path(base) for base in view.bases if base > first.offset}
+    surplus = [damage for damage in report.damages if not damage.is_loss]
+    losses = [damage for damage in report.damages if damage.is_loss]
+    damages = losses if skip else losses[:1]
+    touched = {damage.path for damage in (*damages, *surplus, *report.torn)}
+    if not skip and damages:
+        touched |= {view.path(base) for base in view.bases if base > damages[0].offset}
     keep = f"{directory}/{aside}"
     files.make_dir(keep)
     for path in [*sorted(touched), *(f"{directory}/{name}" for name in (CHECKPOINT_FILE, PRODUCERS_FILE, GAPS_FILE))]:
@@ -240,27 +276,22 @@ def repair(files: Files, directory: str, aside: str, *, skip: bool) -> Repaired:
     for name in view.names:
         if name.endswith(INDEX_SUFFIX) or name in (CLEAN_FILE, CLEANED_FILE):
             files.remove(f"{directory}/{name}")
-    gaps = list(view.gaps)
+    for behind in surplus if skip or not damages else ():
+        _truncate(files, behind.path, behind.position)
     if skip:
         for torn in report.torn:
             _truncate(files, torn.path, torn.position)
         for damage in reversed(damages):
-            _take_out(files, view, damage)
-            gaps.append((damage.offset, damage.next_offset))
+            is_last = damage is damages[-1] and damage.next_offset > report.log_end_offset
+            _take_out(files, view, damage, is_last=is_last)
+        gaps = [*view.gaps, *((damage.offset, damage.next_offset) for damage in damages)]
         files.write_atomic(f"{directory}/{GAPS_FILE}", encode_gaps(_merged(gaps)))
-    else:
-        for base in reversed(view.bases):
-            if base > first.offset or (base == first.offset and first.position == 0 and base != view.bases[0]):
-                files.remove(view.path(base))
-        if files.exists(first.path):
-            _truncate(files, first.path, first.position)
+    elif damages:
+        _cut(files, view, damages[0])
     end, start = _write_truth(files, directory, report.log_start_offset, view.checkpoint)
     files.remove(f"{directory}/{REPAIR_FILE}")
     files.sync_dir(directory)
-    lost = [(damage.offset, damage.next_offset) for damage in damages]
-    if not skip:
-        lost = [(first.offset, max(report.log_end_offset, first.next_offset))]
-    return Repaired(keep, lost, start, end)
+    return Repaired(keep, report.would_lose(skip=skip), start, end)
 
 
 def _restore(files: Files, directory: str) -> None:
@@ -280,14 +311,26 @@ def _restore(files: Files, directory: str) -> None:
     files.sync_dir(directory)
 
 
-def _take_out(files: Files, view: LogView, damage: Damage) -> None:
-    """Let a segment end before the damage, and another begin behind it."""
+def _cut(files: Files, view: LogView, first: Damage) -> None:
+    """Let the log end before the first damage."""
+    for base in reversed(view.bases):
+        if base > first.offset or (base == first.offset and first.position == 0 and base != view.bases[0]):
+            files.remove(view.path(base))
+    if files.exists(first.path):
+        _truncate(files, first.path, first.position)
+
+
+def _take_out(files: Files, view: LogView, damage: Damage, *, is_last: bool) -> None:
+    """Let a segment end before the damage, and another begin behind it; at the log's end an empty one: no offset is
+    given twice.
+    """
+    behind = view.path(damage.next_offset)
     if not files.exists(damage.path):
+        if is_last:
+            files.open(behind, create=True).close()
         return
     size = files.size(damage.path)
-    is_last = damage.path == view.path(view.bases[-1])
-    if damage.end_position < size or is_last:  # at the end an empty one: no offset is given twice
-        behind = view.path(damage.next_offset)
+    if damage.end_position < size or is_last:
         _copy(files, damage.path, f"{behind}.tmp", damage.end_position)
         files.rename(f"{behind}.tmp", behind)
         files.sync_dir(view.directory)

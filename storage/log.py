@@ -21,12 +21,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from ..config import TopicConfig
-from ..errors import (
-    CorruptRecordError,
-    OffsetOutOfRangeError,
-    StorageCorruption,
-    StorageError,
-)
+from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageCorruption, StorageError
 from .batch import BatchHeader
 from .checkpoint import CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_clean
 from .cleaner import Cleaner
@@ -34,7 +29,7 @@ from .compaction import Compaction, Terms
 from .cutting import lowered, rebuild_producers
 from .directory import begin_empty, empty_checkpoint, make_directory, remove_directory
 from .files import Buffer, Files
-from .flushing import FlushJob, storage_error, write_checkpoint, write_first, write_index
+from .flushing import FlushJob, storage_error, sync_all, try_checkpoint, write_checkpoint, write_first, write_index
 from .index import NO_TIMESTAMP
 from .reading import Reader
 from .recovery import Recovered, RecoveryReport, recover
@@ -526,6 +521,7 @@ class Log:
         checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
         if checkpoint is not None:
             write_first(self._files, self.directory, checkpoint)
+            self._on_disk = checkpoint
         self.epochs.truncate_from_end(mark.next_offset)
         if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
             self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
@@ -542,14 +538,19 @@ class Log:
         self.high_watermark = min(self.high_watermark, mark.next_offset)
         self.log_start_offset = min(self.log_start_offset, mark.next_offset)  # the cut is at a batch's begin
         rebuild_producers(self.producers, self._segments, self.log_start_offset)
-        for segment in self._dirty:
-            segment.file().datasync()
-        self._files.sync_dir(self.directory)
+        self._sync_dirty(sync_dir=True)
+        self._told_durable_offset = self.durable_offset
+        checkpoint = self._checkpoint(self.log_end_offset)
+        if try_checkpoint(self._files, self.directory, checkpoint, self.producers.copy()):
+            self._on_disk, self._producers_on_disk = checkpoint, self.producers.version
+        else:
+            self._is_checkpoint_due, self._producers_on_disk = True, -1
+
+    def _sync_dirty(self, *, sync_dir: bool) -> None:
+        handles = [segment.file() for segment in self._dirty]
+        sync_all(self._files, self.directory, handles, sync_dir=sync_dir, target=self.log_end_offset)
         self._dirty, self._is_dir_dirty = [], False
-        self.durable_offset = self._told_durable_offset = self.log_end_offset
-        self._on_disk = self._checkpoint(self.log_end_offset)
-        write_checkpoint(self._files, self.directory, self._on_disk, self.producers.copy())
-        self._producers_on_disk = self.producers.version
+        self.durable_offset = self.log_end_offset
 
     def begin_anew(self, log_start_offset: int, now_ms: int) -> None:
         """Drop every record: the log begins and ends at ``log_start_offset``; on disk when this returns. Blocks.
@@ -597,12 +598,7 @@ class Log:
     def _close_cleanly(self, now_ms: int) -> None:
         try:
             self._finish_job()
-            for segment in self._dirty:
-                segment.file().datasync()
-            if self._is_dir_dirty:
-                self._files.sync_dir(self.directory)
-            self._dirty, self._is_dir_dirty = [], False
-            self.durable_offset = self.log_end_offset
+            self._sync_dirty(sync_dir=self._is_dir_dirty)
             self.producers.expire(now_ms, self.log_start_offset)
             for segment in [*self._fresh_indexes, self._segments[-1]]:
                 content = segment.index_bytes()

@@ -13,7 +13,8 @@ Rules of this file:
 3. What ``apply`` has returned is on disk (write-ahead log, ``synchronous=FULL``), so epochs never go back (R8). A group
    shares one fsync.
 4. A write that failed is not tried again: its group is rolled back and the store is broken until opened anew.
-   The caller learns nothing about the group: its outcome is unknown.
+   The caller learns nothing about the group: its outcome is unknown. Only a full disk is told apart: nothing of the
+   group was written, and the store is as it was.
 5. One process owns the file (exclusive lock), so the versions may be kept in memory beside it. The first
    statement of each group checks that against the file all the same.
 6. A damaged file is refused whole: a checksum a row, SQLite's own check, and versions that fit together.
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import orjson
 
-from ..errors import InvariantViolated, StorageError
+from ..errors import InvariantViolated, StorageError, StorageFull
 
 ANY_VERSION = -1  # ``if_version``: whatever is there
 ABSENT = 0  # ``if_version``: it does not exist
@@ -162,6 +163,7 @@ class DocumentStore(ABC):
         """Perform operations in order, each seeing the ones before it, and make them durable together.
 
         Raises:
+            StorageFull: there is no room. Nothing was written; the same may be tried again.
             StorageError: the disk failed. Nothing is known of any of them; open the store anew.
         """
         if self._is_broken:
@@ -172,7 +174,12 @@ class DocumentStore(ABC):
         if (group.version, group.next_producer_id) == before:
             return outcomes
         self._is_broken = True  # until it is on disk
-        self._persist(list(group.rows.values()), before[0], group.version, group.next_producer_id)
+        try:
+            self._persist(list(group.rows.values()), before[0], group.version, group.next_producer_id)
+        except StorageFull:
+            self.load()  # what was performed in memory is forgotten
+            self._is_broken = (self.version, self.next_producer_id) != before
+            raise
         self._is_broken = False
         self.version, self.next_producer_id = group.version, group.next_producer_id
         return outcomes
@@ -185,6 +192,7 @@ class DocumentStore(ABC):
         """
         documents, self.version, self.next_producer_id = self._read()
         self._versions.clear()
+        self._lease_epoch, self._is_lease_held = 0, False
         for document in documents:
             if not 0 < document.version <= self.version:
                 raise StorageError(f"document {document.key!r} has version {document.version} of {self.version}")
@@ -360,7 +368,8 @@ class SqliteStore(DocumentStore):
             run_many("DELETE FROM documents WHERE key = ?", [(row.key,) for row in rows if row.value is None])
             run("COMMIT")
         except sqlite3.Error as error:
-            raise StorageError(self._in_words(error)) from error
+            is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            raise (StorageFull if is_full else StorageError)(self._in_words(error)) from error
         finally:
             if self._connection.in_transaction:
                 self._connection.rollback()

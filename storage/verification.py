@@ -36,11 +36,16 @@ class Damage:
     next_offset: int
     problem: str
 
+    @property
+    def is_loss(self) -> bool:
+        """Whether records are missing; else there are only bytes behind the last batch of a segment."""
+        return self.next_offset > self.offset
+
     def __str__(self) -> str:
-        return (
-            f"{self.path} at {self.position}: {self.problem}; offsets {self.offset} to {self.next_offset - 1} "
-            "cannot be read"
-        )
+        where = f"{self.path} at {self.position}: {self.problem}"
+        if not self.is_loss:
+            return f"{where}; bytes behind the segment's last batch, no offset is missing"
+        return f"{where}; offsets {self.offset} to {self.next_offset - 1} cannot be read"
 
 
 class Ranges:
@@ -190,7 +195,7 @@ def scan(
             continue
         found, offset = find_batch(file, position + 1, end, expected + 1, next_offset)
         if found < 0:
-            found, offset = end, (expected + 1 if next_offset is None else max(next_offset, expected + 1))
+            found, offset = end, (expected + 1 if next_offset is None else max(next_offset, expected))
         yield Damage(file.path, position, found, expected, offset, problem)
         position, expected = found, offset
     if next_offset is not None and expected < next_offset:

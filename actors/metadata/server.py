@@ -14,7 +14,8 @@ Rules of this file:
    lease when a request is *handled*; the queue keeps that order, so the store compares each commit with the
    lease as it was decided before it (B26).
 3. **A refusal is a reply; a failed disk ends the actor.** Its successor opens the store anew, and everybody who
-   waited learns only that the outcome is unknown.
+   waited learns only that the outcome is unknown. A full disk is no failure: nothing was written, sessions and the
+   lease live in memory, and the same group is tried again until there is room.
 4. **Bounded**: the queue (commits and campaigns are refused over it, ends of sessions never), puts a commit,
    sessions, watches.
 """
@@ -24,13 +25,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
 
 from ...config import BrokerSettings, Limits
-from ...errors import ConfigurationError, ErrorCode
+from ...errors import ConfigurationError, ErrorCode, StorageFull
 from ...storage.metadata_store import (
     AllocateProducerIds,
     Committed,
@@ -68,6 +68,7 @@ from .documents import (
 from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
+from .steps import StoreOpened, Tick, Waiting, Written
 from .translation import (
     commit_of,
     lease_value,
@@ -95,37 +96,15 @@ class Requests(msgspec.Struct, frozen=True, gc=False):
     inbound: list[Inbound]
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    store: DocumentStore
-    documents: list[StoredDocument]
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    outcomes: list[Outcome]
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    operation: Operation
-    then: Callable[[Outcome], None]
-
-
 class MetadataServer(LoopActor):
     """See the top of the file. Counts as started when it serves."""
 
     starts_later = True
     handlers: ClassVar[Mapping[type, str]] = {
         Requests: "on_requests",
-        _Opened: "on_opened",
-        _Written: "on_written",
-        _Tick: "on_tick",
+        StoreOpened: "on_opened",
+        Written: "on_written",
+        Tick: "on_tick",
     }
 
     def __init__(
@@ -168,9 +147,10 @@ class MetadataServer(LoopActor):
         self._own_host = own_host
         self._hosts: dict[str, HostDocument] = {}  # by name; decided, on disk soon
         self._lease = Lease()
-        self._waiting: deque[_Waiting] = deque()
-        self._writing: list[_Waiting] = []  # the group at the store now, until its outcomes are handled
+        self._waiting: deque[Waiting] = deque()
+        self._writing: list[Waiting] = []  # the group at the store now, until its outcomes are handled
         self._is_store_busy = False  # a job is out
+        self._is_out_of_room = False  # the group at the store waits for room on the disk
         self._timer: Timer | None = None
         self._timer_due_ms = 0
         self._dispatch: dict[type, Callable[[Inbound, Any], None]] = {
@@ -191,10 +171,10 @@ class MetadataServer(LoopActor):
     # -- life ----------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
-        def job() -> _Opened:
+        def job() -> StoreOpened:
             store = self._open_store()
             try:
-                return _Opened(store, store.load())
+                return StoreOpened(store, store.load())
             except BaseException:
                 store.close()
                 raise
@@ -203,13 +183,13 @@ class MetadataServer(LoopActor):
         # lock on the file would keep the successor out.
         self.context.pool.submit(job, self._deliver_opened)
 
-    def _deliver_opened(self, opened: _Opened | None, error: BaseException | None) -> None:
+    def _deliver_opened(self, opened: StoreOpened | None, error: BaseException | None) -> None:
         if error is not None:
             self.fail("start", error)
         elif opened is not None and not self.actor_ref.post(opened):
             opened.store.close()
 
-    def on_opened(self, opened: _Opened) -> None:
+    def on_opened(self, opened: StoreOpened) -> None:
         self._store = opened.store
         self._documents = {document.key: document for document in opened.documents}
         self._changes = ChangeLog(opened.store.version)
@@ -493,27 +473,39 @@ class MetadataServer(LoopActor):
     # -- the store -------------------------------------------------------------------------------------
 
     def _write(self, operation: Operation, then: Callable[[Outcome], None]) -> None:
-        self._waiting.append(_Waiting(operation, then))
+        self._waiting.append(Waiting(operation, then))
 
     def on_drained(self) -> None:
         """Send the next group to the store, if it is not busy: everything that came meanwhile shares one fsync."""
         if self._writing or not self._waiting or self._store is None:
             return
         self._writing = [self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_MAX))]
-        operations = [waiting.operation for waiting in self._writing]
-        store, self._is_store_busy = self._store, True
+        self._submit(self._store)
+
+    def _submit(self, store: DocumentStore) -> None:
+        operations, self._is_store_busy = [waiting.operation for waiting in self._writing], True
         self.context.pool.submit(lambda: store.apply(operations), self._deliver_written)
 
     def _deliver_written(self, outcomes: list[Outcome] | None, error: BaseException | None) -> None:
         self._is_store_busy = False
         if self.has_ended:
             self._close_store()
+        elif isinstance(error, StorageFull):
+            self._note_room(is_full=True)
+            self._set_timer()  # the next tick tries again
         elif error is not None:
             self.fail("message", error)
         elif outcomes is not None:
-            self.tell_self(_Written(outcomes))
+            self._note_room(is_full=False)
+            self.tell_self(Written(outcomes))
 
-    def on_written(self, written_: _Written) -> None:
+    def _note_room(self, *, is_full: bool) -> None:
+        if is_full != self._is_out_of_room:
+            self._is_out_of_room = is_full
+            name, level = ("metadata.full", logging.ERROR) if is_full else ("metadata.has_room", logging.WARNING)
+            event(logger, name, level, waiting=len(self._writing) + len(self._waiting))
+
+    def on_written(self, written_: Written) -> None:
         group, self._writing = self._writing, []
         for outcome in written_.outcomes:
             if isinstance(outcome, Committed) and outcome.documents:
@@ -530,7 +522,7 @@ class MetadataServer(LoopActor):
 
     # -- time ------------------------------------------------------------------------------------------
 
-    def on_tick(self, _: _Tick) -> None:
+    def on_tick(self, _: Tick) -> None:
         """End what was not heard of in time. Whoever comes late to look has slept, and cannot judge silence."""
         now_ms = self.context.clock.monotonic_ms()
         late_ms = now_ms - self._timer_due_ms
@@ -548,6 +540,8 @@ class MetadataServer(LoopActor):
             self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: None)
         for watch in self._watches.expired(now_ms):
             self._answer_watch(watch)
+        if self._is_out_of_room and not self._is_store_busy and self._store is not None:
+            self._submit(self._store)
         self._timer = None
         self._set_timer()
 
@@ -562,7 +556,7 @@ class MetadataServer(LoopActor):
             if self._timer_due_ms <= due_ms:
                 return
             self._timer.cancel()
-        self._timer, self._timer_due_ms = self.set_timer(due_ms - now_ms, _Tick()), due_ms
+        self._timer, self._timer_due_ms = self.set_timer(due_ms - now_ms, Tick()), due_ms
 
     # -- looking inside --------------------------------------------------------------------------------
 

@@ -116,3 +116,54 @@ def test_a_directory_without_logs_is_told(callboard, tmp_path):
 
     assert ended.status == 1
     assert "there is no log in it" in ended.err
+
+
+def test_damage_that_is_not_the_tail_ends_a_dump_with_1_as_it_ends_verify(callboard, tmp_path):
+    log = open_log(OsFiles(), SMALL, directory=str(tmp_path / "a-0"))
+    for n in range(12):
+        append(log, b"%d" % n + b"." * 100, epoch=1)
+    log.close(0, clean=False)  # as after a kill: nothing is below the recovery point
+    path = tmp_path / "a-0" / "00000000000000000000.log"
+    content = bytearray(path.read_bytes())
+    content[300] ^= 0x20
+    path.write_bytes(content)
+
+    assert callboard("log", "verify", str(tmp_path)).status == 1
+    assert callboard("log", "dump", str(tmp_path)).status == 1
+
+
+def test_a_torn_tail_ends_a_dump_with_0_as_it_ends_verify(callboard, tmp_path):
+    log = open_log(OsFiles(), SMALL, directory=str(tmp_path / "a-0"))
+    append(log, b"whole", epoch=1)
+    append(log, b"torn", epoch=1)
+    log.close(0, clean=False)
+    path = tmp_path / "a-0" / "00000000000000000000.log"
+    path.write_bytes(path.read_bytes()[:-3])
+
+    assert callboard("log", "verify", str(tmp_path)).status == 0
+    assert callboard("log", "dump", str(tmp_path)).status == 0
+
+
+def test_a_log_where_a_sync_failed_is_not_sent_to_a_repair(callboard, data):
+    (data / "broker-1" / "a-0" / "failed").write_text("Input/output error")
+
+    verified = callboard("log", "verify", str(data))
+    repaired = callboard("log", "repair", str(data))
+
+    assert verified.status == 1
+    assert "1 log where a sync failed" in verified.err
+    assert "log repair" not in verified.err
+    assert "remove the file `failed`" in verified.err
+    assert "remove the file `failed`" in repaired.err
+
+
+def test_a_segment_that_is_gone_is_told_and_repaired(callboard, data):
+    path = data / "broker-1" / "a-0" / "00000000000000000000.log"
+    path.unlink()
+
+    verified = callboard("log", "verify", str(data))
+    planned = callboard("log", "repair", str(data), "--skip")
+
+    assert verified.status == 1
+    assert f"DAMAGED {path} at 0: it is missing; the log begins at offset 0" in verified.out
+    assert "would be lost" in planned.out

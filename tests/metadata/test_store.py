@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.errors import InvariantViolated, StorageError
+from callboard.errors import InvariantViolated, StorageError, StorageFull
 from callboard.storage.metadata_store import (
     ABSENT,
     ANY_VERSION,
@@ -372,3 +372,22 @@ def test_file_and_memory_agree_with_a_plain_model_whatever_the_grouping(tmp_path
             assert (file.version, file.next_producer_id) == (version, next_id)
     finally:
         file.close()
+
+
+def test_a_full_disk_writes_nothing_and_the_same_is_taken_when_there_is_room(path, opened):
+    store = opened()
+    store.apply([lease(1), Transaction([put("topic/a", {})])])
+    before = contents(store)
+    group = [lease(2), Transaction([put("topic/b", {"x": "y" * 100_000})], controller_epoch=2), AllocateProducerIds(5)]
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    for _ in range(2):
+        with pytest.raises(StorageFull):
+            store.apply(group)
+
+    assert contents(store) == before
+    assert store.apply([Transaction([], controller_epoch=1)]) == [Committed(2)]  # the lease is as it was
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    assert store.apply(group)[-1] == ProducerIds(0, 5)
+    assert contents(opened()).keys() == {"lease", "topic/a", "topic/b"}

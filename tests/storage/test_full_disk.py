@@ -117,3 +117,31 @@ def test_a_full_disk_is_left_behind_by_retention_alone():
     again = open_log(disk.crash(5), CONFIG)
     assert again.log_start_offset > 0
     assert values(again)[-1] == b"x" * 900
+
+
+@pytest.mark.parametrize("room", [0, 30, 60])
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_full_when_a_tail_is_cut_leaves_the_old_checkpoint_and_the_log_goes_on(room, is_checkpointed):
+    disk = SimDisk()
+    log = open_log(disk, CONFIG)
+    append(log, b"a", producer_id=3, sequence=0)
+    append(log, b"b", producer_id=3, sequence=1)
+    if is_checkpointed:
+        checkpoint(log)
+    append(log, b"c", producer_id=3, sequence=2)
+    disk.capacity_bytes = disk.used_bytes() + room
+    disk.fail("append", errno.ENOSPC, path_contains="checkpoint", times=100)
+
+    log.truncate_to(2)
+
+    assert (log.log_end_offset, log.durable_offset) == (2, 2)
+    for image in (disk.kill(), disk.crash(room)):
+        image.heal()
+        again = open_log(image, CONFIG)
+        assert values(again) == [b"a", b"b"]
+        assert again.producers.batch_offsets() == {0, 1}
+    disk.capacity_bytes = None
+    disk.heal()
+    append(log, b"d", producer_id=3, sequence=2)
+    checkpoint(log)
+    assert open_log(disk.kill(), CONFIG).recovery.recovery_offset == 3

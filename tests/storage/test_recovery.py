@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from callboard.config import TopicConfig
-from callboard.errors import StorageCorruption
+from callboard.errors import StorageCorruption, StorageError
 from callboard.storage.checkpoint import seal
 from callboard.storage.files import OsFiles
 from callboard.storage.log import Log
@@ -374,3 +374,36 @@ def test_recovery_takes_time_for_what_was_not_checkpointed_only(tmp_path):
     assert again.segment_count > 20
     assert image.counts["pread"] <= 2
     assert image.counts["open"] <= 2
+
+
+@pytest.mark.parametrize("operation", ["datasync", "sync_dir"])
+@pytest.mark.parametrize("when", ["closed", "cut"])
+def test_a_sync_that_fails_when_a_log_is_closed_or_cut_is_not_tried_again_by_the_next_process(when, operation):  # F17
+    disk = SimDisk()
+    log = open_log(disk)
+    append(log, b"a")
+    append(log, b"b")
+    disk.fail(operation, errno.EIO)
+
+    if when == "closed":
+        log.close(0)
+    else:
+        with pytest.raises(StorageError):
+            log.truncate_to(1)
+
+    disk.heal()
+    with pytest.raises(StorageError, match="a sync failed here"):
+        open_log(disk.kill())
+
+
+def test_without_its_checkpoint_a_log_begins_with_its_first_segment_again():
+    disk = SimDisk()
+    log = open_log(disk)
+    for n in range(3):
+        append(log, b"%d" % n)
+    log.delete_before(2, 3)
+    log.close(0)
+    assert values(open_log(disk.kill())) == [b"2"]
+    disk.erase(f"{DIRECTORY}/checkpoint")
+
+    assert values(open_log(disk.kill())) == [b"0", b"1", b"2"]
