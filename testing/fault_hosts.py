@@ -214,7 +214,10 @@ def cut_links(plan: Plan) -> list[Outcome]:
 
 def narrow_follower(plan: Plan) -> list[Outcome]:
     """What a follower fetches comes through 100 kbit a second: it falls behind, and is out after the lag time."""
-    aims = (Aim("back", "until the p99 of writes is back to normal", 4_000.0), Aim("before", "the p99 of writes before"))
+    aims = (
+        Aim("back", "until the p99 of writes is back to normal", 4_000.0),
+        Aim("before", "the p99 of writes before"),
+    )
     outcome = Outcome("F7", "a follower reads at 100 kbit a second for 7 s", aims)
     with joined_hosts({"a": 1, "b": 1, "c": 1}) as hosts:
         (leader,), (follower,) = hosts["b"].broker_ids, hosts["c"].broker_ids
