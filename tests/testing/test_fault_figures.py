@@ -65,6 +65,7 @@ def test_writes_are_back_to_normal_when_a_second_of_them_is():
 
 def test_one_slow_record_of_a_hundred_is_normal_and_two_are_not():
     """The 99th percentile of a second of a hundred records."""
+
     def with_slow_ones(*slow_ms):
         sends = [send for send in stalled(0) if send.invoked_ns // MS not in slow_ms]
         return [*sends, *(a_send(at_ms, 900) for at_ms in slow_ms)]
