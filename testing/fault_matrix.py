@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from ..errors import IllegalArgumentError
+from ..errors import CallboardError, IllegalArgumentError
 from .clusters import cluster
 from .fault_figures import Outcome, summary
 from .fault_hosts import HOST_ROWS
@@ -35,7 +35,8 @@ def measure(plan: Plan, names: Iterable[str] = (), tell: Tell = lambda _: None) 
 
     Raises:
         IllegalArgumentError: there is no such row.
-        CallboardError: a cluster did not heal within a minute.
+        CallboardError: several hosts, or all brokers at once, did not heal within a minute. Where one broker did not,
+            its row says so (``errors``) and the next one begins.
     """
     wanted = list(names) or list(NAMES)
     if unknown := sorted(set(wanted) - set(NAMES)):
@@ -59,9 +60,12 @@ def _measure_rows(plan: Plan, wanted: Sequence[str], tell: Tell) -> list[Outcome
             outcome = Outcome(row.name, row.what, row.aims)
             topic = f"{row.name.lower()}-{number}"
             with Stage(running, topic, plan, partitions=row.partitions, rate=row.rate) as stage:
-                for _ in range(plan.runs):
-                    outcome.runs.append(row.strike(stage))
-                finish(outcome, stage)
+                try:
+                    for _ in range(plan.runs):
+                        outcome.runs.append(row.strike(stage))
+                    finish(outcome, stage)
+                except CallboardError as error:  # the other rows are still worth having; this one is not sound
+                    outcome.errors.append(f"the row was broken off: {error}")
             outcomes.append(outcome)
     return outcomes
 

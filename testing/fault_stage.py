@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ..client.admin import AdminClient
-from ..errors import CallboardError
+from ..errors import CallboardError, UnknownTopicOrPartitionError
 from ..transport.messages import PartitionMetadata
 from .clusters import RunningCluster
 from .failover import Logs, percentile
@@ -95,6 +95,7 @@ class Stage:
     def make_whole(self) -> None:
         """Return when every replica is in sync, the preferred ones lead, and every partition takes records."""
         until = time.monotonic() + WHOLE_S
+        self._wait_until_known(until)
         make_whole(self.running, self.topic)
         while True:
             (topic,) = self.admin.describe_topics([self.topic])
@@ -106,6 +107,17 @@ class Stage:
             time.sleep(0.02)
         self._described = list(topic.partitions)
         self.wait_for(self.load.watch(range(self.partitions)))
+
+    def _wait_until_known(self, until_s: float) -> None:
+        """A broker that has just come back, or been resumed, may not have heard of a new topic yet."""
+        while True:
+            try:
+                self.admin.describe_topics([self.topic])
+                return
+            except UnknownTopicOrPartitionError:
+                if time.monotonic() > until_s:
+                    raise
+            time.sleep(0.1)
 
     # -- who is who, as of the last rest -----------------------------------------------------------------
 
