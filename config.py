@@ -85,6 +85,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     session_timeout_ms: Milliseconds = 1_500
     lease_ttl_ms: Milliseconds = 1_500
     stall_ms: Milliseconds = 5_000  # no turn of the event loop for so long: stacks are dumped, the process exits
+    actor_stall_ms: Milliseconds = 2_000  # one actor handles nothing for so long while the loop turns: it is restarted
     memory_limit_bytes: Annotated[int, Meta(ge=0)] = 4 * GIB  # beyond it a process is restarted; 0: none
     flush_threads: Annotated[int, Meta(ge=1, le=64)] = 2
     checkpoint_ms: Milliseconds = 5_000

@@ -491,8 +491,10 @@ class EligibleLeadersNotAvailableError(_Cluster):
     advice = "no live replica may lead; start one that is in sync, or accept loss: callboard elect --unclean"
 
 
-class ElectionNotNeededError(_Caller):
-    errno, advice = ErrorCode.ELECTION_NOT_NEEDED, "the preferred leader leads already"
+class ElectionNotNeededError(_StaleMetadata):
+    """Retriable, as in Kafka: whoever asked was behind. Nobody here asks again: it counts as success."""
+
+    errno, advice = ErrorCode.ELECTION_NOT_NEEDED, "it leads already, or somebody does: nothing to do; refresh metadata"
 
 
 class GroupSubscribedToTopicError(_Caller):

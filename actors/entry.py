@@ -130,7 +130,7 @@ class _Process:
             on_end=self._on_end,
             on_kill=lambda how: os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGTERM),
             before_kill=lambda: self._channel.tell("chaos"),
-            stall_ms=self._options.cluster.broker.stall_ms,
+            stall_ms=self._options.cluster.broker.actor_stall_ms,
         )
         self.loop.add_signal_handler(signal.SIGTERM, root.post, StopProcess("SIGTERM"))
 

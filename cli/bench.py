@@ -17,6 +17,9 @@ bench = LazyGroup(
     help="Measure on a cluster that is started for it.",
     entries={
         "failover": Entry("bench", "failover", "Kill leaders; how long until their partitions take records again?"),
+        "faults": Entry(
+            "bench", "faults", "Break a cluster in every way of the fault matrix: what it costs, beside the aims."
+        ),
         "groups": Entry("bench", "groups", "What a rebalance costs those who stay, and groups the brokers."),
     },
 )
@@ -76,6 +79,73 @@ def _print(figures: dict[str, Any]) -> None:
     )
     for line in (*figures["first_anomalies"], *figures["first_errors"]):
         click.echo(f"  {line}")
+
+
+@click.command(
+    cls=Command, short_help="Break a cluster in every way of the fault matrix: what it costs, beside the aims."
+)
+@click.option("--rows", default="", metavar="F5,F7", help="Only these rows.")
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="How often each fault strikes.")
+@click.option("--partitions", type=click.IntRange(min=2), default=6, show_default=True)
+@click.option("--rate", type=click.IntRange(min=1), default=1_000, show_default=True, help="Records a second.")
+@click.option(
+    "--fill-mib",
+    type=click.IntRange(min=1),
+    default=1_024,
+    show_default=True,
+    help="In 100 partitions before all brokers are killed (F12).",
+)
+@json_option
+def faults(rows: str, runs: int, partitions: int, rate: int, fill_mib: int, as_json: bool) -> ExitStatus:
+    """Start clusters of three brokers, send records with acks=all and read them, and break what a row names.
+
+    \b
+    F1   the actor of a leader fails           F8   SIGKILL of the active controller
+    F2   … with records under way              F9   SIGSTOP of the active controller
+    F3   a loop, or an actor, stands still     F12  SIGKILL of all brokers, 1 GiB in 100 partitions
+    F4   SIGKILL of a leader                   F19  links between hosts are cut and heal
+    F5   SIGKILL of a follower                 F29  SIGKILL of the host supervisor
+    F6   SIGSTOP of a leader
+    F7   SIGSTOP of a follower; one that reads slowly
+
+    Each strikes a cluster that is whole. Told are the median and the longest of all times, the aim, and whether the
+    longest (of ratios: the median) is below it. At the end of a row everything is read: nothing may be lost, nothing
+    twice, and no error may have reached a client. The exit status is 1 if that is not so; an aim that is missed is only
+    told: how busy the machine is counts, too.
+    """
+    from ..testing.fault_matrix import Plan, measure, summary
+
+    plan = Plan(runs=runs, partitions=partitions, rate=rate, fill_bytes=fill_mib << 20)
+    names = [name.strip().upper() for name in rows.split(",") if name.strip()]
+    figures = summary(measure(plan, names, lambda text: click.echo(text, err=True)))
+    if as_json:
+        print_json({"runs": runs, "partitions": partitions, "rate": rate, "rows": figures})
+    else:
+        _print_faults(figures)
+    is_sound = not any(row["anomalies"] or row["errors_seen_by_clients"] for row in figures)
+    return ExitStatus.OK if is_sound else ExitStatus.FAILED
+
+
+def _print_faults(figures: list[dict[str, Any]]) -> None:
+    from ..testing.fault_figures import shown
+
+    lines = []
+    for row in figures:
+        first = (row["row"], row["what"])
+        for figure in row["measured"]:
+            values = [shown(figure[key], figure["unit"]) if figure["values"] else "" for key in ("median", "longest")]
+            reached = {None: "", True: "yes", False: "NO"}[figure["is_reached"]]
+            lines.append((*first, figure["text"], *values, figure["aim"], reached))
+            first = ("", "")
+    print_table(("row", "what was done", "what was measured", "median", "longest", "aim", "reached"), lines)
+    for row in figures:
+        for line in (*row["first_anomalies"], *row["first_errors"]):
+            click.echo(f"  {row['row']} {row['what']}: {line}")
+    acknowledged = sum(row["acknowledged"] for row in figures)
+    anomalies, errors = (sum(row[key] for row in figures) for key in ("anomalies", "errors_seen_by_clients"))
+    click.echo(
+        f"{human.count(acknowledged, 'record')} acknowledged, {anomalies} anomalies, {errors} errors seen by clients"
+    )
 
 
 @click.command(cls=Command, short_help="What a rebalance costs those who stay, and groups the brokers.")

@@ -7,16 +7,18 @@ later life; so much is known here better than in the cluster, which must find ou
 1. Whoever is unsure need not hold what is committed. Whoever is not must, as ever.
 2. Of those who may be elected (ISR and ELR) an unsure one leads only if none of them is sure, alive or not: a kill
    takes nothing. (But for the next life of one that was sure for less than ``actors.boots.SETTLED_MS``: a broker cannot
-   tell that its machine has not booted since.) Or if a person has ordered an unclean election.
-3. What a leader by rule 2 does not have is *lost*: a ``Loss``. It is not asked for any more, and clients' histories are
-   judged without it.
+   tell that its machine has not booted since.) Or if it was elected by a person's order: alone in sync and with nobody
+   eligible, as an unclean election leaves it. An order allows nothing to any other election, before or after it.
+3. What a leader by rule 2 does not have is *lost*: a ``Loss``, of what lies above the end of its log when it begins,
+   and was acknowledged before. It is not asked for any more, and clients' histories are judged without it; what it, or
+   a later leader, acknowledges at the same offsets is promised as ever.
 4. Each loss is told in the log, by the name of the election.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 from ..actors.metadata.documents import NO_LEADER, PartitionDocument
@@ -25,6 +27,7 @@ from ..model import PartitionKey, TopicPartition
 from .history import History, Moved, Polled
 from .observing import ReplicaView
 
+UNKNOWN = -1  # the epoch of what nobody was told of an acknowledgement
 TELLING = re.compile(r"^leader\.elected_(?:unclean|after_reboot) .*?partition=\S+-(\d+) .*?epoch=(\d+)")
 
 
@@ -55,6 +58,7 @@ class Losses:
         self._chosen: dict[PartitionKey, int] = {}  # elected by order, and has not begun to lead
         self._given_up: dict[PartitionKey, tuple[int, int]] = {}  # the latest epoch that may begin with less; its start
         self._ordered: set[int] = set()  # partitions whose unclean election a person has ordered
+        self._by_order: set[tuple[PartitionKey, int]] = set()  # leader epochs that began as an unclean election does
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -70,11 +74,15 @@ class Losses:
     def on_document(self, key: PartitionKey, before: PartitionDocument | None, after: PartitionDocument) -> None:
         if before is not None and after.leader != NO_LEADER and after.leader_epoch != before.leader_epoch:
             candidates = (*before.isr, *before.elr)
-            if after.leader not in candidates and key.partition in self._ordered:
-                self._chosen[key] = after.leader
+            if key.partition in self._ordered and after.isr == (after.leader,) and not after.elr:
+                self._by_order.add((key, after.leader_epoch))
+                if after.leader not in candidates:
+                    self._chosen[key] = after.leader
             self._could_lead[key, after.leader_epoch] = tuple(
                 one for one in candidates if self._is_known_sure(key, one)
             )
+        if self._chosen.get(key) not in after.isr:
+            self._chosen.pop(key, None)  # somebody else was elected before it began
         for mark in after.caught_up:
             if mark.broker_id != after.leader:  # a leader is sure when it has begun: what it has is the truth then
                 self._note_sure(key, mark.broker_id, mark.incarnation)
@@ -84,7 +92,7 @@ class Losses:
         key, epoch = view.key, view.epoch
         may_miss = self._chosen.pop(key, None) is not None or self.is_unsure(key, view.broker)
         if missing is not None:
-            if not may_miss or (self._could_lead.get((key, epoch), ()) and key.partition not in self._ordered):
+            if not may_miss or (self._could_lead.get((key, epoch), ()) and (key, epoch) not in self._by_order):
                 return False
             self.found.append(Loss(key, self._led.get(key, -1), epoch, view.broker, *missing))
         if may_miss:
@@ -140,24 +148,28 @@ def without_losses(history: History, losses: Iterable[Loss], topic: str, final: 
     """Return a history without what was lost: nobody promised that it is still there, or that nothing else is.
 
     An acknowledgement of it counts as an unknown outcome. A reader of it, unless the reader at the end found the same,
-    is somewhere else then.
+    is somewhere else then. What was acknowledged there in the epoch of the loss, or later, is not lost by it.
     """
-    ranges: dict[TopicPartition, list[tuple[int, int]]] = {}
+    ranges: dict[TopicPartition, list[tuple[int, int, int]]] = {}
     for loss in losses:
         place = TopicPartition(topic, loss.key.partition)
-        ranges.setdefault(place, []).append((loss.from_offset, loss.to_offset))
+        ranges.setdefault(place, []).append((loss.from_offset, loss.to_offset, loss.epoch))
+    epochs = {(send.partition, send.offset, send.value): send.epoch for send in history.sends if send.outcome == "ok"}
 
-    def is_lost(partition: TopicPartition, offset: int) -> bool:
-        return any(start <= offset < end for start, end in ranges.get(partition, ()))
+    def is_lost(partition: TopicPartition, offset: int, value: Hashable) -> bool:
+        epoch = epochs.get((partition, offset, value), UNKNOWN)
+        return any(start <= offset < end and epoch < before for start, end, before in ranges.get(partition, ()))
 
     there = {(one.partition, one.offset): one.value for one in history.polls.get(final, ()) if isinstance(one, Polled)}
     kept = History(finals=history.finals, starts=history.starts)
     for send in history.sends:
-        is_gone = is_lost(send.partition, send.offset) and there.get((send.partition, send.offset)) != send.value
+        is_gone = (
+            is_lost(send.partition, send.offset, send.value) and there.get((send.partition, send.offset)) != send.value
+        )
         kept.sends.append(send._replace(outcome="info", offset=-1, epoch=-1) if is_gone else send)
     for consumer, polls in history.polls.items():
         for poll in polls:
-            if not isinstance(poll, Polled) or not is_lost(poll.partition, poll.offset):
+            if not isinstance(poll, Polled) or not is_lost(poll.partition, poll.offset, poll.value):
                 kept.polls[consumer].append(poll)
                 continue
             if there.get((poll.partition, poll.offset)) == poll.value:  # sent again, and at the same place

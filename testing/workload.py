@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,10 @@ from ..client.consumer import Consumer
 from ..client.producer import Producer
 from ..errors import BrokerResponseError, CallboardError
 from ..model import TopicPartition
-from .history import Anomaly, History, Outcome, Polled, Send, anomalies
+from .history import Anomaly, History, Moved, Outcome, Polled, Send, anomalies
 
 PAUSE_S = 0.002  # between two looks at how much is due
+KEPT_BYTES = 128  # of a value: its name is in front, the rest is filler whose checksum somebody else has looked at
 FINAL_S = 120.0  # for what is under way when the load ends: longer than the producer's own patience
 
 
@@ -136,7 +137,7 @@ class Load:
             due = int((time.monotonic() - begin) * self._rate)
             while number < due:
                 value = (b"%s-%d" % (self.name.encode(), number) + filler)[: max(self._record_bytes, 24)]
-                sent = _Sent(number % self._partitions, value, time.monotonic_ns())
+                sent = _Sent(number % self._partitions, value[:KEPT_BYTES], time.monotonic_ns())
                 self._sent.append(sent)
                 future = self._producer.send(self.topic, value, partition=sent.partition)
                 future.add_both(self._on_result, sent)
@@ -185,7 +186,9 @@ class Reader:
             while not self._stop.is_set():
                 try:
                     for partition, records in consumer.poll(timeout_ms=100).items():
-                        self.polled += [Polled(partition, record.offset, record.value) for record in records]
+                        self.polled += [
+                            Polled(partition, record.offset, record.value[:KEPT_BYTES]) for record in records
+                        ]
                 except CallboardError as error:
                     self.errors.append(error)
 
@@ -201,14 +204,27 @@ def read_everything(bootstrap_servers: list[str], topic: str, *, partitions: int
         ends = consumer.end_offsets(keys)
         while any(consumer.position(key) < end for key, end in ends.items()):
             for key, records in consumer.poll(timeout_ms=1_000, max_records=5_000).items():
-                polled += [Polled(key, record.offset, record.value) for record in records]
+                polled += [Polled(key, record.offset, record.value[:KEPT_BYTES]) for record in records]
     return polled
 
 
-def verdict(load: Load, bootstrap_servers: list[str], *readers: Reader, partitions: int) -> list[Anomaly]:
-    """Stop the load, read everything anew, and return what must never happen and did."""
+def verdict(
+    load: Load,
+    bootstrap_servers: list[str],
+    *readers: Reader,
+    partitions: int,
+    sends: Iterable[Send] = (),
+    polls: Mapping[str, Sequence[Polled | Moved]] | None = None,
+) -> list[Anomaly]:
+    """Stop the load, read everything anew, and return what must never happen and did.
+
+    Args:
+        sends, polls: of others than this load and these readers.
+    """
     load.stop()
-    history = History(sends=load.sends())
+    history = History(sends=[*load.sends(), *sends], finals={"final"})
+    for name, polled in (polls or {}).items():
+        history.polls[name] += polled
     history.polls["final"] += read_everything(bootstrap_servers, load.topic, partitions=partitions)
     for reader in readers:
         reader.stop()

@@ -44,6 +44,7 @@ _SETTLED = frozenset(
         ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     }
 )
+LOOKS_PER_LAG = 3  # at followers that are behind, within the time they are given
 REFUSAL_DOUBLINGS_MAX = 6  # of the looks before a follower that was not taken is proposed again
 
 
@@ -310,6 +311,21 @@ class InSync:
             one.broker_id in self.isr and not (one.is_heard and self.held_by(one) >= leader_end_offset)
             for one in self.followers.values()
         )
+
+    def look_after_ms(self, leader_end_offset: Offset, now_ms: int) -> int:
+        """Return when to look again if nothing happens: the moment a member's time is up, or a third of that time.
+
+        Who looked in a steady rhythm only would leave a member that long behind its time in the set: each write waits.
+        """
+        rhythm_ms = self.lag_ms // LOOKS_PER_LAG
+        if self._proposal is not None:
+            return rhythm_ms
+        left = [
+            one.caught_up_ms + self.lag_ms + 1 - now_ms
+            for one in self.followers.values()
+            if one.broker_id in self.isr and not (one.is_heard and self.held_by(one) >= leader_end_offset)
+        ]
+        return min([rhythm_ms, *(ms for ms in left if ms > 0)])
 
     # -- for people ------------------------------------------------------------------------------------
 

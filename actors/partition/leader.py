@@ -317,6 +317,10 @@ class Leader:
         """Whether ``on_look_at_followers`` must be called after a while, although nothing else happens."""
         return self.insync.needs_watching(self._appended_offset) or bool(self._behind())
 
+    def look_after_ms(self, now_ms: int) -> int:
+        """Return how soon ``on_look_at_followers`` is due."""
+        return self.insync.look_after_ms(self._appended_offset, now_ms)
+
     def _problem_with_follower(self, fetch: Fetch) -> tuple[ErrorCode, str] | None:
         if fetch.leader_epoch != self.epoch:  # R2
             error = epoch_error(fetch.leader_epoch, self.epoch) or ErrorCode.UNKNOWN_LEADER_EPOCH

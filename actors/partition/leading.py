@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NOTHING_READ: tuple[tuple[int, int, int], list[bytes]] = ((-1, 0, 0), [])
-LOOKS_PER_LAG = 3  # at followers that are behind, within the time they are given
 
 
 class Leading:
@@ -233,7 +232,7 @@ class Leading:
             deleted_offset = self.rules.deleted_offset(Offset(self._log.durable_log_start_offset))
             self._perform(self._deletions.on_durable(deleted_offset, self.rules))
         if self._watch is None and self.rules.insync.followers and self._needs_watching:
-            after_ms = self.rules.insync.lag_ms // LOOKS_PER_LAG
+            after_ms = self.rules.look_after_ms(self._now_ms())
             self._watch = self._replica.set_timer(after_ms, LookAtFollowers())
             self._watch_due_ms = self._now_ms() + after_ms
 

@@ -2,6 +2,8 @@
 
 import re
 
+import orjson
+
 from callboard.cli import bench
 from callboard.cli.exits import ExitStatus
 from callboard.model import TopicPartition
@@ -42,6 +44,47 @@ def test_what_was_lost_is_told_and_is_a_failure(callboard, monkeypatch):
     assert ended.status == ExitStatus.FAILED
     assert "7 records acknowledged, 1 anomalies, 1 errors seen by clients" in ended.out
     assert "offset 5 was acknowledged and is not there" in ended.out
+
+
+def test_a_row_of_the_fault_matrix_is_measured_on_a_real_cluster_and_shown(callboard):
+    ended = callboard("bench", "faults", "--rows", "f2", "--runs", "2")
+
+    assert ended.status == ExitStatus.OK, ended
+    head, _, first, second, last = ended.out.splitlines()
+    assert re.fullmatch(" row +what was done +what was measured +median +longest +aim +reached *", head)
+    assert re.fullmatch(r" *F2 +… with records appended and not answered +records under way +\d+ +\d+ +- *", first)
+    assert re.fullmatch(r" +stored twice +0 +0 +0 +yes *", second)
+    assert re.fullmatch(r"[1-9][\d,]* records acknowledged, 0 anomalies, 0 errors seen by clients", last)
+
+
+def test_rows_as_json_and_what_was_lost_in_them_is_a_failure(callboard, monkeypatch):
+    """No run of a sound cluster shows this: the figures are made up, the table and the status are not."""
+    from callboard.testing import fault_matrix
+    from callboard.testing.fault_figures import Aim, Outcome
+    from callboard.testing.history import Anomaly
+
+    missed = Outcome("F5", "SIGKILL of a follower", (Aim("stall", "longest wait", 10.0),), [{"stall": 20.0}])
+    lost = Outcome("F7", "SIGSTOP of a follower", (), [])
+    lost.anomalies.append(Anomaly("lost-write", TopicPartition("orders", 2), "offset 5 is not there"))
+    found = [missed]
+    monkeypatch.setattr(fault_matrix, "measure", lambda *_: found)
+
+    ended = callboard("bench", "faults", "--runs", "1")
+    assert (ended.status, "NO" in ended.out) == (ExitStatus.OK, True), "an aim that is missed is told, no more"
+    found.append(lost)
+    ended = callboard("bench", "faults", "--runs", "1", "--json")
+
+    assert ended.status == ExitStatus.FAILED
+    rows = orjson.loads(ended.out)["rows"]
+    assert [(row["row"], row["anomalies"]) for row in rows] == [("F5", 0), ("F7", 1)]
+    assert rows[0]["measured"][0]["is_reached"] is False
+
+
+def test_a_row_that_there_is_not_is_an_error_that_names_those_that_are(callboard):
+    ended = callboard("bench", "faults", "--rows", "F99")
+
+    assert ended.status != ExitStatus.OK
+    assert "F19" in ended.err
 
 
 def test_a_member_that_dies_and_one_that_closes_are_measured_and_shown(callboard, monkeypatch):

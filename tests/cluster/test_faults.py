@@ -91,9 +91,10 @@ def saturate(directory, seconds, changes_min, partitions):
     """Load that asks for more than there is, in-sync sets that change; return what the logs say of it.
 
     A disk that takes a second for one sync is no false alarm (F18, ``test_slow_disk.py``), and one that is shared does.
+    Nor would it be one that an actor is paused for longer than an actor may be: that is done here on purpose.
     """
     settings = directory / "cluster.toml"
-    settings.write_text("[broker]\nstorage_slow_ms = 60_000\n")
+    settings.write_text("[broker]\nstorage_slow_ms = 60_000\nactor_stall_ms = 60_000\n")
     with cluster(brokers=3, options=("--config", str(settings))) as running:
         running.create_topic("busy", partitions=partitions, replication_factor=3)
         load = Load(

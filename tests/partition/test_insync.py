@@ -97,6 +97,23 @@ def test_who_has_not_caught_up_for_replica_lag_ms_is_proposed_to_leave():
     assert members(proposal) == [1, 2]
 
 
+def test_the_next_look_is_due_the_moment_the_time_of_a_member_is_up():
+    leader = a_leader()
+    for broker in (2, 3):
+        fetch(leader, broker, 10)
+    produce(leader, now_ms=1_000)
+    fetch(leader, 2, 11, now_ms=1_001)
+
+    now_ms, looks = 1_001, []
+    while not proposals(leader.on_look_at_followers(now_ms)):
+        now_ms += leader.look_after_ms(now_ms)
+        looks.append(now_ms)
+
+    assert looks[-1] == 1_000 + LAG_MS + 1, "not up to a third of its time later"
+    assert len(looks) <= 4
+    assert leader.look_after_ms(now_ms) == LAG_MS // 3, "what was proposed is asked again in a steady rhythm"
+
+
 def test_a_member_that_was_never_heard_in_this_epoch_leaves_after_replica_lag_ms():
     leader = a_leader()
     fetch(leader, 2, 10)

@@ -4,7 +4,7 @@ import pytest
 
 from callboard.actors.metadata.documents import Life, PartitionDocument
 from callboard.model import PartitionKey, TopicId, TopicPartition
-from callboard.testing.history import History, Moved, Polled, Send, divergences
+from callboard.testing.history import History, Moved, Polled, Send, anomalies, divergences
 from callboard.testing.laws import LawBroken, Laws, same_logs
 from callboard.testing.losses import Loss, without_losses
 from callboard.testing.observing import BatchMark, ReplicaView
@@ -297,6 +297,64 @@ def test_an_unclean_election_may_lose_when_a_person_has_ordered_it(laws):
     laws.on_replica(a_leader(2, (A,), epoch=2, isr=frozenset({2}), life="broker-2-life-2", cuts=1))
 
     assert [(one.epoch, one.from_offset) for one in laws.losses.found] == [(2, 2)]
+
+
+def test_an_order_allows_nothing_to_an_election_that_is_none_of_its(os_laws):
+    """Broker 3 lost nothing and could lead; 2 is elected with others in sync, as no unclean election leaves it."""
+    os_laws.losses.on_order(0)
+    reboot(os_laws, 1, 2)
+    os_laws.on_broker_down(3)
+
+    assert broken_by(lambda: leads_with_less(os_laws, isr=(1, 2))) == "leader-completeness"
+
+
+def test_who_was_elected_by_order_and_has_not_begun_is_forgotten_when_another_is_elected(laws):
+    laws.on_document(KEY, a_document(isr=(1, 3), partition_epoch=1))
+    laws.losses.on_order(0)
+    laws.on_document(KEY, a_document(leader=2, leader_epoch=2, partition_epoch=2, isr=(2,)))
+    assert laws.losses.is_unsure(KEY, 2)
+
+    laws.on_document(KEY, a_document(leader=1, leader_epoch=3, partition_epoch=3, isr=(1,)))
+
+    assert not laws.losses.is_unsure(KEY, 2)
+
+
+def a_history_with_a_loss():
+    """An election of epoch 5 lost [2, 4) of the old leader; the new one has acknowledged others in their place."""
+    place = TopicPartition("orders", 0)
+    old = [Send("p", place, f"old {at}", "ok", at, at, at + 1, epoch=4) for at in range(4)]
+    new = [Send("p", place, f"new {at}", "ok", at, at + 10, at + 11, epoch=5) for at in range(2, 6)]
+    history = History(finals={"final"}, sends=[*old, *new])
+    history.polls["final"] = [Polled(place, send.offset, send.value) for send in (*old[:2], *new)]
+    return history, [Loss(KEY, 4, 5, 2, 2, 4)]
+
+
+def judged(history, losses):
+    return {one.name for one in anomalies(without_losses(history, losses, "orders", "final"))}
+
+
+def test_a_loss_allows_what_it_took():
+    history, losses = a_history_with_a_loss()
+
+    assert judged(history, losses) == set()
+    assert judged(history, []) != set(), "nobody else may take it"
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3, 4, 5])
+def test_a_loss_allows_nothing_but_what_lay_above_the_new_leaders_end_in_an_older_epoch(taken):
+    """Each record that must be there, taken away: below the end (0, 1), or acknowledged since, anywhere (2 to 5)."""
+    history, losses = a_history_with_a_loss()
+    gone = history.polls["final"].pop(taken)
+
+    assert judged(history, losses) & {"lost-write", "unseen"}, gone
+
+
+def test_a_loss_allows_no_reader_what_the_new_leader_has_shown_and_lost():
+    history, losses = a_history_with_a_loss()
+    shown = history.polls["final"].pop(3)
+    history.polls["c"] = [shown]
+
+    assert "above-hw-read" in judged(history, losses)
 
 
 def test_a_history_is_judged_without_what_was_lost():

@@ -236,6 +236,19 @@ def test_a_loop_that_hangs_for_too_long_is_ended_by_its_own_watch(tmp_path):
     assert noticed_by(ended) == "stall"
 
 
+def test_an_actor_that_handles_nothing_for_too_long_is_restarted_alone(tmp_path):
+    """By a time of its own: it does not wait for that of the whole process."""
+    (tmp_path / "cluster.toml").write_text("[broker]\nstall_ms = 600_000\nactor_stall_ms = 500\n")
+    with cluster(brokers=1, options=("--config", str(tmp_path / "cluster.toml"))) as it:
+        it.create_topic("orders")
+        pid = it.broker_pid(1)
+        it.pause_actor("broker-1/partitions/orders-0", for_s=600.0)
+        with it.producer() as producer:
+            assert producer.send("orders", b"kept").get(timeout=60).offset == 0
+
+        assert it.broker_pid(1) == pid
+
+
 def test_what_is_not_there_cannot_be_disturbed(running):
     with pytest.raises(UnknownAddressError, match="broker-1"):
         running.slow("broker-11", 5)
