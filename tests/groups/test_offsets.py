@@ -45,6 +45,7 @@ def test_a_commit_is_answered_and_read_when_it_survives():
     desk.write()
     assert desk.replies[ticket].error == 0
     assert desk.replies[ticket].entries == [said.OffsetCommitEntryReply(topic="orders", partition=0)]
+    desk.survives = True
     [found] = desk.ask(said.OffsetFetchRequest(group_id="billing")).entries
     assert (found.offset, found.metadata, found.leader_epoch, found.topic_id) == (42, "half way", 3, "o1")
     assert found.committed_ms == desk.wall_ms
