@@ -140,5 +140,12 @@ def _refused(
 
 
 def _owners(group: Group, partitions: Iterable[GroupPartition]) -> str:
-    told = [group.whose(partition) for partition in partitions]
-    return ", ".join(told[:OWNERS_NAMED_MAX]) + (", …" if len(told) > OWNERS_NAMED_MAX else "")
+    """Say whose they are; each owner is named once."""
+    told = list(partitions)
+    by_owner: dict[str, list[str]] = {}
+    for partition in told[:OWNERS_NAMED_MAX]:
+        by_owner.setdefault(group.owner_of(partition), []).append(str(partition))
+    said_of = [
+        f"{', '.join(some)} {'is' if len(some) == 1 else 'are'} owned by {owner}" for owner, some in by_owner.items()
+    ]
+    return "; ".join(said_of) + (", …" if len(told) > OWNERS_NAMED_MAX else "")

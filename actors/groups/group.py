@@ -312,10 +312,13 @@ class Group:
 
     def whose(self, partition: GroupPartition) -> str:
         """Who owns the partition, and since which generation, for a person."""
+        return f"{partition} is owned by {self.owner_of(partition)}"
+
+    def owner_of(self, partition: GroupPartition) -> str:
         owner = self.members.get(self.owners.get(partition, ""))
         if owner is None:
-            return f"{partition} is owned by nobody now"
-        return f"{partition} is owned by {owner.described()} since generation {owner.holds[partition]}"
+            return "nobody now"
+        return f"{owner.described()} since generation {owner.holds[partition]}"
 
 
 def _listed(topics: Collection[str]) -> str:
