@@ -174,7 +174,13 @@ def test_a_commit_of_a_member_that_never_was():
 
     refused(desk, desk.commit("m1", 1, {0: 5}), ErrorCode.UNKNOWN_MEMBER_ID, "group billing has no member m1")
     desk.join("m2")
-    refused(desk, desk.commit("m1", 1, dict.fromkeys(range(4), 5)), ErrorCode.UNKNOWN_MEMBER_ID, "orders-0, orders-1, orders-2 are owned by m2", ", …")
+    refused(
+        desk,
+        desk.commit("m1", 1, dict.fromkeys(range(4), 5)),
+        ErrorCode.UNKNOWN_MEMBER_ID,
+        "orders-0, orders-1, orders-2 are owned by m2",
+        ", …",
+    )
 
 
 def test_a_commit_of_a_generation_that_has_not_been():
