@@ -1,8 +1,8 @@
 """Write down what members of a group do while they do it, among the other events of a run; and the history of it.
 
 Beside those of ``recording.py`` there are events ``commit`` (``v``: its number; ``off``: the offset, one event a
-partition), ``given`` (offsets of a poll), ``read`` (``v``: when it was asked for), ``own`` and ``disown``, ``done`` (``v``: offsets that were dealt
-with). ``p`` is the process, ``m`` stands in ``err``: the name of the member.
+partition), ``given`` (``v``: offsets of a poll), ``read`` (``v``: when it was asked for), ``own`` and ``disown``,
+``done`` (``v``: offsets that were dealt with). ``p`` is the process, ``m`` stands in ``err``: the name of the member.
 """
 
 from __future__ import annotations

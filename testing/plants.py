@@ -232,13 +232,13 @@ def _answers_before_it_survives(_: Any) -> Any:
     return lambda _self, ticket, reply, *_: [Reply(ticket, reply)]
 
 
-def _loses_one_of_three(read: Any) -> Any:
-    def read_and_lose(self: Any, look: Any, timeout_ms: float) -> Any:
+def _repeats_one_of_three(read: Any) -> Any:
+    def read_and_repeat(self: Any, look: Any, timeout_ms: float) -> Any:
         found = read(self, look, timeout_ms)
         polls = self.__dict__["_polls"] = self.__dict__.get("_polls", 0) + bool(found)
-        return found if not found or polls % 3 else {key: records[1:] for key, records in found.items()}
+        return found if not found or polls % 3 else {key: records[:1] + records for key, records in found.items()}
 
-    return read_and_lose
+    return read_and_repeat
 
 
 def _proves_nothing_to_readers(_: Any) -> Any:
@@ -406,9 +406,9 @@ plant(
     finds=frozenset({"two-owners", "fenced-commit"}),
 )
 plant(
-    "lost-in-poll",
-    "one poll of three loses its first record on the way to the application",
-    ("client.consumer:Consumer._read", _loses_one_of_three),
+    "handed-twice",
+    "one poll of three hands out its first record twice",
+    ("client.consumer:Consumer._read", _repeats_one_of_three),
     profile="groups",
-    finds=frozenset({"poll-skip"}),
+    finds=frozenset({"int-nonmonotonic-poll"}),
 )
