@@ -26,9 +26,7 @@ from .pump import Pump
 from .seam import Stage
 from .wire import WireListener
 
-LINGER_MS = (
-    1_000  # of a graceful close, at most: what was sent without a reply (acks=0) goes out, on a busy machine too
-)
+LINGER_MS = 1_000  # of a graceful close, at most: what was sent without a reply (acks=0) may still go out
 _DONTWAIT = zmq.DONTWAIT.value
 _EVENTS = zmq.EVENTS.value
 _POLLIN = zmq.POLLIN.value
