@@ -336,7 +336,10 @@ class NotCoordinatorError(_StaleMetadata):
 
 
 class InvalidTopicError(_Caller):
-    errno, advice = ErrorCode.INVALID_TOPIC, "use 1 to 249 letters, digits, '.', '_' or '-'; not '.' or '..'"
+    errno, advice = (
+        ErrorCode.INVALID_TOPIC,
+        "use 1 to 249 letters, digits, '.', '_' or '-', not '.' or '..'; the cluster's own topics are only read",
+    )
 
 
 class NotEnoughReplicasError(_Cluster):

@@ -42,6 +42,7 @@ from .broker import Broker
 from .controller.controller import Controller
 from .doors import Doors
 from .groups.hosting import GroupHosting
+from .groups.proof import Proofs
 from .inspect import Inspection
 from .logdirs import LogDirectories
 from .metadata.branch import metadata_branch
@@ -124,6 +125,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 broker_address=name,
                 numbers=questions,
                 retention_clock=retention_clock,
+                proofs=Proofs(),
             ),
         ),
         ChildSpec(name="peers", start=_router(options, doors, inspection, directories, "peers")),

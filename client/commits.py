@@ -22,12 +22,14 @@ from ..errors import (
     CallboardTimeoutError,
     CommitFailedError,
     ErrorCode,
+    UnknownTopicOrPartitionError,
     error_for_code,
 )
 from ..model import OffsetAndMetadata, TopicPartition
 from ..transport.group_messages import OffsetCommitEntryReply
 from .coordinator import is_coordinator_wrong
 
+UNKNOWN_TRIES = 6  # of a partition that the coordinator does not know: it may be so new, for some tenths of a second
 PAUSE_MS = 10  # the first, after an error that passes …
 PAUSE_MS_MAX = 250  # … doubled up to this
 FENCED = (
@@ -44,7 +46,7 @@ Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 class Commit:
     """One call of the application, or of the consumer itself."""
 
-    __slots__ = ("is_in_doubt", "is_waiting", "member_epoch", "member_id", "offsets", "until_ms")
+    __slots__ = ("is_in_doubt", "is_waiting", "member_epoch", "member_id", "offsets", "unknown", "until_ms")
 
     def __init__(self, offsets: Offsets, member_id: str, member_epoch: int, *, is_waiting: bool, until_ms: int) -> None:
         self.offsets = offsets
@@ -52,6 +54,7 @@ class Commit:
         self.member_epoch = member_epoch  # when it was asked for; a later one of the same name is used instead
         self.is_waiting = is_waiting
         self.until_ms = until_ms
+        self.unknown = 0  # attempts that met a partition which is not known
         self.is_in_doubt = False  # an attempt has failed that may have taken effect all the same
 
 
@@ -176,6 +179,8 @@ class Commits:
         self, error: CallboardError, errors: Mapping[TopicPartition, CallboardError], now_ms: int
     ) -> list[Effect]:
         """Nothing was committed: for what is wrong with some partitions, those that name others are not to blame."""
+        if errors and all(isinstance(one, UnknownTopicOrPartitionError) for one in errors.values()):
+            return self._unknown(errors, now_ms)
         if not errors or error.retriable:
             return self._failed(error, now_ms)
         aboard = self._land()
@@ -184,6 +189,21 @@ class Commits:
             return self._end(aboard, dict.fromkeys((key for each in aboard for key in each.offsets), error), now_ms)
         self._again([commit for commit in aboard if commit not in blamed], now_ms)
         return self._end(blamed, errors, now_ms)
+
+    def _unknown(self, errors: Mapping[TopicPartition, CallboardError], now_ms: int) -> list[Effect]:
+        """Some partitions are not known there: they may be very new, so it is tried again, not for ever; in order."""
+        effects: list[Effect] = []
+        again: list[Commit] = []
+        for commit in self._land():
+            error = next((errors[key] for key in commit.offsets if key in errors), None)
+            if error is not None:
+                self.last_error = error
+                commit.unknown += 1
+            if error is None or (commit.is_waiting and commit.unknown < UNKNOWN_TRIES):
+                again.append(commit)
+            else:
+                effects.append(Ended(commit, error.as_unknown() if commit.is_in_doubt else error))
+        return effects + self._again(again, now_ms)
 
     def _failed(self, error: CallboardError, now_ms: int) -> list[Effect]:
         aboard = self._land()

@@ -176,6 +176,8 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"consumer: group_id: 1 to {GROUP_ID_MAX} characters (given: {len(self.group_id)})"
             )
+        if not self.group_id.isprintable():
+            raise ConfigurationError(f"consumer: group_id: {self.group_id!r} holds a character that cannot be printed")
         if self.group_instance_id is not None and not 1 <= len(self.group_instance_id) <= GROUP_ID_MAX:
             raise ConfigurationError(f"consumer: group_instance_id: 1 to {GROUP_ID_MAX} characters")
         if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:

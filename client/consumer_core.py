@@ -27,6 +27,7 @@ from .inbox import Inbox
 from .io import IoThread, MakeTransport
 from .membership import Phase
 from .reading import Decoding, PartitionReader
+from .records import check_topic
 from .serializers import decoder
 
 logger = logging.getLogger(__name__)
@@ -221,10 +222,16 @@ def _checked_ms(timeout_ms: Any) -> float:
 
 
 def as_partition(given: Any) -> TopicPartition:
-    """Return what was given as a partition; a tuple of name and number is one."""
-    if isinstance(given, TopicPartition):
+    """Return what was given as a partition; a tuple of name and number is one.
+
+    Raises:
+        InvalidTopicError: no topic can have that name: nobody is asked about it.
+    """
+    if isinstance(given, TopicPartition) and isinstance(given.topic, str):
+        check_topic(given.topic)
         return given
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], int):
+        check_topic(given[0])
         return TopicPartition(*given)
     raise TypeError(f"expected TopicPartition, got {given!r}")
 

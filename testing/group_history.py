@@ -12,6 +12,9 @@ replaced before the read began.
 | fenced-commit | a commit for a partition succeeded after another member had been given that partition |
 | two-owners | two members of a group held a partition at the same time |
 | unprocessed-commit | an offset was committed although a record below it had not been dealt with by any owner (B25) |
+| poll-skip | successive polls of a member, while it held the partition, left records out |
+| nonmonotonic-poll | … went back |
+| int-poll-skip, int-nonmonotonic-poll | the same within one poll |
 | unprocessed | at the end, a record below the committed offset was never dealt with |
 """
 
@@ -71,8 +74,19 @@ class Processed(NamedTuple):
     at_ns: int
 
 
+class MemberPolled(NamedTuple):
+    """A poll gave a member records of a partition. ``span``: which time of holding it, of that partition."""
+
+    group: str
+    partition: TopicPartition
+    member: str
+    span: int
+    offsets: tuple[int, ...]
+
+
 @dataclass
 class GroupHistory:
+    polls: list[MemberPolled] = field(default_factory=list)  # of one member in the order of time
     commits: list[Commit] = field(default_factory=list)
     reads: list[CommittedRead] = field(default_factory=list)
     owned: list[Owned] = field(default_factory=list)
@@ -90,7 +104,23 @@ def group_anomalies(history: GroupHistory) -> list[Anomaly]:
         found += _two_owners(place)
         found += _fenced_commits(place)
         found += _unprocessed(place, start)
-    return found
+    return found + list(_bad_polls(history.polls))
+
+
+def _bad_polls(polls: Iterable[MemberPolled]) -> Iterable[Anomaly]:
+    """While a member holds a partition, and seeks nowhere, it is handed out record by record."""
+    following: dict[tuple[str, TopicPartition, str, int], int] = {}
+    for poll in polls:
+        span = poll[:4]
+        expected = following.get(span)
+        for place, offset in enumerate(poll.offsets):
+            if expected is not None and offset != expected:
+                name = "poll-skip" if offset > expected else "nonmonotonic-poll"
+                detail = f"group {poll.group}: {poll.member} was handed {offset}, {expected} was next"
+                yield Anomaly(f"int-{name}" if place else name, poll.partition, detail)
+            expected = offset + 1
+        if expected is not None:
+            following[span] = expected
 
 
 @dataclass

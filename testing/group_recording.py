@@ -1,8 +1,8 @@
 """Write down what members of a group do while they do it, among the other events of a run; and the history of it.
 
 Beside those of ``recording.py`` there are events ``commit`` (``v``: its number; ``off``: the offset, one event a
-partition), ``read`` (``v``: when it was asked for), ``own`` and ``disown``, ``done`` (``v``: offsets that were dealt
-with). ``p`` is the process, ``m`` stands in ``err``: the name of the member.
+partition), ``given`` (``v``: offsets of a poll), ``read`` (``v``: when it was asked for), ``own`` and ``disown``,
+``done`` (``v``: offsets that were dealt with). ``p`` is the process, ``m`` stands in ``err``: the name of the member.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ..model import OffsetAndMetadata, TopicPartition
 from .clients import ClientProcess
-from .group_history import Commit, CommittedRead, GroupHistory, Owned, Processed
+from .group_history import Commit, CommittedRead, GroupHistory, MemberPolled, Owned, Processed
 from .history import Outcome
 from .recording import Recorder
 
@@ -60,6 +60,12 @@ class GroupRecorder:
         place = self._owned.pop((member, key))
         self.history.owned[place] = self.history.owned[place]._replace(until_ns=process.now_ns)
         self._recorder.add(process.now_ns, process.name, "ok", "disown", k=_text(key), err=member)
+
+    def polled(self, process: ClientProcess, key: TopicPartition, offsets: Sequence[int], member: str) -> None:
+        """A poll gave a member these records of a partition that it holds."""
+        span = self._owned[member, key]
+        self.history.polls.append(MemberPolled(self._group, key, member, span, tuple(offsets)))
+        self._recorder.add(process.now_ns, process.name, "ok", "given", k=_text(key), v=list(offsets), err=member)
 
     def processed(self, process: ClientProcess, key: TopicPartition, offsets: Sequence[int]) -> None:
         now_ns = process.now_ns

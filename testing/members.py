@@ -190,6 +190,10 @@ class SimMember(ConsumerRebalanceListener):
                 self.problems.append(f"poll: {error!r}")
                 self._strand.sleep(50)
                 continue
+            self._look(self.process.loop, consumer.poll)
+            for key, records in polled.items():
+                if (member := self._held.get(key)) is not None:
+                    self._recorder.polled(self.process, key, [record.offset for record in records], member)
             for key, records in polled.items():
                 is_slow = chance.random() < habits.slow_share
                 self._strand.sleep(habits.slow_ms if is_slow else habits.work_ms * chance.expovariate(1.0))

@@ -232,7 +232,33 @@ def _answers_before_it_survives(_: Any) -> Any:
     return lambda _self, ticket, reply, *_: [Reply(ticket, reply)]
 
 
+def _repeats_one_of_three(read: Any) -> Any:
+    def read_and_repeat(self: Any, look: Any, timeout_ms: float) -> Any:
+        found = read(self, look, timeout_ms)
+        polls = self.__dict__["_polls"] = self.__dict__.get("_polls", 0) + bool(found)
+        return found if not found or polls % 3 else {key: records[:1] + records for key, records in found.items()}
+
+    return read_and_repeat
+
+
+def _proves_nothing_to_readers(_: Any) -> Any:
+    return lambda self: (self.written, [])
+
+
+def _believes_in_itself(look_at_proof: Any) -> Any:
+    def look(self: Any, now_ms: int) -> None:
+        look_at_proof(self, now_ms)
+        self._groups.must_prove = False
+
+    return look
+
+
+def _gives_no_grace(of: Any) -> Any:
+    return lambda cls, member_id, value, now_ms, _=0: of(cls, member_id, value, now_ms)
+
+
 WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
+DEPOSED = replace(PROFILES["groups"], name="deposed", kinds={"estrange": 3.0, "pause": 1.0}, safety_ms=5_000.0)
 JOINERS = replace(
     PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
 )
@@ -363,4 +389,26 @@ plant(
     ("storage.compaction:Compaction._kept_of", _keeps_the_oldest),
     profile="compaction",
     finds=frozenset({"offset-regression", "latest-of-key", "two-owners"}),
+)
+plant(
+    "B22-deposed",
+    "a coordinator that was deposed and has not heard of it tells what was committed when it was one",
+    ("actors.groups.surviving:Surviving.prove", _proves_nothing_to_readers),
+    profile=DEPOSED,
+    finds=frozenset({"offset-regression"}),
+)
+plant(
+    "deposed-heartbeats",
+    "a coordinator that was deposed and has not heard of it keeps its members alive, whose partitions go to others",
+    ("actors.groups.coordinating:Coordinating._look_at_proof", _believes_in_itself),
+    ("actors.groups.members:Member.of", _gives_no_grace),
+    profile=DEPOSED,
+    finds=frozenset({"two-owners", "fenced-commit"}),
+)
+plant(
+    "handed-twice",
+    "one poll of three hands out its first record twice",
+    ("client.consumer:Consumer._read", _repeats_one_of_three),
+    profile="groups",
+    finds=frozenset({"int-nonmonotonic-poll"}),
 )

@@ -26,7 +26,7 @@ from .pump import Pump
 from .seam import Stage
 from .wire import WireListener
 
-LINGER_MS = 250  # of a graceful close: what was sent without a reply (acks=0) may still go out
+LINGER_MS = 1_000  # of a graceful close, at most: what was sent without a reply (acks=0) may still go out
 _DONTWAIT = zmq.DONTWAIT.value
 _EVENTS = zmq.EVENTS.value
 _POLLIN = zmq.POLLIN.value
@@ -80,6 +80,8 @@ class DealerWire:
         if not self._is_open:
             return
         self._is_open = False
+        while is_graceful and self._stage is Stage.HELLO and self._unsent and self._try_send(self._unsent[0]):
+            self._unsent.popleft()
         self._unsent.clear()
         if self._pump is not None:
             self._pump.close()

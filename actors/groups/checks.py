@@ -18,7 +18,10 @@ ID_MAX = 249  # characters of a group id, a member id, an instance id
 
 def check_group_id(group_id: str) -> Refused | None:
     if 1 <= len(group_id) <= ID_MAX:
-        return None
+        if group_id.isprintable():
+            return None
+        detail = f"group id {shown(group_id)} holds a character that cannot be printed"
+        return Refused(ErrorCode.INVALID_GROUP_ID, detail)
     return Refused(ErrorCode.INVALID_GROUP_ID, f"group id {shown(group_id)} has {len(group_id)} characters")
 
 

@@ -1,7 +1,8 @@
 """Offsets as they are asked for: commits, and what was committed.
 
 A commit is judged by who the committer is and what it holds now (``offsets`` has the rules); what is refused says whose
-the partitions are. Nothing is read that might not survive: a fetch shows what has survived when it comes.
+the partitions are. Nothing is read that might not survive: a fetch shows what has survived when it comes, once it is
+proven that nobody else could have acknowledged anything until then (``proof``).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Commits:
             if request.member_epoch > member.epoch:
                 detail = f"{member.described()} commits in generation {request.member_epoch}; it is in {member.epoch}"
                 return self._with_owners(Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group, request)
-            member.seen_ms = now_ms
+            member.heard(now_ms)
             return Committer(member.holds, member.member_id, request.member_epoch)
         if refused_id := check_group_id(request.group_id):
             return refused_id
@@ -87,7 +88,7 @@ class Commits:
         return refused._replace(detail=f"{refused.detail}; {_owners(group, partitions)}")
 
     def on_fetch(self, request: said.OffsetFetchRequest, caller: Caller, now_ms: int, wall_ms: int) -> list[Effect]:
-        """Tell what was committed and has survived."""
+        """Tell what was committed and has survived; not before a proof that is younger than the question."""
         groups = self._groups
         group = groups.by_id.get(request.group_id)
         if refused := check_group_id(request.group_id) or _not_its_turn(request, group, now_ms):
@@ -97,7 +98,8 @@ class Commits:
         else:
             entries = group.offsets.fetched(request.partitions, groups.topics)
         reply = said.OffsetFetchReply(id=request.id, entries=entries)
-        return groups.surviving.reply(caller.ticket, reply, groups.deletion if group is None else 0)
+        number, effects = groups.surviving.prove()
+        return effects + groups.surviving.reply(caller.ticket, reply, number)
 
 
 def _not_its_turn(request: said.OffsetFetchRequest, group: Group | None, now_ms: int) -> Refused | None:
@@ -138,5 +140,12 @@ def _refused(
 
 
 def _owners(group: Group, partitions: Iterable[GroupPartition]) -> str:
-    told = [group.whose(partition) for partition in partitions]
-    return ", ".join(told[:OWNERS_NAMED_MAX]) + (", …" if len(told) > OWNERS_NAMED_MAX else "")
+    """Say whose they are; each owner is named once."""
+    told = list(partitions)
+    by_owner: dict[str, list[str]] = {}
+    for partition in told[:OWNERS_NAMED_MAX]:
+        by_owner.setdefault(group.owner_of(partition), []).append(str(partition))
+    said_of = [
+        f"{', '.join(some)} {'is' if len(some) == 1 else 'are'} owned by {owner}" for owner, some in by_owner.items()
+    ]
+    return "; ".join(said_of) + (", …" if len(told) > OWNERS_NAMED_MAX else "")

@@ -9,6 +9,8 @@ Pure: what comes goes in with the time, effects come out.
    (``give_up`` answers who waits) and another one loads.
 3. A reply comes exactly once for each request, perhaps later: from any method that returns effects.
 4. Nobody is put out for what this coordinator has slept through: when it is called late, sessions are that much longer.
+5. What needs no record, a read and a heartbeat without news, is answered with a proof that it is still the coordinator
+   (``proof``): the members of one that is deposed and does not know must not live on by it.
 
 What the parts do: ``heartbeats`` (members come, live and go), ``commits`` (offsets), ``caretaking`` (who looks after
 groups), ``group`` (one group), ``state`` (what all share).
@@ -109,7 +111,8 @@ class Coordinating:
         groups = self._groups
         for group_id in sorted(self._replayed_groups.keys() | self._replayed_members.keys()):
             members = self._replayed_members.get(group_id, {})
-            groups.make(group_id).load(self._replayed_groups.get(group_id), members, now_ms)
+            grace_ms = groups.settings.session_timeout_ms
+            groups.make(group_id).load(self._replayed_groups.get(group_id), members, now_ms, grace_ms)
         self._replayed_groups.clear()
         self._replayed_members.clear()
         groups.by_id = {
@@ -119,6 +122,7 @@ class Coordinating:
         }
         groups.deadlines.add(now_ms + SWEEP_MS, None)
         self._is_serving = True
+        self._look_at_proof(now_ms)
         effects: list[Effect] = []
         for group in groups.by_id.values():
             if group.members:
@@ -137,6 +141,7 @@ class Coordinating:
         if not self._is_serving:
             detail = "the coordinator of these groups is reading what it has written; ask again"
             return self._groups.refuse(request, caller, Refused(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, detail))
+        self._look_at_proof(now_ms)
         return self._handlers[type(request)](request, caller, now_ms, wall_ms)
 
     def on_topics(
@@ -156,12 +161,14 @@ class Coordinating:
         if not self._is_serving:
             self._deleted |= gone
             return self._begin(now_ms) if self._is_loaded else []
+        self._look_at_proof(now_ms)
         changed = sorted(name for name in before.keys() | topics.keys() if before.get(name) != topics.get(name))
         return self._retarget(changed, now_ms) + self._forget_topics(gone)
 
     def on_due(self, now_ms: int, wall_ms: int) -> list[Effect]:
         """It is ``next_due_ms``, or later."""
         effects: list[Effect] = []
+        self._look_at_proof(now_ms)
         if (due_ms := self._groups.deadlines.next_ms) is not None and now_ms - due_ms > STALL_MS:
             self._lengthen_sessions(now_ms - due_ms, now_ms)
         for what in self._groups.deadlines.pop_due(now_ms):
@@ -173,6 +180,22 @@ class Coordinating:
                 if member.look_ms <= now_ms and group.members.get(member.member_id) is member:
                     effects += self._heartbeats.look_at(group, member, now_ms, wall_ms)
         return effects
+
+    def on_proven(self, at_ms: int) -> None:
+        """This coordinator was the one at that time (``proof``). To be told before what is asked."""
+        self._groups.surviving.on_proven(at_ms)
+
+    def _look_at_proof(self, now_ms: int) -> None:
+        proven_ms = self._groups.surviving.proven_ms
+        self._groups.must_prove = now_ms - proven_ms > self._groups.settings.session_timeout_ms
+
+    def on_sent(self, number: int, now_ms: int) -> None:
+        """Every ``Write`` up to ``number``, and no later one, is handed to the log now."""
+        self._groups.surviving.on_sent(number, now_ms)
+
+    def on_unproven(self, detail: str) -> list[Effect] | None:
+        """What was handed to the log is surely not there. None: something is lost by it, ``give_up``."""
+        return self._groups.surviving.on_unproven(ErrorCode.COORDINATOR_NOT_AVAILABLE, detail)
 
     def on_written(self, number: int, now_ms: int) -> list[Effect]:
         """The records of every ``Write`` up to ``number`` survive."""
@@ -200,7 +223,7 @@ class Coordinating:
             for member in group.members.values():
                 heard_ms = member.session_timeout_ms // WAIT_SHARE
                 least_ms = now_ms - member.session_timeout_ms + heard_ms
-                member.seen_ms = min(now_ms, max(member.seen_ms + late_ms, least_ms))
+                member.heard(min(now_ms, max(member.seen_ms + late_ms, least_ms)))
                 least_ms = now_ms - member.rebalance_timeout_ms + heard_ms
                 for partition, since_ms in member.asked.items():
                     member.asked[partition] = min(now_ms, max(since_ms + late_ms, least_ms))

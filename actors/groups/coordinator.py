@@ -11,8 +11,10 @@ Rules of this file:
 3. **What does not surely survive is forgotten.** An append that is refused, or not answered for ``ASK_MS``: the rules'
    whole state is thrown away, with whatever was decided since, and loaded again. Nobody was told of it: replies that
    reveal a decision wait in the rules until its batch is acknowledged.
+   If it was nothing but a marker (rule 4), and is surely not there, only those who waited for it are refused.
 4. **Fenced by the leader epoch.** Every question carries it. A coordinator whose broker was deposed can append nothing,
-   so it acknowledges nothing; who hosts it stops it when the picture says so, and starts one for each new epoch.
+   so it acknowledges nothing; what it says without an append waits for a proof that it leads (``proof.py``). Who hosts
+   it stops it when the picture says so, and starts one for each new epoch.
 5. A turn of the mailbox is one batch, and one message to each door.
 """
 
@@ -40,6 +42,7 @@ from .coordinating import Coordinating
 from .events import Effect, GroupSettings, Record, Write
 from .journal import Journal
 from .loading import Loading
+from .proof import Proofs
 from .records import marker
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,8 @@ DOORS = ("router", "peers")
 _MOVED = frozenset(
     {ErrorCode.NOT_LEADER_FOR_PARTITION, ErrorCode.FENCED_LEADER_EPOCH, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
 )
+
+_NOT_WRITTEN = frozenset({ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.STORAGE_FULL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +101,9 @@ class Coordinator(LoopActor):
         settings: BrokerSettings,
         numbers: Iterator[int],
         retention_clock: RetentionClock,
+        proofs: Proofs,
     ) -> None:
-        """``numbers``: of questions, through all coordinators of the process (rule 2)."""
+        """``numbers``: of questions, through all coordinators of the process (rule 2). ``proofs``: only read here."""
         super().__init__(context, address, parent)
         self.partition = partition
         self.leader_epoch = leader_epoch
@@ -106,6 +112,7 @@ class Coordinator(LoopActor):
         self._settings = group_settings(settings, broker_id)
         self._numbers = numbers
         self._retention_clock = retention_clock
+        self._proofs = proofs
         self._door = address.removeprefix(f"{broker_address}/")  # where the replica's answers come to
         self._topics: TopicsTold | None = None
         self._rules = Coordinating(self._settings)  # of this load
@@ -186,6 +193,7 @@ class Coordinator(LoopActor):
     def _serve(self, loading: Loading) -> None:
         now_ms = self._now_ms()
         self._loading, self._is_serving, self._problem, self._retry_ms = None, True, "", RETRY_MS
+        self._rules.on_proven(self._load_began_ms)  # by the marker
         self._perform(self._rules.loaded(now_ms, self.context.clock.wall_ms()))
         event(
             logger,
@@ -200,6 +208,7 @@ class Coordinator(LoopActor):
     # -- requests, topics, time ----------------------------------------------------------------------
 
     def on_ask(self, ask: Ask) -> None:
+        self._rules.on_proven(self._proofs.proven_ms(self.partition, self.leader_epoch))
         self._perform(self._rules.on_request(ask.request, ask.caller, self._now_ms(), self.context.clock.wall_ms()))
 
     def on_topics_told(self, told: TopicsTold) -> None:
@@ -213,6 +222,7 @@ class Coordinator(LoopActor):
         if self._is_serving and due_ms is not None and due_ms <= now_ms:
             # offsets do not expire because the wall clock jumps
             trusted_ms = self._retention_clock.now(self.context.clock.wall_ms(), now_ms)
+            self._rules.on_proven(self._proofs.proven_ms(self.partition, self.leader_epoch))
             self._perform(self._rules.on_due(now_ms, trusted_ms))
 
     # -- the replica ---------------------------------------------------------------------------------
@@ -242,6 +252,12 @@ class Coordinator(LoopActor):
     def _refused(self, error: ErrorCode, detail: str) -> None:
         """Nothing was written, or nobody knows: throw away what was decided, and load again (rule 3)."""
         problem = f"{error.name}: {detail}" if detail else error.name
+        if self._is_serving and error in _NOT_WRITTEN:
+            told = self._rules.on_unproven(f"it cannot be shown that these groups are coordinated here: {problem}")
+            if told is not None:
+                self._journal.on_survived()
+                self._perform(told)
+                return
         if self._is_serving:
             event(
                 logger,
@@ -278,6 +294,7 @@ class Coordinator(LoopActor):
     def on_drained(self) -> None:
         if self._is_serving:
             if self._asked is None and (records := self._journal.next_batch()):
+                self._rules.on_sent(self._journal.under_way, self._now_ms())
                 self._append(records)
             self._set_due()
         self._send_answers()

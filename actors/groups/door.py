@@ -185,9 +185,8 @@ class GroupDoor:
         """Tell the partition's coordinator; or return why there is none here."""
         coordinator = self._context.directory.find(f"{self._broker_address}/coordinators/{partition}")
         number, peer = self._next_number(), self._peer(inbound.peer)
-        caller = Caller(
-            GroupTicket(self._door, number), peer.client_id if peer else "", host_of(peer.address) if peer else ""
-        )
+        host = host_of(peer.address) if peer else ""
+        caller = Caller(GroupTicket(self._door, number), peer.client_id if peer else "", host)
         if coordinator is None or not coordinator.post(Ask(request, caller)):
             return self._whereabouts(partition)
         is_heartbeat = isinstance(request, said.GroupHeartbeatRequest)
@@ -239,6 +238,8 @@ class GroupDoor:
 
 
 def host_of(address: str) -> str:
-    """Return where a peer is, for a person. Of one on this machine ZeroMQ says ``localhost:UID:GID:PID``."""
-    name, *numbers = address.split(":")
-    return f"{name}, process {numbers[2]}" if name == "localhost" and len(numbers) == 3 else address
+    """Return where a peer is, for a person. Over ipc its address is ``localhost:USER:GROUP:PROCESS``, in numbers."""
+    name, *ids = address.split(":")
+    if name == "localhost" and len(ids) == 3 and all(one.isdecimal() for one in ids):
+        return f"this host, process {ids[2]}"
+    return address

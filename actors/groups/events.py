@@ -43,6 +43,7 @@ class GroupSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds the groups of one coordinator. The names are those of ``BrokerSettings``."""
 
     broker_id: int = -1  # of the coordinator, for descriptions
+    session_timeout_ms: int = 1_500  # of brokers: how old a proof of leadership may be that a heartbeat is answered by
     group_session_timeout_ms_min: int = 1_000
     group_session_timeout_ms_max: int = 1_800_000
     group_members_max: int = 1_000

@@ -277,8 +277,10 @@ class Group:
     def value(self) -> GroupValue:
         return GroupValue(epoch=self.epoch, assignor=self.assignor, why=self.why, empty_since_ms=self.empty_since_ms)
 
-    def load(self, value: GroupValue | None, members: Mapping[str, MemberValue], now_ms: int) -> None:
-        """Become what was written. Sessions, and the time to give partitions back, begin now.
+    def load(
+        self, value: GroupValue | None, members: Mapping[str, MemberValue], now_ms: int, grace_ms: int = 0
+    ) -> None:
+        """Become what was written. The time to give partitions back begins now, sessions ``grace_ms`` later.
 
         Raises:
             InvariantViolated: a partition has two owners in what was written.
@@ -287,7 +289,7 @@ class Group:
             self.epoch, self.assignor = value.epoch, value.assignor
             self.why, self.empty_since_ms = value.why, value.empty_since_ms
         for name in sorted(members):
-            member = self.members[name] = Member.of(name, members[name], now_ms)
+            member = self.members[name] = Member.of(name, members[name], now_ms, grace_ms)
             if member.instance_id:
                 self.instances[member.instance_id] = name
             for partition in member.holds:
@@ -310,10 +312,13 @@ class Group:
 
     def whose(self, partition: GroupPartition) -> str:
         """Who owns the partition, and since which generation, for a person."""
+        return f"{partition} is owned by {self.owner_of(partition)}"
+
+    def owner_of(self, partition: GroupPartition) -> str:
         owner = self.members.get(self.owners.get(partition, ""))
         if owner is None:
-            return f"{partition} is owned by nobody now"
-        return f"{partition} is owned by {owner.described()} since generation {owner.holds[partition]}"
+            return "nobody now"
+        return f"{owner.described()} since generation {owner.holds[partition]}"
 
 
 def _listed(topics: Collection[str]) -> str:

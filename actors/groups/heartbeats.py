@@ -57,7 +57,7 @@ class Heartbeats:
         if epoch > member.epoch:
             detail = f"{member.described()} says generation {epoch}; it is in generation {member.epoch}"
             return self._groups.refuse(request, caller, Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group)
-        member.seen_ms = now_ms
+        member.heard(now_ms)
         member.has_spoken = True
         effects: list[Effect] = []
         if request.owned is not None or request.topics is not None or request.assignors:
@@ -135,7 +135,7 @@ class Heartbeats:
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int
     ) -> list[Effect]:
         """A member says again that it joins: it has not heard that it has, or this came late."""
-        member.seen_ms = now_ms
+        member.heard(now_ms)
         effects: list[Effect] = []
         if not member.has_spoken:
             if refused := self._take_words(group, member, request, now_ms):
@@ -161,7 +161,7 @@ class Heartbeats:
         if request.instance_id != member.instance_id:
             detail = f"{member.described()} has not joined with instance id {request.instance_id}"
             return self._groups.refuse(request, caller, Refused(ErrorCode.INVALID_REQUEST, detail))
-        member.seen_ms = now_ms
+        member.heard(now_ms)
         group.leave_for_a_while(member)
         effects = self._groups.settle(group)
         effects += self._groups.dismiss(group, member, _unknown(request, group, now_ms))
@@ -172,7 +172,7 @@ class Heartbeats:
         """Put out a member that is silent, or gives nothing back; answer its heartbeat when that has waited enough."""
         member.look_ms = NEVER_MS
         if member.held:
-            member.seen_ms = now_ms  # it waits for us
+            member.heard(now_ms)  # it waits for us
         if now_ms - member.seen_ms >= member.session_timeout_ms:
             why = f"{member.described()} was silent for {member.session_timeout_ms:,} ms"
             return self._groups.put_out(group, member, why, now_ms, wall_ms)

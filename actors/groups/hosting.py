@@ -8,6 +8,7 @@ what is, and coordinators are started and stopped. Rules of this file:
 2. A restart of this actor disturbs no coordinator that is right as it is.
 3. Coordinators hear of topics from here: one look at the picture for all of them.
 4. A coordinator that is past its restart limit cannot be helped here: another leader is asked for, and gets a new one.
+5. When the store confirms the picture, coordinators can see it (``proof.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...config import BrokerSettings
 from ...model import OFFSETS_TOPIC, BrokerId, LeaderEpoch, PartitionKey, TopicId
 from ..controller.image import ClusterImage
 from ..log import event
-from ..metadata.client import MetadataChanged, SessionLost, SessionOpened, Subscribe
+from ..metadata.client import MetadataChanged, PictureConfirmed, SessionLost, SessionOpened, Subscribe
 from ..metadata.documents import kind_of
 from ..partition.events import NewEpochNeeded
 from ..partition.retention import RetentionClock
@@ -30,6 +31,7 @@ from ..specs import ChildSpec, GaveUp, StartChild, StopChild
 from .asking import CoordinatorBegan, TopicsTold
 from .coordinator import Coordinator
 from .events import TopicPicture
+from .proof import Proofs
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class GroupHosting(LoopActor):
         MetadataChanged: "on_metadata_changed",
         SessionOpened: "on_session",
         SessionLost: "on_session",
+        PictureConfirmed: "on_confirmed",
         CoordinatorBegan: "on_coordinator_began",
         GaveUp: "on_gave_up",
     }
@@ -56,13 +59,16 @@ class GroupHosting(LoopActor):
         broker_address: str,
         numbers: Iterator[int],
         retention_clock: RetentionClock,
+        proofs: Proofs,
     ) -> None:
+        """``proofs``: of the process, likewise; this actor writes them."""
         super().__init__(context, address, parent)
         self._settings = settings
         self._broker_id = broker_id
         self._broker_address = broker_address
         self._numbers = numbers
         self._retention_clock = retention_clock
+        self._proofs = proofs
         self._image = ClusterImage.empty()
         self._incarnation = ""  # of the session that this life of the process has; "": none just now
         self._topic_id = TopicId("")  # of __consumer_offsets; "": there is none
@@ -75,7 +81,7 @@ class GroupHosting(LoopActor):
         for ref in self.context.directory:  # of an earlier life of this actor
             if isinstance(ref.actor, Coordinator):
                 self._hosted[ref.actor.partition] = ref.actor.leader_epoch
-        self._tell("metadata", Subscribe(self.actor_ref, with_sessions=True))
+        self._tell("metadata", Subscribe(self.actor_ref, with_sessions=True, with_confirmations=True))
 
     # -- the picture ---------------------------------------------------------------------------------
 
@@ -94,6 +100,11 @@ class GroupHosting(LoopActor):
         self._incarnation = news.incarnation if isinstance(news, SessionOpened) else ""
         if self._told is not None:  # else the picture is not known yet
             self._apply()
+
+    def on_confirmed(self, confirmed: PictureConfirmed) -> None:
+        """The picture that was applied last was the store's at that time (``proof.py``)."""
+        if self._told is not None and confirmed.incarnation == self._incarnation:
+            self._proofs.confirm(self._wanted(), confirmed.at_ms)
 
     def _apply(self) -> None:
         wanted = self._wanted()
@@ -126,6 +137,7 @@ class GroupHosting(LoopActor):
             settings=self._settings,
             numbers=self._numbers,
             retention_clock=self._retention_clock,
+            proofs=self._proofs,
         )
         return ChildSpec(name=str(partition), start=start, restart=Restart.TRANSIENT, on_give_up=OnGiveUp.LEAVE_OFFLINE)
 

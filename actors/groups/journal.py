@@ -24,6 +24,11 @@ class Journal:
         self._under_way = 0  # the number of the last write of the batch under way; 0: none is
 
     @property
+    def under_way(self) -> int:
+        """The number of the last write of the batch under way; 0: none is."""
+        return self._under_way
+
+    @property
     def is_idle(self) -> bool:
         return not self._under_way
 

@@ -108,7 +108,8 @@ class Member:
         self.target: frozenset[GroupPartition] = frozenset()  # holds - asked is within it
         self.is_away = False  # static, and left for a while: owns in name only
         # What follows is not written, and moved by Coordinating.
-        self.seen_ms = now_ms  # when its last request came, or the answer that waited for the disk went out
+        # When its last request came, or the answer that waited for the disk went out; after loading, in the future.
+        self.seen_ms = now_ms
         self.look_ms = NEVER_MS  # when it is looked at next
         self.far_ms = 0  # when it would be looked at besides, if that is to come: a session's end, mostly
         self.parked: Parked | None = None
@@ -139,6 +140,10 @@ class Member:
         if self.asked:
             due = min(due, min(self.asked.values()) + self.rebalance_timeout_ms)
         return due
+
+    def heard(self, now_ms: int) -> None:
+        """It was heard of, or was told late because of us. Never shortens what a loading coordinator gave it."""
+        self.seen_ms = max(self.seen_ms, now_ms)
 
     def has_news(self, known_epoch: int) -> bool:
         """Something to say to the member that knows this epoch."""
@@ -174,8 +179,8 @@ class Member:
         )
 
     @classmethod
-    def of(cls, member_id: str, value: MemberValue, now_ms: int) -> Member:
-        """Return the member that was written; its times begin now."""
+    def of(cls, member_id: str, value: MemberValue, now_ms: int, grace_ms: int = 0) -> Member:
+        """Return the member that was written; its times begin now, its session ``grace_ms`` later (``proof.py``)."""
         member = cls(
             member_id,
             instance_id=value.instance_id,
@@ -190,6 +195,7 @@ class Member:
         )
         asked = unpacked(value.asked)
         member.epoch = value.epoch
+        member.seen_ms = now_ms + grace_ms
         member.holds = {**unpacked(value.given), **asked}
         member.asked = dict.fromkeys(asked, now_ms)
         member.target = frozenset(unpacked(value.target))

@@ -1,6 +1,7 @@
 """Records of ``__consumer_offsets``: what a coordinator remembers, one JSON value under one JSON key.
 
     ["coordinator"]                                 CoordinatorValue   a coordinator began to load here
+    ["proof"]                                       nothing: it was appended to see whether it is acknowledged
     ["group", group]                                GroupValue
     ["member", group, member]                       MemberValue
     ["offset", group, topic, topic id, partition]   OffsetValue
@@ -100,6 +101,7 @@ _members = msgspec.json.Decoder(MemberValue)
 _offsets = msgspec.json.Decoder(OffsetValue)
 
 MARKER_KEY = _encode(["coordinator"])
+PROOF: Record = (_encode(["proof"]), b"{}")  # says nothing: that it is acknowledged is the proof
 
 
 def marker(leader_epoch: int) -> Record:

@@ -35,6 +35,7 @@ class Groups:
         self.by_id: dict[str, Group] = {}  # each has members, a record, offsets, or some under way
         self.topics: Mapping[str, TopicPicture] = {}  # by name
         self.surviving = Surviving()
+        self.must_prove = True  # who is told that it lives: the last proof is old; moved by Coordinating with each call
         self.deletion = 0  # the last write that made a group go
         self.deadlines: Deadlines[tuple[Group, Member] | None] = Deadlines()  # None: the sweep
 
@@ -71,7 +72,10 @@ class Groups:
             is_complete=is_complete,
             why=group.why,
         )
-        return self.surviving.reply(ticket, reply, group.written, member)
+        number, effects = group.written, list[Effect]()
+        if self.must_prove and number <= self.surviving.written:
+            number, effects = self.surviving.prove()
+        return effects + self.surviving.reply(ticket, reply, number, member)
 
     def tell_parked(self, group: Group, member: Member) -> list[Effect]:
         if (parked := member.parked) is None:

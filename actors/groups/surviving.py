@@ -14,6 +14,8 @@ from ...transport.shapes import Reply as AnyReply
 from .events import Effect, Record, Reply, Write
 from .members import Held, Member
 from .offsets import Changes, GroupOffsets
+from .proof import NEVER_PROVEN_MS
+from .records import PROOF
 
 RECORDS_PER_WRITE_MAX = 1_000  # of what need not be atomic
 
@@ -21,9 +23,10 @@ RECORDS_PER_WRITE_MAX = 1_000  # of what need not be atomic
 class _Batch:
     """One write on its way."""
 
-    __slots__ = ("held", "offsets")
+    __slots__ = ("held", "is_proof", "offsets")
 
     def __init__(self) -> None:
+        self.is_proof = False  # it says nothing
         self.held: list[Held] = []
         self.offsets: list[GroupOffsets] = []  # whose oldest changes under way are in it
 
@@ -34,6 +37,9 @@ class Surviving:
     def __init__(self) -> None:
         self.number = 0  # of the last write; moved by write
         self.written = 0  # all up to it survive; moved by on_written
+        self.proven_ms = NEVER_PROVEN_MS  # when it was sure last that this coordinator is the one; only grows
+        self._sent = 0  # written <= it <= number: the last that was handed to the log, at …
+        self._sent_ms = NEVER_PROVEN_MS
         self._under_way: dict[int, _Batch] = {}  # by number, written < number; without gaps
 
     def write(self, records: list[Record]) -> Write:
@@ -56,6 +62,35 @@ class Surviving:
             for at in range(0, len(records), RECORDS_PER_WRITE_MAX)
         ]
 
+    def prove(self) -> tuple[int, list[Effect]]:
+        """Return the number of a write that is still to be handed to the log, and what to do for it.
+
+        Who waits for it waits for a proof that is younger than now.
+        """
+        effects: list[Effect] = []
+        if self.number <= max(self._sent, self.written):
+            effects.append(self.write([PROOF]))
+            self._under_way[self.number].is_proof = True
+        return self.number, effects
+
+    def on_proven(self, at_ms: int) -> None:
+        """This coordinator was the one at that time."""
+        self.proven_ms = max(self.proven_ms, at_ms)
+
+    def on_sent(self, number: int, now_ms: int) -> None:
+        """Everything up to ``number`` is handed to the log now."""
+        self._sent, self._sent_ms = number, now_ms
+
+    def on_unproven(self, code: ErrorCode, detail: str) -> list[Effect] | None:
+        """What was handed to the log is surely not there: refuse who waits for it, if it said nothing; else None."""
+        batches = [self._under_way[number] for number in range(self.written + 1, self._sent + 1)]
+        if not batches or not all(batch.is_proof for batch in batches):
+            return None
+        for batch in batches:
+            for held in batch.held:
+                held.reply = refusal(type(held.reply), held.reply.id, code, detail)
+        return self._settle(self._sent, None)
+
     def reply(self, ticket: Hashable, reply: AnyReply, number: int, member: Member | None = None) -> list[Effect]:
         """Reply, once everything up to ``number`` survives. ``member``: whose session goes on when it is sent."""
         if number <= self.written:
@@ -74,6 +109,12 @@ class Surviving:
         """
         if number > self.number:
             raise InvariantViolated(f"write {number} survives, but the last one was {self.number}")
+        if number <= self._sent:
+            self.on_proven(self._sent_ms)
+        return self._settle(number, now_ms)
+
+    def _settle(self, number: int, seen_ms: int | None) -> list[Effect]:
+        """Answer who waits for what is up to ``number``. ``seen_ms``: members were heard until then."""
         effects: list[Effect] = []
         while self.written < number:
             self.written += 1
@@ -83,7 +124,8 @@ class Surviving:
             for held in batch.held:
                 if (member := held.member) is not None:
                     member.held.remove(held)
-                    member.seen_ms = max(member.seen_ms, now_ms)
+                    if seen_ms is not None:
+                        member.heard(seen_ms)
                 effects.append(Reply(held.ticket, held.reply))
         return effects
 

@@ -73,6 +73,14 @@ class SessionOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureConfirmed:
+    """The session of this incarnation stood at that time, and no picture was newer than the last one published."""
+
+    incarnation: str
+    at_ms: int  # monotonic: when it was asked
+
+
+@dataclass(frozen=True, slots=True)
 class SessionLost:
     """The store has ended this incarnation's session, or will not open it."""
 
@@ -127,11 +135,12 @@ LeaseOutcome = Granted | Refused | Unknown
 class Subscribe:
     """Tell ``subscriber`` of every change from now on; at once of the present picture, if there is one.
 
-    ``with_sessions``: of SessionOpened and SessionLost too.
+    ``with_sessions``: of SessionOpened and SessionLost too; ``with_confirmations``: and of PictureConfirmed.
     """
 
     subscriber: Subscriber
     with_sessions: bool = False
+    with_confirmations: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,15 +409,21 @@ class MetadataClient(LoopActor):
             return
         # Not waited for: a slow answer must not slow the next heartbeat down.
         watch, request = self._watch_under_way, m.HeartbeatRequest(name=self._name, incarnation=self._incarnation)
-        self._ask(request, lambda answer: self._on_heartbeat_answered(answer, watch))
+        sent_ms = self.context.clock.monotonic_ms()
+        self._ask(request, lambda answer: self._on_heartbeat_answered(answer, watch, sent_ms))
         self._schedule_heartbeat()
 
-    def _on_heartbeat_answered(self, answer: m.Reply | CallboardError, watch: int) -> None:
+    def _on_heartbeat_answered(self, answer: m.Reply | CallboardError, watch: int, sent_ms: int) -> None:
         """``watch``: the one that was under way when the heartbeat was sent."""
         if isinstance(answer, m.Reply) and answer.error in _SESSION_IS_OVER and self._is_open:
             self._lose(answer)
             return
         ours, theirs = self.image.version, answer.version if isinstance(answer, m.SessionReply) else 0
+        if self._is_open and isinstance(answer, m.SessionReply) and not answer.error and theirs == ours:
+            confirmed = PictureConfirmed(self._incarnation, sent_ms)
+            for one in self._subscriptions:
+                if one.with_confirmations:
+                    _tell(one.subscriber, confirmed)
         if theirs > ours and watch and watch == self._watch_under_way:  # rule 5
             event(logger, "metadata.watch_lost", logging.WARNING, ours=ours, theirs=theirs)
             self._watch_under_way = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callboard.client.commits import Commit, Commits, Ended, FindAgain, SendCommit
+from callboard.client.commits import UNKNOWN_TRIES, Commit, Commits, Ended, FindAgain, SendCommit
 from callboard.client.coordinator import Coordinator
 from callboard.errors import (
     CallboardTimeoutError,
@@ -10,6 +10,7 @@ from callboard.errors import (
     ConnectionLostError,
     ErrorCode,
     OffsetMetadataTooLargeError,
+    UnknownTopicOrPartitionError,
     error_for_code,
 )
 from callboard.model import OffsetAndMetadata, TopicPartition
@@ -245,3 +246,49 @@ def test_what_the_coordinator_refuses_for_one_partition_is_tried_again_without_i
     (send,) = drained(queue, 10)
     assert set(send.offsets) == {B}
     assert answered(queue, send) == [Ended(good, None)]
+
+
+def unknown(key=B):
+    return [
+        OffsetCommitEntryReply(
+            topic=key.topic,
+            partition=key.partition,
+            error=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+            detail="there is no t-1",
+        )
+    ]
+
+
+def test_a_commit_to_a_partition_that_is_not_there_ends_soon_and_takes_no_other_along():
+    first, bad, last = a_commit(1, waits=True), a_commit(5, B, waits=True), a_commit(2, waits=True)
+    queue, now = commits(first, bad, last), 0
+    for commit in (first, bad, last):
+        commit.until_ms = 60_000
+    effects = []
+
+    for _ in range(UNKNOWN_TRIES):
+        (send,) = drained(queue, now)
+        assert send.offsets == {A: OffsetAndMetadata(2), B: OffsetAndMetadata(5)}, "in their order, each time"
+        effects = answered(
+            queue, send, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no t-1", now=now, entries=unknown()
+        )
+        now += 250
+
+    (ended,) = effects
+    assert ended.commit is bad
+    assert isinstance(ended.error, UnknownTopicOrPartitionError)
+    assert not ended.error.outcome_unknown
+    (send,) = drained(queue, now)
+    assert send.offsets == {A: OffsetAndMetadata(2)}
+    assert [one.commit for one in answered(queue, send)] == [first, last]
+
+
+def test_a_partition_that_is_known_a_moment_later_is_committed():
+    commit = a_commit(5, B, waits=True)
+    queue = commits(commit)
+    (send,) = drained(queue)
+    assert answered(queue, send, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, entries=unknown()) == []
+
+    (send,) = drained(queue, 20)
+
+    assert answered(queue, send, now=20) == [Ended(commit, None)]

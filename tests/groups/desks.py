@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from callboard.actors.groups.coordinating import Coordinating
 from callboard.actors.groups.events import Caller, GroupPartition, GroupSettings, Reply, TopicPicture, Write
+from callboard.actors.groups.records import PROOF
 from callboard.transport import group_messages as said
 
 ORDERS = {"orders": TopicPicture("o1", 4)}
@@ -12,10 +13,11 @@ ORDERS = {"orders": TopicPicture("o1", 4)}
 class Desk:
     """Drives a ``Coordinating``; ``replies`` has what was answered, by ticket, and ``log`` what survives."""
 
-    def __init__(self, topics=None, *, settings=None, log=(), survives=True, now_ms=0):
+    def __init__(self, topics=None, *, settings=None, log=(), survives=True, now_ms=0, proven=True):
         self.settings = settings or GroupSettings(broker_id=1)
         self.topics = dict(ORDERS if topics is None else topics)
         self.survives = survives  # what is written, at once
+        self.proven = proven  # the store says all the time that this is the coordinator
         self.log = list(log)
         self.under_way = []
         self.replies = {}
@@ -24,6 +26,7 @@ class Desk:
         self.rules = Coordinating(self.settings)
         for record in self.log:
             self.rules.replay(*record)
+        self.rules.on_proven(self.now_ms)
         self.take(self.rules.loaded(self.now_ms, self.wall_ms))
         self.take(self.rules.on_topics(self.topics, self.now_ms, self.wall_ms))
 
@@ -49,7 +52,7 @@ class Desk:
         """Let what is under way survive, the oldest ``count`` of it."""
         done, self.under_way = self.under_way[:count], self.under_way[len(self.under_way[:count]) :]
         for write in done:
-            self.log += write.records
+            self.log += [record for record in write.records if record != PROOF]  # it says nothing
         if done:
             self.take(self.rules.on_written(done[-1].number, self.now_ms))
 
@@ -59,6 +62,7 @@ class Desk:
         while (due_ms := self.rules.next_due_ms) is not None and due_ms <= until_ms:
             self.wall_ms += max(0, due_ms - self.now_ms)
             self.now_ms = max(self.now_ms, due_ms)
+            self.prove()
             self.take(self.rules.on_due(self.now_ms, self.wall_ms))
         self.wall_ms += until_ms - self.now_ms
         self.now_ms = until_ms
@@ -67,7 +71,12 @@ class Desk:
         """Let time pass in which the coordinator was not called, though it wanted to be; then it is."""
         self.now_ms += milliseconds
         self.wall_ms += milliseconds
+        self.prove()
         self.take(self.rules.on_due(self.now_ms, self.wall_ms))
+
+    def prove(self):
+        if self.proven:
+            self.rules.on_proven(self.now_ms)
 
     def set_topics(self, topics, deleted=()):
         self.topics = dict(topics)
@@ -82,6 +91,7 @@ class Desk:
     def send(self, request, client_id="app", host="10.0.0.1"):
         """Return the ticket."""
         self.tickets += 1
+        self.prove()
         caller = Caller(self.tickets, client_id, host)
         self.take(self.rules.on_request(request, caller, self.now_ms, self.wall_ms))
         return self.tickets
@@ -110,8 +120,10 @@ class Desk:
         return self.ask(request)
 
     def committed(self, group="billing", **more):
-        """Return what is committed, by topic and number."""
-        reply = self.ask(said.OffsetFetchRequest(group_id=group, **more))
+        """Return what is committed, by topic and number: what is told now, or will be when its proof survives."""
+        ticket = self.send(said.OffsetFetchRequest(group_id=group, **more))
+        held = {one.ticket: one.reply for one in self.rules._groups.surviving.waiting()}
+        reply = self.replies[ticket] if ticket in self.replies else held[ticket]
         assert reply.error == 0, reply
         return {(entry.topic, entry.partition): entry.offset for entry in reply.entries}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from callboard.actors.groups.door import host_of
 from callboard.actors.groups.events import GroupSettings
 from callboard.errors import ErrorCode
 from callboard.transport import group_messages as said
@@ -107,3 +108,32 @@ def test_who_looks_after_a_group_that_is_not_there_is_told_so():
     assert desk.described("nobody").error == ErrorCode.GROUP_ID_NOT_FOUND
     removed = desk.ask(said.RemoveMembersRequest(group_id="nobody", member_ids=["m1"]))
     assert [one.error for one in removed.results] == [ErrorCode.GROUP_ID_NOT_FOUND]
+
+
+@pytest.mark.parametrize("group_id", ["bill\ning", "\x00", "bill\x1b[2Jing", "\u202ebilling"])
+def test_a_group_id_that_cannot_be_printed_is_no_group_id(group_id):
+    reply = Desk().join("m1", group=group_id)
+
+    assert ErrorCode(reply.error) == ErrorCode.INVALID_GROUP_ID
+    assert "cannot be printed" in reply.detail
+    assert reply.detail.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("localhost:0:0:4711", "this host, process 4711"), ("127.0.0.1:9192", "127.0.0.1:9192"), ("::1", "::1"), ("", "")],
+)
+def test_where_a_member_is_can_be_read_by_a_person(address, host):
+    assert host_of(address) == host
+
+
+def test_an_owner_of_several_partitions_is_named_once():
+    desk = Desk()
+    desk.join("m1")
+    desk.heartbeat("m1", -1)
+    epoch = desk.join("m2").member_epoch
+
+    reply = desk.commit("m1", 1, {0: 5, 1: 5})
+
+    assert ErrorCode(reply.error) == ErrorCode.UNKNOWN_MEMBER_ID
+    assert reply.detail.endswith(f"orders-0, orders-1 are owned by m2 of app at 10.0.0.1 since generation {epoch}")

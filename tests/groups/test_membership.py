@@ -540,13 +540,13 @@ def test_another_coordinator_goes_on_where_the_log_ends():
     assert after.committed() == {("orders", 0): 7, ("orders", 2): 9}
 
 
-def test_sessions_begin_anew_with_another_coordinator():
+def test_sessions_begin_anew_with_another_coordinator_and_last_longer_by_the_age_of_a_proof():
     desk = Desk()
     two_members(desk)
     desk.pass_time(9_000)
 
     after = desk.restarted()
-    after.pass_time(9_900)
+    after.pass_time(9_900 + 1_500)
 
     assert len(after.described().members) == 2
     after.pass_time(200)

@@ -6,7 +6,6 @@ import zlib
 
 import pytest
 
-from callboard.actors.groups.door import host_of
 from callboard.actors.groups.events import Write
 from callboard.actors.groups.gathering import ListGathering, deleting, describing
 from callboard.actors.groups.journal import BATCH_BYTES, Journal
@@ -152,11 +151,3 @@ def test_a_coordinator_that_loads_does_not_keep_the_others_groups_back():
 
     assert [one.group_id for one in gathering.reply().groups] == ["a", "m", "z"]
     assert gathering.reply().loading == [3]
-
-
-@pytest.mark.parametrize(
-    ("address", "host"),
-    [("localhost:0:1000:4711", "localhost, process 4711"), ("10.0.0.7", "10.0.0.7"), ("::1", "::1"), ("", "")],
-)
-def test_a_member_on_this_machine_is_told_by_its_process(address, host):
-    assert host_of(address) == host

@@ -10,6 +10,7 @@ from callboard.testing.group_history import (
     Commit,
     CommittedRead,
     GroupHistory,
+    MemberPolled,
     Owned,
     Processed,
     group_anomalies,
@@ -173,3 +174,31 @@ def test_one_mutation_of_a_long_history_is_found(seed):
         history.commits[at] = history.commits[at]._replace(member=history.owned[at - 1].member)
 
     assert names(history), mutation
+
+
+def polled(*offsets, span=0, member="a"):
+    return MemberPolled("g", ORDERS, member, span, offsets)
+
+
+@pytest.mark.parametrize(
+    ("polls", "name"),
+    [
+        ([polled(0, 1), polled(3)], "poll-skip"),
+        ([polled(0, 1), polled(1, 2)], "nonmonotonic-poll"),
+        ([polled(0, 2)], "int-poll-skip"),
+        ([polled(1, 0)], "int-nonmonotonic-poll"),
+        ([polled(0, 1), polled(0, 1, span=1), polled(5, span=1)], "poll-skip"),
+    ],
+)
+def test_polls_that_leave_out_or_go_back_while_a_partition_is_held(polls, name):
+    history = a_good_history()
+    history.polls += polls
+
+    assert name in names(history)
+
+
+def test_polls_begin_anew_with_each_time_of_holding_a_partition():
+    history = a_good_history()
+    history.polls += [polled(0, 1), polled(2), polled(0, span=1), polled(7, 8, member="b", span=2), polled()]
+
+    assert group_anomalies(history) == []
