@@ -178,21 +178,20 @@ class Laws:
         if not is_same:
             self._leader_completeness(view)
         if view.high_watermark > known:
-            self._on_commit(view, is_first=not is_same)
+            self._on_commit(view, before if is_same else None)
 
-    def _on_commit(self, view: ReplicaView, *, is_first: bool) -> None:
-        """A leader's high watermark has moved."""
+    def _on_commit(self, view: ReplicaView, before: ReplicaView | None) -> None:
+        """A leader's high watermark has moved. ``before``: as it led in this epoch when it was last looked at."""
         ghost = self._ghost(view.key)
-        if view.high_watermark <= ghost.end_offset and is_first:
+        if view.high_watermark <= ghost.end_offset and before is None:
             return  # what an earlier leader had committed
         if self.losses.on_late_commit(view):
             return
         self._no_deposed_commit(view)
         self._isr_is_stored(view)
         self._committed_is_held(view, ghost.end_offset)
-        if len(view.isr) < view.min_insync_replicas and view.high_watermark > ghost.end_offset:
-            detail = f"{_name(view)}: to {view.high_watermark} with {sorted(view.isr)} in sync"
-            raise LawBroken("enough-in-sync", detail)
+        if view.high_watermark > ghost.end_offset:
+            self._enough_in_sync(view, before)
         self._commit_agreement(view, ghost)
         for other in self._live.get(view.key, set()):
             self._candidate_completeness(self.views[view.key, other])
@@ -215,14 +214,32 @@ class Laws:
             detail = f"{_name(view)}: to {view.high_watermark} on the word of {sorted(view.isr)}"
             raise LawBroken("isr-is-stored", f"{detail}, stored in the ISR are {missing}, too")
 
+    def _enough_in_sync(self, view: ReplicaView, before: ReplicaView | None) -> None:
+        """A step is all that its mailbox held: the set may have shrunk behind the move. Then enough of it hold that."""
+        if len(view.isr) >= view.min_insync_replicas:
+            return
+        counted = before.isr if before is not None else view.isr
+        is_unsure = self.losses.is_unsure  # it did hold it
+        holders = [
+            one for one in counted if is_unsure(view.key, one) or self._held_by(view, one) >= view.high_watermark
+        ]
+        if len(holders) < view.min_insync_replicas:
+            detail = f"{_name(view)}: to {view.high_watermark} with {sorted(view.isr)} in sync"
+            raise LawBroken("enough-in-sync", detail)
+
+    def _held_by(self, leader: ReplicaView, member: int) -> int:
+        """Return below which offset a replica holds the log in the sense of ``flush``; -1: it was never seen."""
+        other = self.views.get((leader.key, member))
+        if other is None:
+            return -1
+        return self._durable[leader.key, member] if leader.flush == "ack" else other.log_end_offset
+
     def _committed_is_held(self, view: ReplicaView, from_offset: int) -> None:
         for member in sorted(view.isr):
             if self.losses.is_unsure(view.key, member):
                 continue  # it did hold it
             other = self.views.get((view.key, member))
-            held = -1
-            if other is not None:
-                held = self._durable[view.key, member] if view.flush == "ack" else other.log_end_offset
+            held = self._held_by(view, member)
             if other is None or held < view.high_watermark:
                 detail = f"{_name(view)}: high watermark {view.high_watermark}, broker {member} holds {held}"
                 raise LawBroken("committed-is-held", detail)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from callboard.client.accumulator import Accumulator, PartitionBuffer
 from callboard.client.producer_batch import RECORD_OVERHEAD
+from callboard.client.records import bytes_column, check_bytes
 
 
 def an_accumulator(batch_size: int = 1_000, buffer_memory: int = 10_000, partitions: int = 3) -> Accumulator:
@@ -187,3 +188,13 @@ def test_no_record_is_lost_between_threads_that_append_and_one_that_takes():
     assert len(got) == 3 * per_thread
     for name in range(3):
         assert [v for v in got if v.startswith(b"%d-" % name)] == [b"%d-%d" % (name, i) for i in range(per_thread)]
+
+
+def test_a_buffer_that_the_application_uses_again_is_copied_when_it_is_handed_over():  # B34
+    """Large frames are lent to the socket: nothing that may change is ever among them."""
+    buffer = bytearray(b"first")
+
+    value, (row,) = check_bytes(buffer, "value"), bytes_column([memoryview(buffer)], "value")
+    buffer[:] = b"other"
+
+    assert (type(value), value, type(row), row) == (bytes, b"first", bytes, b"first")

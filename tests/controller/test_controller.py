@@ -1,5 +1,8 @@
 """The controller at work: over a real metadata actor and real clients, in virtual time."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from callboard.actors.controller.controller import ACTIVE, STANDBY
@@ -153,6 +156,52 @@ def test_a_deposed_controller_changes_nothing_and_stands_by(cluster):  # B26, F9
     assert replies[0].error == ErrorCode.NOT_CONTROLLER
     assert old.controller.role == STANDBY
     assert cluster.image.topic_named("after") is None
+
+
+def gone(name="nowhere"):
+    return m.DeleteTopicsRequest(names=[name])
+
+
+def test_past_its_lease_it_decides_nothing_not_even_a_refusal(cluster):
+    """A refusal is compared by no store: another controller may know better by now."""
+    active = cluster.active
+    active.controller._lease_until_ms = cluster.clock.monotonic_ms()  # as after a pause
+
+    replies = cluster.command(active.broker_id, gone())
+    cluster.advance(1)
+    assert replies == []
+
+    cluster.advance(2_000)
+    assert len(replies) == 1
+
+
+def test_a_picture_from_before_the_grant_decides_nothing(cluster):
+    cluster.settle()
+    controller = cluster.active.controller
+    now = controller._image
+    controller._image = replace(now, lease=msgspec.structs.replace(now.lease, controller_epoch=0))
+
+    replies = cluster.command(cluster.active.broker_id, gone())
+    cluster.advance(1)
+    assert replies == []
+
+    controller._image = now
+    cluster.command(cluster.active.broker_id, gone())  # wakes it
+    cluster.advance(1)
+    assert [one.topics[0].error for one in replies] == [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+
+
+def test_what_it_has_just_committed_is_known_to_the_next_command(cluster):
+    active = cluster.active
+    cluster.network.drop_next(lambda message: isinstance(message, m.StoreDeltaReply), 3)  # one for each broker
+    cluster.command(active.broker_id, m.CreateTopicsRequest(topics=[m.NewTopic(name="new")]))
+    cluster.advance(5)
+    assert cluster.disk.version > active.image.version
+
+    replies = cluster.command(active.broker_id, gone("new"))
+    cluster.advance(2_000)
+
+    assert [one.topics[0].error for one in replies] == [0]
 
 
 def test_a_controller_that_cannot_renew_stands_by_at_the_end_of_its_lease(cluster):  # F26

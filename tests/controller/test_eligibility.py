@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from callboard.actors.controller.draft import Draft
 from callboard.actors.controller.elections import Reelected, reconcile, reelect
+from callboard.actors.controller.leadership import rebalance
 from callboard.actors.metadata.documents import NO_LEADER, Life
 from callboard.config import TopicConfig
 from callboard.model import PartitionKey
@@ -206,3 +207,14 @@ def test_the_clusters_own_default_of_flush_counts():
 
     assert reconcile(image) == []
     assert state(reconciled(image, defaults=TopicConfig(flush="os"))) == (1, (1, 3), ())
+
+
+def test_a_preferred_leader_that_is_unsure_does_not_get_leadership_back():
+    image = with_broker(replicated("os"), 1, "i1b", is_after_reboot=True)
+    led = replace(partition(image), leader=2, leader_incarnation="i2", leader_epoch=1, isr=(1, 2, 3))
+    image = with_documents(image, [(f"partition/{T0}/0", led)])
+
+    assert rebalance(image) == []
+
+    caught_up = replace(led, caught_up=(Life(1, "i1b"),))
+    assert len(rebalance(with_documents(image, [(f"partition/{T0}/0", caught_up)]))) == 1

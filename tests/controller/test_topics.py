@@ -60,6 +60,13 @@ def test_counts_not_given_are_the_clusters():
     assert (result.num_partitions, result.replication_factor) == (4, 2)
 
 
+def test_without_any_word_there_are_three_replicas_and_two_must_have_each_record():
+    result, draft = created(wish(), rules=TopicRules())
+
+    assert result.replication_factor == 3
+    assert stored(draft).topic_named("orders").document.min_insync_replicas == 2
+
+
 def test_the_default_replication_factor_is_less_where_there_are_fewer_brokers():
     rules = TopicRules(broker=BrokerSettings(default_replication_factor=3))
 

@@ -124,6 +124,23 @@ def test_a_commit_of_an_older_controller_epoch_is_refused(opened):  # B26, F9
     assert isinstance(store.apply([Transaction([put("a", {})], controller_epoch=2)])[0], Committed)
 
 
+def test_every_commit_is_synced(path):  # R8
+    store = SqliteStore(path)
+    try:
+        modes = [store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+    finally:
+        store.close()
+
+    assert modes == [2, "wal"]  # 2: FULL; with NORMAL power loss takes commits back, and epochs with them
+
+
+def test_the_controller_epoch_that_commits_are_compared_with_never_goes_back(opened):  # R8
+    store = opened()
+    store.apply([lease(2), lease(1)])
+
+    assert store.apply([Transaction([put("a", {})], controller_epoch=1)]) == [StaleEpoch(2, is_held=True)]
+
+
 def test_a_commit_under_a_lease_that_has_ended_is_refused_even_if_nobody_was_elected_since(opened):  # F9
     store = opened()
     store.apply([lease(1), lease(1, holder="")])

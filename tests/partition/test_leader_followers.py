@@ -71,6 +71,19 @@ def test_b4_a_follower_of_another_epoch_moves_nothing(epoch, code):
     assert leader.high_watermark == 10
 
 
+@pytest.mark.parametrize("epoch", [4, 6])
+def test_b4_progress_of_another_epoch_is_void(epoch):
+    """What it had on disk at that place in another epoch is not what it has copied there in this one."""
+    leader = both_fetched()
+    produce(leader, 2)
+    fetch(leader, 3, 12)
+    fetch(leader, 2, 12, durable=10)
+
+    assert progress(leader, 2, 12, epoch=epoch) == []
+
+    assert leader.high_watermark == 10
+
+
 def test_a_broker_that_hosts_no_replica_is_refused():
     assert errors(fetch(a_leader(), 4, 10)) == [ErrorCode.INELIGIBLE_REPLICA]
     assert progress(a_leader(), 4, 10) == []

@@ -242,3 +242,15 @@ def test_a_line_that_nobody_needs_is_idle():
     assert not line.is_idle
     line.next_request()
     assert line.is_idle
+
+
+def test_the_answer_to_a_fetch_that_was_named_again_meanwhile_is_dropped():
+    """It may tell of a place where the logs part no more: the follower has cut there, and copied on."""
+    line = a_line(A)
+    first = line.next_request()
+    line.unfollow(A)
+    line.follow(A, an_entry(A, 7))
+    second = line.next_request()
+
+    assert answer(line, first, A) == []
+    assert answer(line, second, A) == [A]

@@ -137,6 +137,14 @@ def test_a_high_watermark_that_moves_with_too_few_in_sync(laws):
     assert broken_by(lambda: laws.on_replica(alone)) == "enough-in-sync"
 
 
+def test_a_set_that_shrinks_in_the_step_of_the_move_was_enough_if_so_many_hold_it(laws):
+    """A leader that was paused finds both in its mailbox: what lets the high watermark move, and a smaller set."""
+    laws.on_replica(a_view(2, (A, B, C)))
+    laws.on_document(KEY, a_document(isr=(1,)))
+
+    laws.on_replica(a_leader(1, (A, B, C), isr=frozenset({1}), min_insync_replicas=2))
+
+
 def test_one_offset_that_is_committed_twice():
     laws = Laws()
     laws.on_replica(a_leader(1, (A, B), isr=frozenset({1})))

@@ -8,6 +8,7 @@ import stat
 
 import pytest
 
+from callboard.storage import files as files_module
 from callboard.storage.files import AlreadyLocked, OsFiles
 from callboard.testing.disk import SimCrash, SimDisk
 
@@ -104,6 +105,18 @@ def test_a_lock_is_exclusive_and_names_its_holder(place):
     assert refused.value.holder == "4711"
     lock.release()
     files.lock(f"{root}/lock", "4712").release()
+
+
+def test_a_replaced_file_is_synced_then_renamed_then_its_directory_is_synced(tmp_path, monkeypatch):  # B32
+    files, done = OsFiles(), []
+    monkeypatch.setattr(files_module, "_datasync", lambda fd: done.append("file"))
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append("directory"))
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: (done.append("rename"), rename(old, new)))
+
+    files.write_atomic(f"{tmp_path}/a", b"new")
+
+    assert done == ["file", "rename", "directory"]
 
 
 def test_files_and_directories_are_private(tmp_path):
