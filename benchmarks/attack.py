@@ -7,8 +7,9 @@ Both answer each line on their standard input with a line of JSON (connections s
 
 What a connection says: *nothing*; *greeting* (that of ZMTP, and no more: half a handshake); *ready* (all of the
 handshake); *hello* (Callboard's too; from then on it answers heartbeats). How: *held* (open for as long as the other
-side lets it), *renewed* (those that were ended are made again), *churned* (ended with a reset as soon as they have
-spoken, and made again). PACE bounds the connections a second; 0: as fast as it can.
+side lets it), *renewed* (those that were ended are made again), *stormed* (ended with a reset as soon as they have
+spoken, given up when they are not answered within ``PATIENCE_S``, and made again at once). PACE bounds how often it
+knocks a second; 0: as fast as it can.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 _PONG = b"\x04\x05\x04PONG"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no farewell, and no port that waits for a minute
 _RENEW_S = 0.05
+_FILL_S = 40.0  # until all are there who stay
+PATIENCE_S = 0.02
 
 
 def _hello() -> bytes:
@@ -53,21 +56,24 @@ class Flood:
         self._missing = count
         self._ended: deque[int] = deque()
         self._renew_at = 0.0
-        self.connects = 0
+        self._knocking: dict[int, float] = {}  # since when, by descriptor; the oldest first
+        self.knocks = self.connects = 0
 
     def run(self) -> None:
         begun = time.monotonic()
         is_ready = False
         while True:
             now = time.monotonic()
-            allowed = self._count if not self._pace else int((now - begun) * self._pace) - self.connects
+            allowed = self._count if not self._pace else int((now - begun) * self._pace) - self.knocks
+            if self._how == "stormed":
+                self._give_up(now - PATIENCE_S)
             if self._how == "renewed" and now > self._renew_at:
                 self._missing += len(self._ended)
                 self._ended.clear()
                 self._renew_at = now + _RENEW_S
             for _ in range(min(self._missing, max(0, allowed), 64)):
-                self._open()
-            if not is_ready and (self._missing <= 0 or now - begun > 3):
+                self._open(now)
+            if not is_ready and self._has_begun(now - begun):
                 is_ready = True
                 print("ready", flush=True)
             wait = 0.001 if self._missing else _RENEW_S
@@ -75,13 +81,30 @@ class Flood:
                 if descriptor == sys.stdin.fileno():
                     if not sys.stdin.readline():
                         return
-                    print(json.dumps({"connects": self.connects, "cpu": time.process_time()}), flush=True)
+                    self._tell()
+                elif descriptor not in self._streams:
+                    continue
                 elif event & select.EPOLLOUT and not event & (select.EPOLLERR | select.EPOLLHUP):
                     self._speak(descriptor)
                 else:
                     self._listen(descriptor)
 
-    def _open(self) -> None:
+    def _has_begun(self, passed_s: float) -> bool:
+        """Say whether what is to be measured is there: all of those who are let stay, or the first seconds of the others."""
+        if self._is_alive and self._how != "stormed":
+            return len(self._streams) - len(self._knocking) >= self._count or passed_s > _FILL_S
+        return self._missing <= 0 or passed_s > 3
+
+    def _tell(self) -> None:
+        open_now = len(self._streams) - len(self._knocking)
+        told = {"knocks": self.knocks, "connects": self.connects, "open": open_now, "cpu": time.process_time()}
+        print(json.dumps(told), flush=True)
+
+    def _give_up(self, before: float) -> None:
+        for descriptor in [each for each, since in self._knocking.items() if since < before]:
+            self._end(descriptor)
+
+    def _open(self, now: float) -> None:
         stream = socket.socket()
         stream.setblocking(False)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -90,15 +113,18 @@ class Flood:
             stream.close()  # no port is left
             return
         self._missing -= 1
+        self.knocks += 1
+        self._knocking[stream.fileno()] = now
         self._streams[stream.fileno()] = stream
         self._epoll.register(stream, select.EPOLLOUT)
 
     def _speak(self, descriptor: int) -> None:
         self.connects += 1
+        del self._knocking[descriptor]
         with contextlib.suppress(OSError):
             if self._data:
                 self._streams[descriptor].send(self._data)
-        if self._how == "churned":
+        if self._how == "stormed":
             self._end(descriptor)
         else:
             self._epoll.modify(descriptor, select.EPOLLIN)
@@ -117,8 +143,9 @@ class Flood:
         self._end(descriptor)
 
     def _end(self, descriptor: int) -> None:
+        self._knocking.pop(descriptor, None)
         self._streams.pop(descriptor).close()
-        if self._how == "churned":
+        if self._how == "stormed":
             self._missing += 1
         else:
             self._ended.append(descriptor)
@@ -144,7 +171,7 @@ def listen(holds: int) -> None:
                 elif not sys.stdin.readline():
                     return
                 else:
-                    print(json.dumps({"connects": accepted, "cpu": time.process_time()}), flush=True)
+                    print(json.dumps({"accepted": accepted, "cpu": time.process_time()}), flush=True)
 
 
 def main(arguments: list[str]) -> None:

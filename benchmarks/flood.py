@@ -30,13 +30,14 @@ SETTLE_S = 1.0  # after a flood has begun, before it is measured
 QUIET_S = 1.0  # after one has ended
 AIM = 0.8
 NEWCOMER_S = 5.0
+FLOOD_MAX = 1_000  # connections of a flood that comes and goes; what is more is to stay
 FEW = 100  # descriptors of each process, where there are few
 
 
 class Case(NamedTuple):
     """One flood. ``few``: the broker may have ``FEW`` descriptors."""
 
-    count: int
+    connections: int
     says: str
     how: str
     few: bool = False
@@ -49,9 +50,9 @@ CASES = {
     "idle-hello": Case(5_000, "hello", "renewed"),
     "few-nothing": Case(190, "nothing", "renewed", few=True),
     "few-greeting": Case(190, "greeting", "renewed", few=True),
-    "churn-nothing": Case(190, "nothing", "churned", few=True),
-    "churn-greeting": Case(190, "greeting", "churned", few=True),
-    "churn-hello": Case(190, "hello", "churned", few=True),
+    "storm-nothing": Case(190, "nothing", "stormed", few=True),
+    "storm-greeting": Case(190, "greeting", "stormed", few=True),
+    "storm-hello": Case(190, "hello", "stormed", few=True),
 }
 
 
@@ -63,14 +64,14 @@ class Child:
         self.first = self._read()
 
     def ask(self) -> dict[str, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        pipe = self._process.stdin
+        if pipe is not None:
+            pipe.write("\n")
+            pipe.flush()
         return dict(json.loads(self._read()))
 
     def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        return self._process.stdout.readline().strip() if self._process.stdout is not None else ""
 
 
 @contextmanager
@@ -80,11 +81,12 @@ def child(module: str, *arguments: object) -> Iterator[Child]:
     try:
         yield Child(process)
     finally:
-        assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError):
-            process.stdin.close()
+            for pipe in filter(None, (process.stdin,)):
+                pipe.close()
         process.wait(30)
-        process.stdout.close()
+        for pipe in filter(None, (process.stdout,)):
+            pipe.close()
 
 
 class Scene:
@@ -100,7 +102,7 @@ class Scene:
         return self._measured(None)
 
     def beside(self, case: Case, door: str, pace: float) -> dict[str, Any]:
-        with child("attack", door, case.count, case.says, case.how, pace) as attacker:
+        with child("attack", door, case.connections, case.says, case.how, pace) as attacker:
             time.sleep(SETTLE_S)
             found = self._measured(attacker)
         if door == self.door:
@@ -131,7 +133,9 @@ class Scene:
             "threads": {name: (now[name] - threads.get(name, 0.0)) / took for name in now},
         }
         if attacker:
-            found["connects"] = (after[2]["connects"] - before[2]["connects"]) / took
+            for what in ("knocks", "connects"):
+                found[what] = (after[2][what] - before[2][what]) / took
+            found["open"] = after[2]["open"]
             found["attacker"] = (after[2]["cpu"] - before[2]["cpu"]) / took
         return found
 
@@ -166,7 +170,9 @@ def scene(case: Case, options: argparse.Namespace) -> Iterator[Scene]:
             stack.enter_context(child("bystanders", "produce", "steady", servers, options.rate)),
             stack.enter_context(child("bystanders", "consume", "steady", servers)),
         ]
-        bare = stack.enter_context(child("attack", "listen", 0 if case.how == "churned" or case.few else case.count))
+        bare = stack.enter_context(
+            child("attack", "listen", 0 if case.how == "stormed" or case.few else case.connections)
+        )
         yield Scene(running, clients, bare, options.seconds)
 
 
@@ -182,9 +188,9 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                     found[step] = stage.undisturbed()
                 elif step == "flooded":
                     found[step] = stage.flooded(case, options.pace)
-                    pace = found[step]["connects"]
-                else:
-                    found[step] = stage.control(case, max(pace, 1.0))
+                    pace = found[step]["knocks"]
+                else:  # those who are to stay come as they like: what is compared is that they are there
+                    found[step] = stage.control(case, pace if case.connections <= FLOOD_MAX else 0.0)
             if number:
                 rounds.append(found)
     return summary(rounds)
@@ -195,7 +201,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         return [each["flooded"][what] / max(each[against][what], 1e-9) for each in rounds]
 
     def median(step: str, what: str) -> float:
-        return statistics.median(each[step][what] for each in rounds)
+        return float(statistics.median(each[step][what] for each in rounds))
 
     line: dict[str, Any] = {}
     for what in ("produced", "consumed"):
@@ -208,7 +214,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         spent = {n: statistics.median(each[step]["threads"].get(n, 0.0) for each in rounds) for n in sorted(names)}
         line[step]["threads"] = {name: share for name, share in spent.items() if share >= 0.005}
         if step != "undisturbed":
-            line[step] |= {what: median(step, what) for what in ("connects", "attacker")}
+            line[step] |= {what: median(step, what) for what in ("knocks", "connects", "open", "attacker")}
     line["newcomer_s"] = max(each["flooded"]["newcomer_s"] for each in rounds)
     line["failures"] = sum(each[step]["failures"] for each in rounds for step in each)
     return line
@@ -224,8 +230,10 @@ def told(name: str, line: dict[str, Any]) -> str:
     threads = ", ".join(f"{thread} {100 * share:.0f} %" for thread, share in flooded["threads"].items())
     return (
         f"{name:<15} produced {parts[0]} of undisturbed, {parts[1]} of control; consumed {parts[2]}, {parts[3]}\n"
-        f"{'':<15} {line['undisturbed']['produced']:,.0f} : {flooded['produced']:,.0f} : {control['produced']:,.0f} records/s;"
-        f" {flooded['connects']:,.0f} : {control['connects']:,.0f} connections/s,"
+        f"{'':<15} {line['undisturbed']['produced']:,.0f} : {flooded['produced']:,.0f} : {control['produced']:,.0f}"
+        " records/s;"
+        f" knocks {flooded['knocks']:,.0f} : {control['knocks']:,.0f}/s,"
+        f" connections {flooded['connects']:,.0f} : {control['connects']:,.0f}/s, open {flooded['open']:,.0f},"
         f" attacker {100 * flooded['attacker']:.0f} : {100 * control['attacker']:.0f} % of a core;"
         f" longest {flooded['longest_ms']:.0f} ms; newcomer {line['newcomer_s']:.2f} s; failures {line['failures']:.0f}\n"
         f"{'':<15} broker: {threads}"
@@ -234,7 +242,7 @@ def told(name: str, line: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--pairs", type=int, default=5, help="measured; one more warms up")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
     parser.add_argument("--rate", type=float, default=0.0, help="records a second; default: as fast as one by one goes")
@@ -242,6 +250,8 @@ def main() -> int:
     parser.add_argument("--directory", help="where the files go; default: the system's temporary directory")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if unknown := set(options.cases) - CASES.keys():
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # of those whom this process starts
     lines: dict[str, Any] = {}

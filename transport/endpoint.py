@@ -23,7 +23,7 @@ from .addresses import parse_address
 from .admission import Admission
 from .binding import Bound, bind_all
 from .dealer import DealerWire
-from .doorman import Doorman, wasted_at_once, received_by
+from .doorman import Doorman, received_by, wasted_at_once
 from .doors import Doors
 from .endless import Endless
 from .faults import Faults, with_faults

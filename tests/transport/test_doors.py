@@ -1,19 +1,24 @@
 """What the kernel does at our listening sockets: it keeps the mute, and does not answer who knocks at a shut door."""
 
 import contextlib
+import logging
 import socket
 import sys
+import time
 from contextlib import ExitStack
 
 import pytest
 
+from callboard.testing.loop import SimClock, SimLoop
 from callboard.transport import doors, messages
+from callboard.transport.doorman import WASTED_AT_ONCE
+from callboard.transport.turnstile import Turnstile
 
 from .rig import rig
 from .test_garbage import raw
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
-FLOOD = 400
+FLOOD, BURST = 40, 5
 
 
 @pytest.fixture
@@ -93,30 +98,61 @@ def test_a_file_and_a_unix_socket_are_left_alone(tmp_path):
         assert not doors.turn_away(file.fileno())
 
 
-def test_of_a_flood_few_are_taken_while_who_is_connected_is_served():
-    """The kernel asks again after 1 s: so within one, nobody is taken who knocked at the shut door."""
-    with rig() as it:
-        server, _ = it.serve_echo(connections_wasted_per_second=1)
+def accepted(door):
+    try:
+        return door.accept()[0]
+    except BlockingIOError:
+        return None
+
+
+def test_a_flood_is_taken_as_far_as_the_turnstile_says_and_a_newcomer_gets_in_when_it_opens(door):
+    """In virtual time: those whom the kernel does not answer knock again by themselves, in real time."""
+    loop, shut = SimLoop(), []
+    its = doors.Doors(loop, SimClock(loop), Turnstile(per_s=1, burst=BURST, now_ms=0), lambda: shut.append(1))
+    its.listening(door.fileno())
+    place = "tcp://{}:{}".format(*door.getsockname())
+    with ExitStack() as stack:
+        for _ in range(BURST):
+            assert not shut
+            stack.enter_context(socket.create_connection(door.getsockname())).sendall(b"\xff")
+            while (inside := accepted(door)) is None:
+                pass
+            its.arrived(stack.enter_context(inside).fileno())
+        assert shut
+        with knocking(place, FLOOD) as others:
+            speak(others)
+            assert accepted(door) is None
+
+            loop.advance(3_000)
+            with socket.create_connection(door.getsockname(), timeout=30) as newcomer:
+                newcomer.sendall(b"x")
+                door.settimeout(30)
+                door.accept()[0].close()
+    assert len(shut) == 1
+    its.close()
+
+
+def test_who_is_connected_is_served_while_the_door_is_shut_and_newcomers_after(caplog):
+    with rig() as it, caplog.at_level(logging.WARNING, "callboard"):
+        server, _ = it.serve_echo(connections_wasted_per_second=50)
         client, states = it.ready(server.endpoints[0])
-        it.transport._servers[0]._doors._turnstile._burst = 5  # noqa: SLF001 - as with 40 descriptors
-        it.transport._servers[0]._doors._turnstile._tokens = 5  # noqa: SLF001
-        with knocking(server.endpoints[0], FLOOD) as first:
-            speak(first)
-            it.until(lambda: server.counters["doors_shut"])
-            seen = server.counters["connections_seen"]
-            with knocking(server.endpoints[0], FLOOD) as second:
-                speak(second)
+        with knocking(server.endpoints[0], 3 * WASTED_AT_ONCE) as streams:
+            until = time.monotonic() + 60
+            while not server.counters["doors_shut"] and time.monotonic() < until:
+                speak(streams)
                 assert it.ask(client, messages.MetadataRequest())[0].detail == "MetadataRequest"
-                assert server.counters["connections_seen"] <= max(seen, FLOOD + 1)
-        it.ready(server.endpoints[0])  # a newcomer gets in when it is over
+            assert server.counters["doors_shut"]
+            assert it.ask(client, messages.MetadataRequest())[0].detail == "MetadataRequest"
+        it.ready(server.endpoints[0])
         assert len(states) == 1
+    assert "connections a second come to nothing" in caplog.text
 
 
 def test_a_silent_connection_costs_no_descriptor():
     with rig() as it:
         server, _ = it.serve_echo()
         it.ready(server.endpoints[0])
-        if not doors._COOKIES.exists() or doors._COOKIES.read_text().strip() == "0":  # noqa: SLF001
+        if not doors._COOKIES.exists() or doors._COOKIES.read_text().strip() == "0":
             pytest.skip("without SYN cookies nobody is made to wait in the kernel")
         with ExitStack() as stack:
             for _ in range(50):
