@@ -90,7 +90,7 @@ class Flood:
                     self._listen(descriptor)
 
     def _has_begun(self, passed_s: float) -> bool:
-        """Say whether what is to be measured is there: all of those who are let stay, or the first seconds of the others."""
+        """Say whether what is to be measured is there: all of those who may stay, or some seconds of the others."""
         if self._is_alive and self._how != "stormed":
             return len(self._streams) - len(self._knocking) >= self._count or passed_s > _FILL_S
         return self._missing <= 0 or passed_s > 3

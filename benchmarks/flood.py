@@ -235,7 +235,8 @@ def told(name: str, line: dict[str, Any]) -> str:
         f" knocks {flooded['knocks']:,.0f} : {control['knocks']:,.0f}/s,"
         f" connections {flooded['connects']:,.0f} : {control['connects']:,.0f}/s, open {flooded['open']:,.0f},"
         f" attacker {100 * flooded['attacker']:.0f} : {100 * control['attacker']:.0f} % of a core;"
-        f" longest {flooded['longest_ms']:.0f} ms; newcomer {line['newcomer_s']:.2f} s; failures {line['failures']:.0f}\n"
+        f" longest {flooded['longest_ms']:.0f} ms; newcomer {line['newcomer_s']:.2f} s;"
+        f" failures {line['failures']:.0f}\n"
         f"{'':<15} broker: {threads}"
     )
 
@@ -252,7 +253,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.cases) - CASES.keys():
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # of those whom this process starts
     lines: dict[str, Any] = {}
     for name in options.cases or CASES:

@@ -1,14 +1,17 @@
 """What the kernel is asked to do at a listening socket, so that a flood of connections costs it and not us.
 
 libzmq takes every connection that comes, one after the other, and cannot be told to wait: an endpoint that is unbound
-takes its connections with it. But the monitor names the descriptor on which it listens, which is this process's own, and
-of a descriptor the kernel can be asked two things:
+takes its connections with it. But the monitor names the descriptor on which it listens, which is this process's own,
+and of a descriptor the kernel can be asked two things:
 
 1. *Wait for a word* (``TCP_DEFER_ACCEPT``): a connection is handed over when something has come on it. The client's end
    of ZMTP speaks at once; one that never does costs no descriptor, no thread, no event: it waits in the kernel, which
    forgets it after a minute. Only where a full queue of such does not keep others out (SYN cookies, the default).
 2. *Nobody new* (a filter that drops SYN, the first segment of a connection): whoever knocks is not answered, and his
    kernel knocks again after 1, 3, 7 s. Connections that are open, or on their way, are not concerned, nor slower.
+
+(An attacker who gives up at once and knocks anew spends his own processor on it. The filter, a few instructions, is
+inherited by connections that are taken while it is there, and lets all of theirs pass.)
 
 Both are Linux's. Elsewhere, and on unix sockets, doors are always open.
 """
