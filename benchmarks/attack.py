@@ -38,10 +38,11 @@ PATIENCE_S = 0.02
 
 def _hello() -> bytes:
     header = codec.encode(m.Hello(id=1, client_id="flood"))
-    return _GREETING + _READY + b"\x02" + len(header).to_bytes(8, "big") + header
+    return b"\x02" + len(header).to_bytes(8, "big") + header
 
 
-SAYS = {"nothing": b"", "greeting": _GREETING, "ready": _GREETING + _READY, "hello": _hello()}
+SAYS = {"nothing": b"", "greeting": _GREETING, "ready": _GREETING + _READY, "hello": _GREETING + _READY}
+_HELLO = _hello()  # said when the handshake is done: libzmq ends whoever says it before
 
 
 class Flood:
@@ -49,7 +50,7 @@ class Flood:
 
     def __init__(self, place: tuple[str, int], count: int, says: str, how: str, pace: float) -> None:
         self._place, self._count, self._data, self._how, self._pace = place, count, SAYS[says], how, pace
-        self._is_alive = says == "hello"
+        self._says_hello = says == "hello"
         self._epoll = select.epoll()
         self._epoll.register(sys.stdin, select.EPOLLIN)
         self._streams: dict[int, socket.socket] = {}
@@ -91,7 +92,7 @@ class Flood:
 
     def _has_begun(self, passed_s: float) -> bool:
         """Say whether what is to be measured is there: all of those who may stay, or some seconds of the others."""
-        if self._is_alive and self._how != "stormed":
+        if self._says_hello and self._how != "stormed":
             return len(self._streams) - len(self._knocking) >= self._count or passed_s > _FILL_S
         return self._missing <= 0 or passed_s > 3
 
@@ -124,16 +125,16 @@ class Flood:
         with contextlib.suppress(OSError):
             if self._data:
                 self._streams[descriptor].send(self._data)
-        if self._how == "stormed":
+        if self._how == "stormed" and not self._says_hello:
             self._end(descriptor)
         else:
             self._epoll.modify(descriptor, select.EPOLLIN)
 
     def _listen(self, descriptor: int) -> None:
         try:
-            if self._streams[descriptor].recv(4_096):
-                if self._is_alive:
-                    self._streams[descriptor].send(_PONG)
+            if said := self._streams[descriptor].recv(4_096):
+                if self._says_hello:
+                    self._answer(descriptor, said)
                 return
         except BlockingIOError:
             return
@@ -141,6 +142,14 @@ class Flood:
             self._end(descriptor)
             return
         self._end(descriptor)
+
+    def _answer(self, descriptor: int, said: bytes) -> None:
+        if b"READY" in said:
+            self._streams[descriptor].send(_HELLO)
+            if self._how == "stormed":
+                self._end(descriptor)
+        elif b"PING" in said:
+            self._streams[descriptor].send(_PONG)
 
     def _end(self, descriptor: int) -> None:
         self._knocking.pop(descriptor, None)
