@@ -18,7 +18,6 @@ Both are Linux's. Elsewhere, and on unix sockets, doors are always open.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import socket as sockets_of_the_os
 import struct
@@ -144,11 +143,14 @@ def welcome(descriptor: int) -> bool:
 
 
 def _asked(descriptor: int, level: int, option: int, value: int | bytes) -> bool:
-    stream = None
-    with contextlib.suppress(OSError):
+    try:
         stream = sockets_of_the_os.socket(fileno=descriptor)
-        stream.setsockopt(level, option, value)
-    if stream is None:
+    except OSError:
         return False
-    stream.detach()
+    try:
+        stream.setsockopt(level, option, value)
+    except OSError:
+        return False  # another system, or gone
+    finally:
+        stream.detach()
     return True
