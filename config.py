@@ -76,6 +76,7 @@ class Limits(Settings, frozen=True, kw_only=True, omit_defaults=True):
     connections: Positive = 10_000
     connections_per_address: Positive = 10_000
     connections_silent_per_address: Positive = 1_000  # that have not said hello yet
+    connections_wasted_per_second: Positive = 200  # that come to nothing, at one door; beyond, newcomers wait
 
 
 class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):

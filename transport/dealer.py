@@ -120,7 +120,7 @@ class DealerWire:
             if ":" in address.host:
                 self._socket.setsockopt(zmq.IPV6, 1)
             self._try_send = sender_of(self._socket)
-            self._monitor = Monitor(self._loop, self._socket, self._on_event)
+            self._monitor = Monitor(self._loop, self._socket, self._on_event, monitor.OF_A_CLIENT)
             self._pump = Pump(self._loop, self._socket, self._on_readable, self._on_idle)
             self._socket.connect(address.endpoint)
         except zmq.ZMQError as error:  # too many open files, no such protocol

@@ -21,6 +21,7 @@ from .loop import Loop, Timer
 logger = logging.getLogger(__name__)
 
 HEADROOM = 256  # descriptors that arrivals leave free; a quarter where there are few
+WASTED_AT_ONCE = 1_000  # an eighth of the descriptors where there are few
 REPORT_S = 1.0  # between two lines on the same matter
 _OPEN_FILES = "/proc/self/fd"
 _TCP_INFO = 11  # of Linux
@@ -33,7 +34,7 @@ class Doorman:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._arrivals = Arrivals()
-        self._unreported: dict[str, int] = {}  # connections shown out since the last line, by reason
+        self._unreported: dict[tuple[str, str], int] = {}  # since the last line, by event and reason
         self._timer: Timer | None = None  # runs while a matter has been reported a moment ago
 
     def accepted(self, descriptor: int, limits: Limits) -> int:
@@ -66,6 +67,10 @@ class Doorman:
         """Show one connection out; return how many that were, 0 or 1."""
         return self._show_out([descriptor], reason)
 
+    def note(self, reason: str) -> None:
+        """Those who knock have been kept waiting."""
+        self._count("connections.kept_waiting", reason, 1)
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -75,17 +80,21 @@ class Doorman:
         for descriptor in descriptors:
             remote = self._arrivals.remote(descriptor)
             count += remote is not None and hang_up(descriptor, remote)
+        self._count("connections.shown_out", reason, count)
+        return count
+
+    def _count(self, event: str, reason: str, count: int) -> None:
         if count:
-            self._unreported[reason] = self._unreported.get(reason, 0) + count
+            matter = event, reason
+            self._unreported[matter] = self._unreported.get(matter, 0) + count
             if self._timer is None:
                 self._report()
-        return count
 
     def _report(self) -> None:
         """Say what has happened since the last time, and no more for a while."""
         self._timer = None
-        for reason, count in self._unreported.items():
-            logger.warning("connections.shown_out count=%d reason=%r", count, reason)
+        for (event, reason), count in self._unreported.items():
+            logger.warning("%s count=%d reason=%r", event, count, reason)
         if self._unreported:
             self._unreported.clear()
             self._timer = self._loop.call_later(REPORT_S, self._report)
@@ -97,6 +106,12 @@ def descriptors_allowed() -> tuple[int, int]:
     if allowed == resource.RLIM_INFINITY:
         return 1 << 31, 0
     return allowed, min(HEADROOM, allowed // 4)
+
+
+def wasted_at_once() -> int:
+    """Return how many connections may come to nothing at once before a door is shut (``turnstile``)."""
+    allowed, _ = descriptors_allowed()
+    return max(1, min(WASTED_AT_ONCE, allowed // 8))
 
 
 def descriptors_in_use(newest: int) -> int:

@@ -23,7 +23,8 @@ from .addresses import parse_address
 from .admission import Admission
 from .binding import Bound, bind_all
 from .dealer import DealerWire
-from .doorman import Doorman, received_by
+from .doorman import Doorman, received_by, wasted_at_once
+from .doors import Doors
 from .endless import Endless
 from .faults import Faults, with_faults
 from .gate import Gate
@@ -36,6 +37,7 @@ from .peers import PeerConnection
 from .pump import Pump
 from .seam import ConnectOptions, Inbound, OnRequests, OnState, PeerInfo, ServerIdentity
 from .software import SOFTWARE
+from .turnstile import Turnstile
 from .wire import OpenWire
 
 REQUESTS_A_ROUND = 256
@@ -88,7 +90,9 @@ class RouterServer:
         self._retry_timer: Timer | None = None
         self._bound: tuple[Bound, ...] = ()
         self._is_open = True
-        self._monitor = Monitor(loop, socket, self._on_event)
+        per_s, burst = limits.connections_wasted_per_second, wasted_at_once()
+        self._doors = Doors(loop, clock, Turnstile(per_s, burst, clock.monotonic_ms()), self._on_doors_shut)
+        self._monitor = Monitor(loop, socket, self._on_event, monitor.OF_A_SERVER)
         self._pump = Pump(loop, socket, self._receive, self._on_idle)
 
     def bind(self, binds: Sequence[str], *, is_loopback_only: bool) -> None:
@@ -147,6 +151,7 @@ class RouterServer:
             self._retry_timer.cancel()
         self._pump.close()
         self._monitor.stop_watching()
+        self._doors.close()
         # Not unbound before: libzmq ends an endpoint's connections with it, and throws away what they have not sent.
         self._socket.close(linger=LINGER_MS)
         self._monitor.wait_for(monitor.CLOSED, len(self._bound), CLOSE_WAIT_MS)
@@ -192,7 +197,9 @@ class RouterServer:
                 else:
                     verdict = admit(peer, header, payload, size, now_ms, address)
                     if not is_known and peer in self._gate.peers:
-                        self._doorman.greeted(_descriptor_of(frame))
+                        descriptor = _descriptor_of(frame)
+                        self._doorman.greeted(descriptor)
+                        self._doors.greeted(descriptor)
                 if type(verdict) is Inbound:
                     inbound.append(verdict)
                 elif verdict is not None:
@@ -265,13 +272,22 @@ class RouterServer:
             self._on_connection_ended(value)  # should its end have escaped us
             self._descriptors.add(value)
             self._accepted += 1
+            self._doors.arrived(value)
             self._gate.counters["shown_out"] += self._doorman.accepted(value, self._limits)
         elif event == monitor.DISCONNECTED:
             self._on_connection_ended(value)
+        elif event == monitor.LISTENING:
+            self._doors.listening(value)
+
+    def _on_doors_shut(self) -> None:
+        self._gate.counters["doors_shut"] += 1
+        wasted = self._limits.connections_wasted_per_second
+        self._doorman.note(f"more than {wasted:,} connections a second come to nothing")
 
     def _on_connection_ended(self, descriptor: int) -> None:
         self._descriptors.discard(descriptor)
         self._doorman.ended(descriptor)
+        self._doors.ended(descriptor)
         self._endless.ended(descriptor)
         peer = self._peer_by_descriptor.pop(descriptor, None)
         if peer is not None:

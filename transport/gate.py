@@ -55,6 +55,7 @@ COUNTERS = (
     "expired",  # deadline passed before it was read
     "refused_connections",
     "shown_out",  # connections that were ended so that others could be
+    "doors_shut",  # times that newcomers were kept waiting, because too many connections came to nothing
     "dropped_replies",  # of peers that do not read
     "lost_replies",  # of peers that are gone
     "peers_seen",

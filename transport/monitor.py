@@ -12,6 +12,7 @@ from .loop import Loop
 from .pump import Pump
 
 CONNECTED = zmq.EVENT_CONNECTED.value
+LISTENING = zmq.EVENT_LISTENING.value
 ACCEPTED = zmq.EVENT_ACCEPTED.value
 CLOSED = zmq.EVENT_CLOSED.value
 DISCONNECTED = zmq.EVENT_DISCONNECTED.value
@@ -21,7 +22,8 @@ FAILED_PROTOCOL = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL.value
 FAILED_AUTH = zmq.EVENT_HANDSHAKE_FAILED_AUTH.value
 HANDSHAKE_FAILED = frozenset({FAILED_NO_DETAIL, FAILED_PROTOCOL, FAILED_AUTH})
 
-_WANTED = CONNECTED | ACCEPTED | CLOSED | DISCONNECTED | HANDSHAKE_SUCCEEDED | sum(HANDSHAKE_FAILED)
+OF_A_CLIENT = CONNECTED | CLOSED | DISCONNECTED | HANDSHAKE_SUCCEEDED | sum(HANDSHAKE_FAILED)
+OF_A_SERVER = LISTENING | ACCEPTED | CLOSED | DISCONNECTED  # after a handshake that failed, too
 _EVENT = struct.Struct("=Hi")
 _DONTWAIT = zmq.DONTWAIT.value
 
@@ -32,20 +34,24 @@ class Monitor:
     """Tells ``on_event`` what happens to a socket's connections, in order."""
 
     BATCH_MAX = 256
+    ROUND_MAX = 8  # of a turn's round: whoever has work comes before those who come and go
 
-    def __init__(self, loop: Loop, socket: zmq.Socket[bytes], on_event: OnEvent) -> None:
+    def __init__(self, loop: Loop, socket: zmq.Socket[bytes], on_event: OnEvent, wanted: int) -> None:
         self._watched = socket
         self._on_event = on_event
-        self._socket = sockets.monitor_of(socket, _WANTED)
+        self._socket = sockets.monitor_of(socket, wanted)
         self._is_open = True
-        self._pump = Pump(loop, self._socket, self.drain, lambda: False)
+        self._pump = Pump(loop, self._socket, self._drain_some, lambda: False)
 
-    def drain(self) -> bool:
+    def _drain_some(self) -> bool:
+        return self.drain(self.ROUND_MAX)
+
+    def drain(self, count: int = BATCH_MAX) -> bool:
         """Tell what is known by now. Also called by who must know everything that came before a message.
 
         Returns whether that is all.
         """
-        for _ in range(self.BATCH_MAX):
+        for _ in range(count):
             if not self._is_open:
                 return True
             event = self._next()

@@ -43,7 +43,7 @@ class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_ttl: int = 6_000  # what we ask of the other side: longer than ours, it may be busier
     handshake_ivl: int = 1_000
     connect_timeout: int = 3_000
-    backlog: int = 1_024
+    backlog: int = 4_096  # the kernel makes it as many as net.core.somaxconn allows
 
 
 DEFAULTS = SocketOptions()

@@ -24,7 +24,7 @@ EXPECTED = {
         zmq.MAXMSGSIZE: 64 << 20,
         zmq.SNDHWM: 100,
         zmq.RCVHWM: 250,
-        zmq.BACKLOG: 1_024,
+        zmq.BACKLOG: 4_096,
         zmq.ZAP_DOMAIN: b"callboard",
         zmq.ZAP_ENFORCE_DOMAIN: 1,
     },
