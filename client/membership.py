@@ -47,7 +47,8 @@ ANSWER_MS_MAX = 2_000  # how long after it should have answered a coordinator co
 ANSWER_SHARE = 5  # … or this part of a session, if that is less
 FIRST_PAUSE_MS = 5  # after a failure: another coordinator is elected within milliseconds …
 PAUSE_MS_MAX = 250  # … the pauses double up to this
-LEAVE_MS = 2_000  # how long an answer to leaving is waited for
+LEAVE_MS = 2_000  # how long an answer to leaving is waited for …
+LAST_COMMIT_MS = 5_000  # … with a commit, as one by itself
 
 OUT_OF_GROUP = (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH, ErrorCode.ILLEGAL_GENERATION)
 
@@ -479,7 +480,7 @@ class Member:
         self._sent.clear()
         self._last_number += 1
         self._sent[self._last_number] = _Sent(now_ms, self._subscribed, frozenset())
-        return SendHeartbeat(self._last_number, request, LEAVE_MS)
+        return SendHeartbeat(self._last_number, request, LAST_COMMIT_MS if last else LEAVE_MS)
 
 
 def by_topic(partitions: Partitions | Sequence[tuple[TopicPartition, str]]) -> list[TopicPartitions]:
