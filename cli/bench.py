@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -23,6 +25,8 @@ bench = LazyGroup(
         "groups": Entry("bench", "groups", "What a rebalance costs those who stay, and groups the brokers."),
     },
 )
+
+ROUNDS = 3  # of one kill and one close each, of ``bench groups``
 
 PARTS = (
     ("one partition", "ms"),
@@ -181,7 +185,9 @@ def groups(
     from ..testing import group_costs, rebalance
 
     moved = rebalance.measure(
-        rebalance.Plan(members=members, partitions=partitions, rate=rate, session_timeout_ms=session_timeout_ms)
+        rebalance.Plan(
+            members=members, partitions=partitions, rate=rate, session_timeout_ms=session_timeout_ms, rounds=ROUNDS
+        )
     )
     figures = rebalance.summary(moved)
     if group_count:
@@ -193,16 +199,19 @@ def groups(
     return ExitStatus.FAILED if any(one["moved_from_others"] for one in figures["departures"]) else ExitStatus.OK
 
 
+def _row(what: str, departures: list[dict[str, Any]], of: Callable[[list[float]], float]) -> tuple[str, ...]:
+    counts = [f"{of([one[key] for one in departures]):.0f}" for key in ("partitions", "moved_from_others")]
+    keys = ("assigned_ms", "read_ms", "p99_before_ms", "gap_ms", "gap_above_ms")
+    return (what, *counts, *(f"{of([one[key] for one in departures]):.0f} ms" for key in keys))
+
+
 def _print_groups(figures: dict[str, Any]) -> None:
-    rows = [
-        (
-            f"one is {one['how']}",
-            str(one["partitions"]),
-            str(one["moved_from_others"]),
-            *(f"{one[key]:.0f} ms" for key in ("assigned_ms", "read_ms", "p99_before_ms", "gap_ms", "gap_above_ms")),
-        )
-        for one in figures["departures"]
-    ]
+    rows = []
+    for how in ("killed", "closed"):
+        some = [one for one in figures["departures"] if one["how"] == how]
+        rows.append(_row(f"one is {how}", some, statistics.median))
+        if len(some) > 1:
+            rows.append(_row(f"… longest of {len(some)}", some, max))
     click.echo(f"{figures['members']} members, {figures['partitions']} partitions, {figures['rate']} records a second")
     heads = ("", "partitions", "moved besides", "assigned", "read", "p99 before", "longest pause", "above p99")
     print_table(heads, rows)

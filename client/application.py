@@ -87,6 +87,7 @@ class Application:
         self.left: Mapping[
             TopicPartition, int
         ] = {}  # of an asynchronous iteration: polled, but not handed out from there
+        self.named: set[TopicPartition] = set()  # in commits since it began to leave: what it says itself counts
         self.performer = 0  # the thread that performs a change
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
         self.has_come = False  # it has polled since it subscribed

@@ -115,7 +115,9 @@ class Commits:
             commit = self.queue.popleft()
             self._aboard.append(commit)
             offsets.update(commit.offsets)
-        epoch = member_epoch if first.member_id == member_id else self._aboard[-1].member_epoch
+        epoch = self._aboard[-1].member_epoch
+        if first.member_id == member_id:  # one that is leaving has forgotten its own
+            epoch = max(epoch, member_epoch)
         self._last_number += 1
         self._flight = SendCommit(self._last_number, first.member_id, epoch, offsets)
         effects.append(self._flight)
@@ -141,7 +143,7 @@ class Commits:
         if self._flight is None or self._flight.number != number:
             return []
         flight = self._flight
-        if error is not None and flight.member_id == member_id and flight.member_epoch != member_epoch:
+        if error is not None and flight.member_id == member_id and flight.member_epoch < member_epoch:
             return self._again(
                 self._land(), now_ms
             )  # perhaps only its epoch was old: the member has learnt a newer one

@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 from ..errors import CallboardError, IllegalArgumentError, IllegalStateError
 from ..model import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from .application import Application, CommitCallback, EndedCommit, Offsets, log
+from .commits import Commit
 from .committed import Found
 from .consumer_core import ConsumerCore, as_partition
 from .group import Change, GroupSide
@@ -207,15 +208,32 @@ class Committing(ConsumerCore):
             application.has_left = True
             held = set() if self._is_assigned_by_hand else set(self._inbox.readers)
             everything = set(self._inbox.readers)
-        if autocommit:
+            is_committing = autocommit and self.config.enable_auto_commit
+            last = application.done_with(everything) if is_committing and held else {}
+            name = self._name(application)
+            application.named.clear()
+        if autocommit and not held:  # assigned by hand: there is nobody to leave
             self._commit_before_giving_back(application, everything, bound_ms)
         try:
             application.on_partitions("revoked", held)
         finally:
             with self._lock:
                 application.changes.clear()
-                application.former.update(dict.fromkeys(held, self._name(application)))
+                application.former.update(dict.fromkeys(held, name))
                 application.handing = None
+                last = {key: given for key, given in last.items() if key not in application.named}
+            if last:
+                self._leave_with(application, last, *name, min(bound_ms, self.config.request_timeout_ms))
+
+    def _leave_with(self, application: Application, last: Offsets, member_id: str, epoch: int, bound_ms: float) -> None:
+        """Say farewell with what the application has done with: others begin there, as soon as that survives."""
+        until_ms = int(self._io.clock.monotonic_ms() + max(1, bound_ms))
+        commit = Commit(last, member_id, epoch, is_waiting=True, until_ms=until_ms)
+        try:
+            self._io.ask(lambda done: self._fetching.leave(done, commit), bound_ms / 1000 + 1, "commit")
+            application.on_committed(last)
+        except CallboardError as error:  # it leaves all the same; what was not committed is read again by others
+            (self.config.default_offset_commit_callback or _log_failure)(last, error)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -254,8 +272,10 @@ class Committing(ConsumerCore):
                 for key, reader in readers.items()
                 if reader.position is not None
             }
+            application.named.update(positions)
             return positions, *self._name(application)
         given = checked_offsets(offsets)
+        application.named.update(given)
         gone = [key for key in given if key not in readers]
         for key in gone:
             if key not in application.former:

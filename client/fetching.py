@@ -17,6 +17,7 @@ from ..transport.loop import Timer
 from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, FetchReply, FetchRequest, Reply
 from .asking import partition_error
 from .cluster import Cluster, error_of
+from .commits import Commit
 from .config import ConsumerConfig
 from .fetch_state import Credit
 from .fetcher import (
@@ -155,12 +156,12 @@ class Fetching:
             self._begin_to_need(subscription.topics)
         self._after_change()
 
-    def leave(self, done: Done[None]) -> None:
-        """Read nothing, and leave the group."""
+    def leave(self, done: Done[None], last: Commit | None = None) -> None:
+        """Read nothing, and leave the group, with a last commit perhaps."""
         self._unsubscribe()
         self.fetcher.on_unassign(list(self.fetcher.states))
         if self.group is not None:
-            self.group.leave(done)
+            self.group.leave(done, last)
         else:
             done(None, None)
 

@@ -134,6 +134,7 @@ class GroupSide:
         self._moved_from = -1  # the broker that coordinated last
         self._timer: Timer | None = None
         self._waiting_to_leave: Done[None] | None = None
+        self._last: Commit | None = None  # in the farewell that is under way
         self._is_ended = False
 
     # -- what the consumer says --------------------------------------------------------------------
@@ -171,12 +172,34 @@ class GroupSide:
             self._perform(self.member.on_revoked(change.partitions))
         self._pump()
 
-    def leave(self, done: Done[None]) -> None:
-        """Leave the group; ``done`` when that has been answered, or nobody answers."""
-        now = self.clock.monotonic_ms()
-        self._subscribed = None
-        self._fetcher.on_unassign(list(self.member.owned))
-        self._perform(self.member.on_leave(now))
+    def leave(self, done: Done[None], last: Commit | None = None) -> None:
+        """Leave the group; ``done`` when that has been answered, or nobody answers.
+
+        ``last`` is committed before, in the same request if it can be: its error is ``done``'s. If that one is refused,
+        or there is something under way that must come before it, it is committed as ever, and the farewell follows.
+        """
+        member, self._subscribed, self._last = self.member, None, None
+        self._fetcher.on_unassign(list(member.owned))
+        if last is None:
+            self._say_farewell(member.on_leave(self.clock.monotonic_ms()), done)
+        elif (
+            self.commits.is_idle
+            and (member.phase, member.member_id) == (Phase.JOINED, last.member_id)
+            and self.connection() is not None
+        ):
+            self._last = last
+            self._say_farewell(member.on_leave(self.clock.monotonic_ms(), self._entries(last.offsets)), done)
+        else:
+            self._commit_and_leave(last, member.on_leave, done)
+
+    def _commit_and_leave(self, last: Commit, leave: Callable[[int], list[MemberEffect]], done: Done[None]) -> None:
+        def on_committed(_: None, error: BaseException | None) -> None:
+            self._say_farewell(leave(self.clock.monotonic_ms()), lambda *_: done(None, error))
+
+        self._commit(last, on_committed)
+
+    def _say_farewell(self, effects: list[MemberEffect], done: Done[None]) -> None:
+        self._perform(effects)
         self._pump()
         if self.member.phase is Phase.LEAVING:
             self._waiting_to_leave = done
@@ -199,7 +222,9 @@ class GroupSide:
     ) -> None:
         """Commit; ``done`` in the order of the calls."""
         until = self.clock.monotonic_ms() + timeout_ms
-        commit = Commit(offsets, member_id, member_epoch, is_waiting=is_waiting, until_ms=until)
+        self._commit(Commit(offsets, member_id, member_epoch, is_waiting=is_waiting, until_ms=until), done)
+
+    def _commit(self, commit: Commit, done: Done[None]) -> None:
         refused = IllegalStateError("the consumer is closed") if self._is_ended else self.coordinator.fatal
         if refused is not None:
             done(None, refused)
@@ -371,7 +396,12 @@ class GroupSide:
             self._perform(self.member.on_answer(number, reply, now))
         if self.member.phase is Phase.OUT and self._waiting_to_leave is not None:
             done, self._waiting_to_leave = self._waiting_to_leave, None
-            done(None, None)
+            last, self._last = self._last, None
+            if last is None or error_of(reply) is None:
+                done(None, None)
+            else:
+                last.is_in_doubt = isinstance(reply, CallboardError)  # it may be committed, and the member gone
+                self._commit_and_leave(last, self.member.on_leave_again, done)
         self._applicant.on_heartbeat()
         self._pump()
 
@@ -487,7 +517,17 @@ class GroupSide:
             unreachable = self.cluster.unreachable_error()
             self.loop.call_soon(self._on_commit_reply, effect.number, unreachable, [])
             return
-        entries = [
+        request = OffsetCommitRequest(
+            group_id=self.group_id,
+            member_id=effect.member_id,
+            member_epoch=effect.member_epoch if effect.member_id else NO_MEMBER,
+            instance_id=(self._config.group_instance_id or "") if effect.member_id else "",
+            entries=self._entries(effect.offsets),
+        )
+        connection.request(request, partial(self._on_commit_reply, effect.number), timeout_ms=COMMIT_MS)
+
+    def _entries(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> list[OffsetCommitEntry]:
+        return [
             OffsetCommitEntry(
                 topic=key.topic,
                 topic_id=self._topic_id(key),
@@ -496,16 +536,8 @@ class GroupSide:
                 leader_epoch=given.leader_epoch,
                 metadata=given.metadata,
             )
-            for key, given in sorted(effect.offsets.items())
+            for key, given in sorted(offsets.items())
         ]
-        request = OffsetCommitRequest(
-            group_id=self.group_id,
-            member_id=effect.member_id,
-            member_epoch=effect.member_epoch if effect.member_id else NO_MEMBER,
-            instance_id=(self._config.group_instance_id or "") if effect.member_id else "",
-            entries=entries,
-        )
-        connection.request(request, partial(self._on_commit_reply, effect.number), timeout_ms=COMMIT_MS)
 
     def _on_commit_reply(self, number: int, reply: Reply | CallboardError, _payload: list[bytes]) -> None:
         if self._is_ended:

@@ -34,8 +34,10 @@ from ..transport.group_messages import (
     JOINING,
     LEAVING,
     LEAVING_FOR_A_WHILE,
+    NO_MEMBER,
     GroupHeartbeatReply,
     GroupHeartbeatRequest,
+    OffsetCommitEntry,
     TopicPartitions,
 )
 from ..transport.messages import Reply
@@ -45,7 +47,8 @@ ANSWER_MS_MAX = 2_000  # how long after it should have answered a coordinator co
 ANSWER_SHARE = 5  # … or this part of a session, if that is less
 FIRST_PAUSE_MS = 5  # after a failure: another coordinator is elected within milliseconds …
 PAUSE_MS_MAX = 250  # … the pauses double up to this
-LEAVE_MS = 2_000  # how long an answer to leaving is waited for
+LEAVE_MS = 2_000  # how long an answer to leaving is waited for …
+LAST_COMMIT_MS = 5_000  # … with a commit, as one by itself
 
 OUT_OF_GROUP = (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH, ErrorCode.ILLEGAL_GENERATION)
 
@@ -204,16 +207,26 @@ class Member:
         self.phase, self.error, self.why = Phase.BARRED, error, str(error)
         return [lost]
 
-    def on_leave(self, now_ms: int) -> list[Effect]:
-        """Leave the group, with everything. What it owned goes to others at once, or waits for its instance id."""
+    def on_leave(self, now_ms: int, last: Sequence[OffsetCommitEntry] = ()) -> list[Effect]:
+        """Leave the group, with everything. What it owned goes to others at once, or waits for its instance id.
+
+        ``last``: to be committed with it; by a member that has joined.
+        """
         effects: list[Effect] = []
         if self.phase is Phase.JOINED or (self.phase is Phase.JOINING and self._sent):
             self.phase = Phase.LEAVING
-            effects.append(self._farewell(now_ms, is_stuck=False))
+            effects.append(self._farewell(now_ms, is_stuck=False, last=last))
         else:
             self.phase = Phase.OUT
         self._forget()
         return effects
+
+    def on_leave_again(self, now_ms: int) -> list[Effect]:
+        """The farewell was refused for what was to be committed with it, or not answered: say it once more, alone."""
+        if self.phase is not Phase.OUT or not self.member_id:
+            return []
+        self.phase = Phase.LEAVING
+        return [self._farewell(now_ms, is_stuck=False)]
 
     # -- what the coordinator says -----------------------------------------------------------------
 
@@ -451,7 +464,7 @@ class Member:
         self._sent[self._last_number] = _Sent(now_ms, self._subscribed, owned)
         return SendHeartbeat(self._last_number, request, wait_ms + settings.answer_ms)
 
-    def _farewell(self, now_ms: int, *, is_stuck: bool) -> SendHeartbeat:
+    def _farewell(self, now_ms: int, *, is_stuck: bool, last: Sequence[OffsetCommitEntry] = ()) -> SendHeartbeat:
         settings = self.settings
         request = GroupHeartbeatRequest(
             group_id=settings.group_id,
@@ -461,11 +474,13 @@ class Member:
             session_timeout_ms=settings.session_timeout_ms,
             rebalance_timeout_ms=settings.max_poll_interval_ms,
             is_stuck=is_stuck,
+            last_offsets=list(last),
+            last_epoch=self.epoch if last else NO_MEMBER,
         )
         self._sent.clear()
         self._last_number += 1
         self._sent[self._last_number] = _Sent(now_ms, self._subscribed, frozenset())
-        return SendHeartbeat(self._last_number, request, LEAVE_MS)
+        return SendHeartbeat(self._last_number, request, LAST_COMMIT_MS if last else LEAVE_MS)
 
 
 def by_topic(partitions: Partitions | Sequence[tuple[TopicPartition, str]]) -> list[TopicPartitions]:

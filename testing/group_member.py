@@ -6,7 +6,9 @@ TOPIC may be a pattern, with "^" before it. It polls until it is told to end, an
 with ``at`` (ns of the monotonic clock, which all processes of a machine share). ``keys`` are [topic, partition]:
 
     {"event": "assigned" | "revoked" | "lost", "at": …, "partitions": […], "keys": […]}
-    {"event": "first", "at": …, "partitions": […]}     first records of partitions since they were assigned
+    {"event": "first", "at": …, "partitions": […], "waited_ms": […]}   first records of partitions since they were
+        assigned, and how long each had been there, by its timestamp
+    {"event": "closing", "at": …}                      ``close`` is called now
     {"event": "polls", "at": …, "times": […]}          the answer to "polls": when polls returned records
     {"event": "error", "at": …, "error": …, "detail": …}   a poll raised; the member ends
 
@@ -242,12 +244,14 @@ def _work(consumer: Consumer[Any, Any], tells: _Tells, commands: SimpleQueue[str
                 times.append(time.monotonic_ns())
             if begun := tells.silent & set(polled):
                 tells.silent -= begun
-                _say("first", begun)
+                now_ms = time.time_ns() // 1_000_000
+                _say("first", begun, waited_ms=[now_ms - polled[key][0].timestamp for key in sorted(begun)])
             if commands.empty():
                 continue
         command = commands.get()
         is_holding = command == "hold"
         if command == "close":
+            _say("closing")
             consumer.close()
             _say("closed")
             return

@@ -39,18 +39,19 @@ class Plan:
     session_timeout_ms: int = 2_000
     heartbeat_interval_ms: int = 500
     joins: int = 10  # lone members of new groups
+    rounds: int = 1  # in each one member is killed and one closes; before the next, two others come in their place
     quiet_s: float = 4.0  # of undisturbed reading, of which the percentiles before are
 
 
 @dataclass
 class Departure:
-    """One member went, and what came of it. Times in milliseconds from when it did."""
+    """One member went, and what came of it. Times in milliseconds from when it did: was killed, or called ``close``."""
 
     how: str  # "killed" or "closed"
     partitions: int  # that it had
     moved_from_others: int  # partitions that somebody else had to give back: none should
     assigned_ms: float = 0.0  # until the last of its partitions was assigned to somebody
-    read_ms: float = 0.0  # … gave a record there
+    read_ms: float = 0.0  # the longest that a first record there had waited, since then or since it was made
     gap_ms: float = 0.0  # the longest between two polls with records, of any other member, meanwhile
     gap_above_ms: float = 0.0  # the greatest excess of such a gap over that member's own 99th percentile before
     p99_before_ms: float = 0.0  # of all others
@@ -67,7 +68,7 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
     """Start a cluster and a group, let one member die and one leave, and tell.
 
     Raises:
-        CallboardError: partitions were not all read again in time.
+        CallboardError: partitions were not all read again in time, or members were silent for a session by themselves.
     """
     measured = Measured(plan)
     with ExitStack() as stack:
@@ -79,9 +80,12 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
         load.wait_for_progress(plan.partitions)
         measured.first_records_ms = [_first_records_ms(running, number) for number in range(plan.joins)]
         members = [stack.enter_context(_member(running, plan, number)) for number in range(plan.members)]
-        _wait_until_shared(plan, members)
-        for how in ("killed", "closed"):
-            measured.departures.append(_depart(plan, members, how))
+        for number in range(plan.rounds):
+            while len(members) < plan.members:
+                members.append(stack.enter_context(_member(running, plan, plan.members * (number + 1) + len(members))))
+            _wait_until_shared(plan, members)
+            for how in ("killed", "closed"):
+                measured.departures.append(_depart(plan, members, how))
     return measured
 
 
@@ -156,8 +160,8 @@ def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
     if how == "killed":
         since_ns = victim.kill()
     else:
-        since_ns = time.monotonic_ns()
         victim.close()
+        since_ns = next(event["at"] for event in victim.events if event["event"] == "closing")
 
     def read_again() -> dict[int, int]:
         return {p: at for member in others for p, at in member.first_after("first", since_ns).items() if p in theirs}
@@ -165,12 +169,14 @@ def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
     _wait_until(lambda: set(read_again()) == theirs, f"the partitions of the {how} member to be read again")
     time.sleep(AFTER_S)
     assigned = [at for member in others for p, at in member.first_after("assigned", since_ns).items() if p in theirs]
+    if not assigned:
+        raise CallboardError(f"the member that was {how} had lost its partitions before: the machine is too busy")
     departure = Departure(
         how=how,
         partitions=len(theirs),
         moved_from_others=sum(len(kept[member.name] - member.partitions) for member in others),
         assigned_ms=(max(assigned) - since_ns) / 1e6,
-        read_ms=(max(read_again().values()) - since_ns) / 1e6,
+        read_ms=max(_waited_ms(member, theirs, since_ns) for member in others),
         p99_before_ms=percentile([gap for gaps in before.values() for gap in gaps], 0.99),
     )
     for member in others:
@@ -179,6 +185,19 @@ def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
         above = longest - percentile(before[member.name], 0.99)
         departure.gap_above_ms = max(departure.gap_above_ms, above)
     return departure
+
+
+def _waited_ms(member: MemberProcess, partitions: set[int], since_ns: int) -> float:
+    """Return the longest that the member's first record of one of them had waited, since then or since it was made."""
+    longest = 0.0
+    seen: set[int] = set()
+    for event in list(member.events):
+        if event["event"] == "first" and event["at"] >= since_ns:
+            for partition, waited_ms in zip(event["partitions"], event["waited_ms"], strict=True):
+                if partition in partitions - seen:
+                    seen.add(partition)
+                    longest = max(longest, min(waited_ms, (event["at"] - since_ns) / 1e6))
+    return longest
 
 
 def _gaps(times_ns: list[int]) -> list[float]:

@@ -55,6 +55,17 @@ class CoordinatorsReply(Reply, frozen=True, kw_only=True, tag="find_coordinators
     coordinators: list[CoordinatorEntry] = []
 
 
+class OffsetCommitEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """``offset``: the next record to read. ``metadata``: of the application."""
+
+    topic: str
+    topic_id: str = ""
+    partition: Int64
+    offset: Int64
+    leader_epoch: Int64 = -1
+    metadata: str = ""
+
+
 class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heartbeat", omit_defaults=True):
     """A member lives. The first one, ``member_epoch`` 0, joins and says everything; later ones what has changed.
 
@@ -63,6 +74,8 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     ``assignors``: in the member's order; the group uses the first that all its members name.
     ``rebalance_timeout_ms``: how long the member may take to give back partitions; then it is put out.
     ``is_stuck`` goes with leaving: the application has not polled for ``max_poll_interval_ms``.
+    ``last_offsets`` likewise: what the member commits before it leaves, in the generation ``last_epoch``. Both are
+    done, or neither: who is refused is a member still, and commits as ever to learn what is wrong.
     """
 
     group_id: str
@@ -77,6 +90,8 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     owned: list[TopicPartitions] | None = None
     max_wait_ms: Int64 = 0
     is_stuck: bool = False
+    last_offsets: list[OffsetCommitEntry] = []
+    last_epoch: Int64 = NO_MEMBER
 
 
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):
@@ -91,17 +106,6 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     assignment: list[TopicPartitions] | None = None
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
-
-
-class OffsetCommitEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``offset``: the next record to read. ``metadata``: of the application."""
-
-    topic: str
-    topic_id: str = ""
-    partition: Int64
-    offset: Int64
-    leader_epoch: Int64 = -1
-    metadata: str = ""
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):

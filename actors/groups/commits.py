@@ -14,11 +14,11 @@ from ...transport import group_messages as said
 from .checks import check_group_id
 from .events import Caller, Effect, GroupPartition
 from .group import Group
-from .heartbeats import unknown
-from .members import Refused
+from .members import Member, Refused
 from .offsets import Committer, judged
 from .records import offset_record
 from .state import Groups
+from .unknown import unknown
 
 OWNERS_NAMED_MAX = 3  # in one refusal
 
@@ -50,6 +50,24 @@ class Commits:
         records = [offset_record(group.group_id, partition, value) for partition, value in changes.items()]
         write = groups.surviving.write_offsets(records, group.offsets, changes)
         return [write, *groups.surviving.reply(caller.ticket, answer, write.number)]
+
+    def on_last(
+        self, request: said.GroupHeartbeatRequest, group: Group, member: Member, wall_ms: int
+    ) -> list[Effect] | Refused:
+        """Commit what a member that leaves has said last; or return why it must not leave with it."""
+        if request.last_epoch > member.epoch:
+            detail = f"{member.described()} commits in generation {request.last_epoch}; it is in {member.epoch}"
+            return Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail)
+        groups, committer = self._groups, Committer(member.holds, member.member_id, request.last_epoch)
+        size_max = groups.settings.offset_metadata_bytes_max
+        changes, refused = judged(request.last_offsets, committer, groups.topics, size_max, wall_ms)
+        if refused:
+            partition, (code, detail) = refused[0]
+            return Refused(code, detail or f"{partition} is not committed; {group.whose(partition)}")
+        if not changes:
+            return []
+        records = [offset_record(group.group_id, partition, value) for partition, value in changes.items()]
+        return [groups.surviving.write_offsets(records, group.offsets, changes)]
 
     def _committer(self, request: said.OffsetCommitRequest, group: Group | None, now_ms: int) -> Committer | Refused:
         """Return who commits, or why nobody may (B19)."""

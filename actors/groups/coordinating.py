@@ -41,8 +41,8 @@ class Coordinating:
 
     def __init__(self, settings: GroupSettings) -> None:
         self._groups = groups = Groups(settings)
-        self._heartbeats = Heartbeats(groups)
         commits, caretaking = Commits(groups), Caretaking(groups)
+        self._heartbeats = Heartbeats(groups, commits)
         self._handlers: Mapping[type[Any], Callable[[Any, Caller, int, int], list[Effect]]] = {
             said.GroupHeartbeatRequest: self._heartbeats.on_heartbeat,
             said.OffsetCommitRequest: commits.on_commit,

@@ -14,11 +14,13 @@ from collections.abc import Collection
 from ...errors import ErrorCode
 from ...transport import group_messages as said
 from .checks import check_heartbeat, check_join
+from .commits import Commits
 from .events import Caller, Effect
 from .group import Group
 from .members import NEVER_MS, Member, Parked, Refused
 from .offsets import named
 from .state import Groups
+from .unknown import unknown
 
 WAIT_SHARE = 3  # a heartbeat is parked for at most this part of the session
 
@@ -26,8 +28,9 @@ WAIT_SHARE = 3  # a heartbeat is parked for at most this part of the session
 class Heartbeats:
     """What members say, and what their silence means."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, commits: Commits) -> None:
         self._groups = groups
+        self._commits = commits
 
     def on_heartbeat(
         self, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int, wall_ms: int
@@ -42,6 +45,23 @@ class Heartbeats:
             return self._on_join(group, member, request, caller, now_ms)
         if group is None or member is None or member.is_away:
             return self._groups.refuse(request, caller, _unknown(request, group, now_ms), group)
+        if request.member_epoch == said.LEAVING_FOR_A_WHILE and request.instance_id != member.instance_id:
+            detail = f"{member.described()} has not joined with instance id {request.instance_id}"
+            return self._groups.refuse(request, caller, Refused(ErrorCode.INVALID_REQUEST, detail))
+        committed = self._commits.on_last(request, group, member, wall_ms) if request.last_offsets else []
+        if isinstance(committed, Refused):
+            return self._groups.refuse(request, caller, committed, group)
+        return committed + self._on_leaving(group, member, request, caller, now_ms, wall_ms)
+
+    def _on_leaving(
+        self,
+        group: Group,
+        member: Member,
+        request: said.GroupHeartbeatRequest,
+        caller: Caller,
+        now_ms: int,
+        wall_ms: int,
+    ) -> list[Effect]:
         if request.member_epoch == said.LEAVING_FOR_A_WHILE:
             return self._on_leaving_for_a_while(group, member, request, caller, now_ms)
         why = "left: its application did not poll within max_poll_interval_ms" if request.is_stuck else "left"
@@ -158,9 +178,6 @@ class Heartbeats:
     def _on_leaving_for_a_while(
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int
     ) -> list[Effect]:
-        if request.instance_id != member.instance_id:
-            detail = f"{member.described()} has not joined with instance id {request.instance_id}"
-            return self._groups.refuse(request, caller, Refused(ErrorCode.INVALID_REQUEST, detail))
         member.heard(now_ms)
         group.leave_for_a_while(member)
         effects = self._groups.settle(group)
@@ -193,23 +210,6 @@ class Heartbeats:
 
 def _unknown(request: said.GroupHeartbeatRequest, group: Group | None, now_ms: int) -> Refused:
     return unknown(request.group_id, request.member_id, request.instance_id, group, now_ms)
-
-
-def unknown(group_id: str, member_id: str, instance_id: str, group: Group | None, now_ms: int) -> Refused:
-    """Say why this one is no member, as well as it is known."""
-    if group is not None:
-        there = group.instances.get(instance_id)
-        if there is not None and there != member_id:
-            other = group.members[there].described()
-            detail = f"{member_id} is fenced: {other} has come with the same instance id"
-            return Refused(ErrorCode.FENCED_INSTANCE_ID, detail)
-        if (gone := group.gone.get(member_id)) is not None:
-            return gone.refused(now_ms)
-        if (member := group.members.get(member_id)) is not None and member.is_away:
-            detail = f"{member.described()} has left for a while; it comes back with a new member id"
-            return Refused(ErrorCode.UNKNOWN_MEMBER_ID, detail)
-    detail = f"group {group_id} has no member {member_id}: it has left, or was out of reach for longer than its session"
-    return Refused(ErrorCode.UNKNOWN_MEMBER_ID, detail)
 
 
 def _no_common(group: Group, assignors: Collection[str], old: Member | None) -> Refused | None:

@@ -30,6 +30,7 @@ from callboard.errors import (
     UnknownTopicOrPartitionError,
 )
 from callboard.transport.group_messages import (
+    LEAVING,
     FindCoordinatorsRequest,
     GroupHeartbeatRequest,
     OffsetCommitRequest,
@@ -887,3 +888,57 @@ def test_a_consumer_that_is_made_and_not_polled_holds_nothing(cluster, member):
     assert reading.assignment() == {T0}
     assert waiting.explain().state == "joining"
     assert len({request.member_id for request in cluster.requests_of(GroupHeartbeatRequest)}) == 1
+
+
+def farewells(cluster):
+    return [one for one in cluster.requests_of(GroupHeartbeatRequest) if one.member_epoch == LEAVING]
+
+
+def test_closing_commits_and_leaves_in_one_request(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t")
+    assert read(consumer, 10) == list(range(10))
+
+    consumer.close()
+
+    (farewell,) = farewells(cluster)
+    assert [(entry.partition, entry.offset) for entry in farewell.last_offsets] == [(0, 10)]
+    assert cluster.requests_of(OffsetCommitRequest) == []
+    assert member().committed(T0) == 10
+
+
+def test_a_last_commit_that_is_refused_is_tried_again_and_the_farewell_follows(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t", heartbeat_interval_ms=5_000)
+    assert read(consumer, 10) == list(range(10))
+    cluster.add_fault(GroupHeartbeatRequest, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, count=1)
+
+    consumer.close()
+
+    assert [len(farewell.last_offsets) for farewell in farewells(cluster)] == [1, 0]
+    assert member().committed(T0) == 10
+
+
+def test_what_a_listener_commits_as_it_gives_back_is_not_overtaken_by_the_last_commit(cluster, member):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member()
+
+    class Careful(Recorder):
+        def on_partitions_revoked(self, revoked):
+            consumer.commit({T0: 4})
+
+    consumer.subscribe("t", listener=Careful())
+    assert read(consumer, 10) == list(range(10))
+
+    consumer.close()
+
+    assert member().committed(T0) == 4
+
+
+def test_a_consumer_that_reads_nothing_learns_what_was_committed_as_soon_as_the_coordinator_is_reached(cluster, member):
+    cluster.create("t")
+
+    assert member().committed(T0, timeout_ms=20_000) is None

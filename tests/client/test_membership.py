@@ -16,7 +16,7 @@ from callboard.client.membership import (
 )
 from callboard.errors import ConnectionLostError, ErrorCode
 from callboard.model import TopicPartition
-from callboard.transport.group_messages import GroupHeartbeatReply, TopicPartitions
+from callboard.transport.group_messages import GroupHeartbeatReply, OffsetCommitEntry, TopicPartitions
 
 A, B, C = (TopicPartition("t", number) for number in range(3))
 LOST = ConnectionLostError("cut")
@@ -472,3 +472,16 @@ def test_the_answer_to_a_farewell_is_not_taken_for_one_to_joining_again():
 
     assert member.on_answer(farewell.number, granting(A, epoch=9), 110) == []
     assert member.phase is Phase.JOINING
+
+
+def test_one_whose_last_commit_was_refused_says_once_more_that_it_leaves_and_without_it():
+    member, _ = joined(A)
+    last = OffsetCommitEntry(topic="t", partition=0, offset=5)
+    (farewell,) = member.on_leave(100, [last])
+    assert (farewell.request.last_offsets, farewell.request.last_epoch) == ([last], 1)
+    member.on_silence(farewell.number, LOST, 110)
+
+    (again,) = member.on_leave_again(111)
+
+    assert (again.request.member_epoch, again.request.last_offsets) == (-1, [])
+    assert again.request.member_id == farewell.request.member_id

@@ -489,3 +489,33 @@ def test_groups_are_listed_with_their_state():
     assert [(one.group_id, one.state, one.members) for one in reply.groups] == [
         ("audit", "empty", 0), ("billing", "stable", 2), ("new", "reconciling", 2)
     ]  # fmt: skip
+
+
+def test_what_a_member_commits_as_it_leaves_is_written_with_its_leaving_and_read_by_the_next_owner():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.join("m2")
+    writes = len(desk.log)
+    desk.survives = False
+
+    leaving = desk.send(beat("m1", said.LEAVING, last_offsets=[entry(0, 5)], last_epoch=epoch))
+    assert leaving not in desk.replies
+    assert len(desk.log) == writes
+    desk.write()
+
+    assert desk.replies[leaving].error == 0
+    assert desk.committed() == {("orders", 0): 5}
+    assert [member.member_id for member in desk.described().members] == ["m2"]
+
+
+def test_a_member_whose_last_commit_is_refused_has_not_left():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+
+    wrong = desk.ask(beat("m1", said.LEAVING, last_offsets=[entry(0, 5), entry(77, 1)], last_epoch=epoch))
+    late = desk.ask(beat("m1", said.LEAVING, last_offsets=[entry(0, 5)], last_epoch=epoch + 1))
+
+    assert wrong.error != 0
+    assert late.error == ErrorCode.FENCED_MEMBER_EPOCH
+    assert desk.committed() == {}
+    assert [member.member_id for member in desk.described().members] == ["m1"]
