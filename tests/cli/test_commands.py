@@ -254,7 +254,7 @@ def test_a_cluster_that_cannot_be_reached_is_status_3_and_tells_endpoint_and_sta
 
 
 def test_a_name_without_address_is_told_as_such(run):
-    ended = run(["topics", "list", "-b", "no-such-host.invalid:9192", "--timeout-ms", "3000"])
+    ended = run(["topics", "list", "-b", "no-such-host.invalid:9192", "--timeout-ms", "1500"])
 
     assert ended.returncode == 3
     assert "no-such-host.invalid:9192: resolve" in ended.stderr
@@ -309,7 +309,7 @@ def test_the_hosts_name_may_be_left_out_of_an_address(cli, topic):
 
 
 def test_that_nobody_answers_is_said_in_short_at_once_and_in_full_once(run):
-    ended = run(["topics", "list", "-b", "127.0.0.1:1", "--timeout-ms", "3000"])
+    ended = run(["topics", "list", "-b", "127.0.0.1:1", "--timeout-ms", "1500"])
 
     assert ended.returncode == 3
     assert ended.stderr.count("no broker answers so far; trying on") == 1
