@@ -70,6 +70,12 @@ def check(config: ClusterConfig) -> None:
             raise ConfigurationError(f"{name} {wanted!r}: {config.brokers} brokers would need ports above 65535")
     if config.first_broker_id and not config.join:
         raise ConfigurationError("first_broker_id is for a host that joins another: give --join, or leave it out")
+    bound = parse_address(config.host, default_port=0, what="host")
+    if bound.is_numeric and not bound.is_loopback and not config.insecure:  # of a name the door finds out
+        raise ConfigurationError(
+            f"host {config.host} can be reached from other machines and nothing is encrypted: "
+            "bind 127.0.0.1, or say --insecure if the network is trusted"
+        )
     if config.host in EVERYWHERE and config.insecure and not config.advertise:
         raise ConfigurationError(
             f"host {config.host} is every address of this machine: say with --advertise by which one others reach it"

@@ -44,6 +44,19 @@ def test_every_address_is_no_address():
     check(ClusterConfig(host="0.0.0.0", insecure=True, advertise="h"))
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::"])
+def test_what_others_could_reach_unencrypted_is_refused_before_anything_is_started(host):
+    with pytest.raises(ConfigurationError, match=f"host {host} .* nothing is encrypted: .*--insecure"):
+        check(ClusterConfig(host=host))
+
+    check(ClusterConfig(host=host, insecure=True, advertise="h"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "a-name"])
+def test_a_loopback_address_is_not_refused_and_a_name_is_not_looked_up(host):
+    check(ClusterConfig(host=host))
+
+
 def test_the_ready_file_tells_what_is_advertised():
     plans = [
         ProcessPlan("metadata", None, pid=1, endpoints=("ipc:///run/m.sock", "tcp://0.0.0.0:9190"), is_ready=True),

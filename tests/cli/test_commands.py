@@ -254,7 +254,7 @@ def test_a_cluster_that_cannot_be_reached_is_status_3_and_tells_endpoint_and_sta
 
 
 def test_a_name_without_address_is_told_as_such(run):
-    ended = run(["topics", "list", "-b", "no-such-host.invalid:9192", "--timeout-ms", "3000"])
+    ended = run(["topics", "list", "-b", "no-such-host.invalid:9192", "--timeout-ms", "1500"])
 
     assert ended.returncode == 3
     assert "no-such-host.invalid:9192: resolve" in ended.stderr

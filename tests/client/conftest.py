@@ -12,9 +12,32 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_broker import FakeCluster, fake_cluster
 
+from callboard import Consumer
+
 
 @pytest.fixture
 def cluster() -> Iterator[FakeCluster]:
     """Two brokers."""
     with fake_cluster(2) as running:
         yield running
+
+
+@pytest.fixture
+def member(cluster):
+    """Return a maker of consumers in group "g"; they are closed with the test, and commit nothing then."""
+    made = []
+
+    def make(*topics, **settings):
+        given = {
+            "bootstrap_servers": cluster.bootstrap_servers,
+            "group_id": "g",
+            "auto_offset_reset": "earliest",
+            "retry_backoff_ms": 5,
+            "heartbeat_interval_ms": 100,
+        }
+        made.append(Consumer(*topics, **{**given, **settings}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close(autocommit=False)

@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
+from group_members import committed
 from test_consumer import fill
-from test_groups import committed
 
 from callboard import (
     AsyncConsumer,

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -16,6 +17,8 @@ KILLS = 20
 METADATA_KILLS = (5, 15)  # before these kills of a broker the metadata process is killed as well
 PARTITIONS = 6
 KEYS = 12
+AT_ONCE = 10  # records, every PAUSE_S: enough that a kill always finds some under way
+PAUSE_S = 0.005
 
 
 class Load:
@@ -36,8 +39,8 @@ class Load:
             value = b"%d" % number
             self.sent.append((key, value, self._producer.send(self._topic, value, key=key)))
             number += 1
-            if number % 50 == 0:
-                self._stop.wait(0.005)
+            if number % AT_ONCE == 0:
+                self._stop.wait(PAUSE_S)
 
     def stop(self):
         self._stop.set()
@@ -94,10 +97,9 @@ def test_twenty_kills_under_load_lose_nothing_and_repeat_nothing(victims):
             if kill in METADATA_KILLS:
                 os.kill(running.ready()["metadata"]["pid"], signal.SIGKILL)
             broker_id = 1 + kill % 3 if victims == "each in turn" else 2
-            acknowledged = sum(future.is_done for _, _, future in load.sent)
             old_pid = running.kill_broker(broker_id)
             running.wait_for_new_pid(broker_id, old_pid)
-            _wait_for_progress(load, acknowledged)
+            _wait_for_progress(load)
         load.stop()
         follower.stop()
         polled = read_everything(running.bootstrap_servers, "storm")
@@ -120,21 +122,13 @@ def test_twenty_kills_under_load_lose_nothing_and_repeat_nothing(victims):
     assert not [pid for pid in pids if is_alive(pid)]
 
 
-def _wait_for_progress(load, acknowledged):
+def _wait_for_progress(load):
     """Wait until something sent after the kill has been acknowledged."""
-    target = len(load.sent)
-    done = threading.Event()
-
-    def look():
-        while not done.is_set():
-            if len(load.sent) > target and load.sent[target][2].is_done:
-                done.set()
-            done.wait(0.005)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    assert done.wait(60), f"no progress after a kill; {acknowledged} had been acknowledged before"
-    watcher.join()
+    target, until = len(load.sent), time.monotonic() + 60
+    while len(load.sent) <= target:
+        assert time.monotonic() < until, "nothing was sent after a kill"
+        time.sleep(PAUSE_S)
+    load.sent[target][2].get(timeout=60)
 
 
 def _per_key(records):

@@ -4,15 +4,14 @@ import os
 import signal
 import time
 
-import orjson
 import pytest
 
-from callboard import AdminClient, Consumer, Producer
+from callboard import AdminClient, Producer
 from callboard.testing.hosts import joined_hosts
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+from .joined import DEADLINE_S, leader, live, placed, read_all, wait_for
 
-DEADLINE_S = 60.0
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
@@ -25,74 +24,6 @@ def hosts():
 def admin(hosts):
     with AdminClient(bootstrap_servers=hosts["a"].running.bootstrap_servers) as admin:
         yield admin
-
-
-def wait_for(condition, what):
-    until = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < until, what
-        time.sleep(0.02)
-    return value
-
-
-def live(admin):
-    return {broker.id for broker in admin.describe_cluster().brokers}
-
-
-def leader(admin, topic, partition=0):
-    (described,) = admin.describe_topics([topic])
-    return described.partitions[partition].leader
-
-
-def placed(admin, topic, *replicas):
-    admin.create_topics({topic: {"assignments": {number: list(each) for number, each in enumerate(replicas)}}})
-    return topic
-
-
-def read_all(servers, topic, count):
-    with Consumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest") as consumer:
-        found, until = [], time.monotonic() + DEADLINE_S
-        while len(found) < count and time.monotonic() < until:
-            for records in consumer.poll(timeout_ms=500).values():
-                found += [(record.offset, record.value) for record in records]
-        for records in consumer.poll(timeout_ms=100).values():
-            found += [(record.offset, record.value) for record in records]
-    return found
-
-
-def test_brokers_of_all_hosts_are_one_cluster(hosts, admin, run):
-    assert (hosts["a"].broker_ids, hosts["b"].broker_ids) == ([1, 2], [3, 4])
-    assert live(admin) == {1, 2, 3, 4}
-    assert {host.name for host in admin.describe_cluster().hosts} == {"a", "b"}
-    assert {line.address for line in admin.describe_tree().children} == {"a", "b"}
-    names = [process.name for process in admin.describe_processes()]
-    assert sorted(names) == ["a", "b", "broker-1", "broker-2", "broker-3", "broker-4", "metadata"]
-
-    described = run(["cluster", "describe", "--json", "-b", hosts["b"].running.bootstrap_servers[0]])
-    processes = {process["name"]: process for process in orjson.loads(described.stdout)["processes"]}
-    assert f"tcp://127.0.0.1:{hosts['b'].links['metadata'].port}" not in processes["metadata"]["endpoints"]
-    assert hosts["a"].running.ready()["join"] in processes["metadata"]["endpoints"]
-
-
-def test_records_go_to_brokers_of_either_host_and_through_the_advertised_addresses(hosts, admin):
-    topic = placed(admin, "t", [1], [3])
-    before = [hosts[name].links["clients-0"].passed[0] for name in "ab"]
-
-    with Producer(bootstrap_servers=hosts["b"].running.bootstrap_servers) as producer:
-        for partition in (0, 1):
-            producer.send(topic, b"x" * 1_000, partition=partition).get(timeout=DEADLINE_S)
-
-    assert len(read_all(hosts["a"].running.bootstrap_servers, topic, 2)) == 2
-    for name, passed in zip("ab", before, strict=True):
-        assert hosts[name].links["clients-0"].passed[0] > passed + 1_000
-
-
-def test_the_leaders_of_a_new_topic_are_spread_over_hosts(hosts, admin):
-    admin.create_topics({"spread": {"num_partitions": 8}})
-
-    (topic,) = admin.describe_topics(["spread"])
-
-    assert sorted(partition.leader for partition in topic.partitions) == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_the_death_of_a_joined_broker_is_reported_by_its_host_at_once(hosts, admin):
@@ -192,18 +123,6 @@ def test_a_host_that_was_stopped_comes_back_with_its_ids_and_its_records(hosts, 
 
     assert hosts["b"].broker_ids == [3, 4]
     assert read_all(hosts["a"].running.bootstrap_servers, topic, 1) == [(0, b"kept")]
-
-
-def test_replicas_go_to_different_hosts_and_leaders_everywhere():
-    with joined_hosts({"a": 1, "b": 2, "c": 1}) as hosts:
-        host_of = {number: name for name, host in hosts.items() for number in host.broker_ids}
-        with AdminClient(bootstrap_servers=hosts["c"].running.bootstrap_servers) as admin:
-            admin.create_topics({"spread": {"num_partitions": 8, "replication_factor": 3}})
-            (topic,) = admin.describe_topics(["spread"])
-
-    for partition in topic.partitions:
-        assert {host_of[number] for number in partition.replicas} == {"a", "b", "c"}
-    assert sorted(partition.replicas[0] for partition in topic.partitions) == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_after(hosts, admin):

@@ -17,19 +17,19 @@ from callboard.testing.strand import Strand
 
 
 @pytest.fixture(scope="module")
-def runs():
+def runs(workers):
+    """What the clients of some runs saw."""
     found = []
-    for seed in range(12):
-        run = Simulation(seed, PROFILES["groups"])
-        outcome = run.run()
+    for run in [workers.submit(run_seed, seed, "groups") for seed in range(12)]:
+        outcome = run.result()
         assert outcome.is_good, outcome.report()
-        found.append((run, read_lines(outcome.events)))
+        found.append(read_lines(outcome.events))
     return found
 
 
 def test_members_commit_are_refused_and_give_back_in_the_runs_that_are_judged(runs):
-    ends = Counter(event.type for _, events in runs for event in events if event.f == "commit")
-    owned = Counter(event.f for _, events in runs for event in events if event.f in ("own", "disown"))
+    ends = Counter(event.type for events in runs for event in events if event.f == "commit")
+    owned = Counter(event.f for events in runs for event in events if event.f in ("own", "disown"))
 
     assert ends["ok"] > 300
     assert ends["fail"] > 0, "a fenced member's commit is a case"
@@ -37,7 +37,7 @@ def test_members_commit_are_refused_and_give_back_in_the_runs_that_are_judged(ru
 
 
 def test_members_close_die_and_come_back_under_new_names(runs):
-    names = {event.err for _, events in runs for event in events if event.f == "own"}
+    names = {event.err for events in runs for event in events if event.f == "own"}
 
     assert any(name.startswith("member-3") for name in names), "one that came later"
     assert any("+2/" in name for name in names), "one in the place of another"
@@ -45,7 +45,7 @@ def test_members_close_die_and_come_back_under_new_names(runs):
 
 
 def test_what_is_committed_is_looked_at_all_the_time(runs):
-    for _, events in runs:
+    for events in runs:
         assert sum(event.f == "read" and event.p == WATCHER for event in events) > 30
 
 
@@ -65,7 +65,9 @@ def test_a_member_that_is_paused_past_its_session_comes_back_under_another_name(
     assert len(names) > 1
 
 
-def test_no_thread_of_a_run_is_left(runs):
+def test_no_thread_of_a_run_is_left():
+    assert run_seed(2, "groups").is_good
+
     assert not [one.name for one in threading.enumerate() if one.name.startswith("strand of")]
 
 

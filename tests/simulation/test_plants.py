@@ -9,11 +9,17 @@ from callboard.testing.simulation import run_seed, shrink
 CATALOGUE = ("B1", "B2", "B3", "B4", "B6", "B7", "B9", "B10", "B14", "B19", "B22", "B24", "B25", "B26")
 
 
+@pytest.fixture(scope="module")
+def hunts(workers):
+    """All hunts, begun together: by name, to be waited for."""
+    return {name: workers.submit(hunt, name) for name in sorted(PLANTS)}
+
+
 @pytest.mark.parametrize("name", sorted(PLANTS))
-def test_a_planted_bug_is_found_by_a_law_that_fits_it_and_the_same_seed_is_good_without_it(name):
+def test_a_planted_bug_is_found_by_a_law_that_fits_it_and_the_same_seed_is_good_without_it(name, hunts):
     plant = PLANTS[name]
 
-    outcome = hunt(name)
+    outcome = hunts[name].result()
 
     assert outcome is not None, f"{name}: {plant.what}: not found in {plant.seeds_max} seeds"
     assert {failure.name for failure in outcome.failures} & plant.finds

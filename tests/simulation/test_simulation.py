@@ -27,12 +27,23 @@ CHUNKS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("profile", "first"), [(name, chunk * SEEDS_A_CHUNK) for name, count in CHUNKS.items() for chunk in range(count)]
-)
-def test_no_seed_breaks_a_law(profile, first):
+SEEDS = [(name, chunk * SEEDS_A_CHUNK) for name, count in CHUNKS.items() for chunk in range(count)]
+
+
+@pytest.fixture(scope="module")
+def runs(workers):
+    """All runs of the chunks, begun together: by profile and seed, to be waited for."""
+    return {
+        (profile, seed): workers.submit(run_seed, seed, profile)
+        for profile, first in SEEDS
+        for seed in range(first, first + SEEDS_A_CHUNK)
+    }
+
+
+@pytest.mark.parametrize(("profile", "first"), SEEDS)
+def test_no_seed_breaks_a_law(runs, profile, first):
     for seed in range(first, first + SEEDS_A_CHUNK):
-        outcome = run_seed(seed, profile)
+        outcome = runs[profile, seed].result()
         assert outcome.is_good, outcome.report()
         assert outcome.acked > 0, f"seed {seed}: nothing was acknowledged, so nothing was shown"
         assert outcome.checks >= 10, f"seed {seed}: the laws were not looked at"
@@ -57,9 +68,10 @@ def test_a_calm_run_has_no_error_at_all():
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
-def test_the_same_seed_is_the_same_run(seed):
+def test_the_same_seed_is_the_same_run(seed, runs):
     first, second = run_seed(seed), run_seed(seed)
 
+    assert first.digest == runs["default", seed].result().digest, "in another process, after other runs"
     assert first.digest == second.digest
     assert first.events == second.events
     assert first.digest != run_seed(seed + 100).digest
@@ -72,18 +84,18 @@ def test_a_run_does_not_depend_on_how_strings_are_hashed():
         "for seed, profile in enumerate(names, 2):\n"
         "    print(run_seed(seed, profile).digest)\n"
     )
-    runs = [
-        subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
-            check=True,
-            timeout=100,
-        ).stdout.split()
+        )
         for hash_seed in ("1", "3")
     ]
+    runs = [process.communicate(timeout=100)[0].split() for process in processes]
 
+    assert [process.returncode for process in processes] == [0, 0]
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 7
 
