@@ -106,6 +106,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     auto_create_topics: bool = False
     offsets_topic_partitions: Annotated[int, Meta(ge=1, le=10_000)] = 50  # of __consumer_offsets, once it is made
     offsets_topic_replication_factor: Annotated[int, Meta(ge=1, le=32)] = 3  # likewise; or as many as there are
+    offsets_topic_ahead_ms: Annotated[int, Meta(ge=0)] = 3_000  # between looks whether to make it; 0: when first asked
     offsets_retention_ms: Annotated[int, Meta(ge=1)] = 7 * 24 * 3_600_000  # counted while a group has no members
     offset_metadata_bytes_max: Annotated[int, Meta(ge=0, le=MIB)] = 4_096  # of one committed offset, as UTF-8
     group_session_timeout_ms_min: Milliseconds = 1_000

@@ -98,7 +98,7 @@ class MetadataCluster:
         self.clock = SimClock(self.loop)
         self.network = LoopbackNetwork()
         self.disk = MemoryDisk()
-        self.config = ClusterConfig(broker=settings or BrokerSettings())
+        self.config = ClusterConfig(broker=settings or BrokerSettings(offsets_topic_ahead_ms=0))
         self.brokers: dict[int, BrokerInMemory] = {}
         self.metadata_ref: LoopRef | None = None
         self._lives = 0

@@ -18,7 +18,8 @@ from itertools import pairwise
 from typing import Any
 
 from ..client.consumer import Consumer
-from ..errors import CallboardError
+from ..errors import CallboardError, UnknownTopicOrPartitionError
+from ..model import OFFSETS_TOPIC
 from .clusters import RunningCluster, cluster
 from .failover import percentile
 from .group_member import MemberProcess
@@ -78,6 +79,7 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
         load = Load(running.bootstrap_servers, TOPIC, partitions=plan.partitions, rate=plan.rate)
         stack.callback(load.abandon)
         load.wait_for_progress(plan.partitions)
+        _wait_until(lambda: _is_running(running), f"{OFFSETS_TOPIC} to be made ahead of the first group")
         measured.first_records_ms = [_first_records_ms(running, number) for number in range(plan.joins)]
         members = [stack.enter_context(_member(running, plan, number)) for number in range(plan.members)]
         for number in range(plan.rounds):
@@ -106,6 +108,16 @@ def summary(measured: Measured) -> dict[str, Any]:
             "max": round(max(measured.first_records_ms, default=0.0), 1),
         },
     }
+
+
+def _is_running(running: RunningCluster) -> bool:
+    """Say whether what a cluster makes ahead is there: groups that come sooner wait for it (docs/groups.md)."""
+    with running.admin() as admin:
+        try:
+            (topic,) = admin.describe_topics([OFFSETS_TOPIC])
+        except UnknownTopicOrPartitionError:
+            return False
+    return all(one.leader >= 0 and len(one.isr) == len(one.replicas) for one in topic.partitions)
 
 
 def _first_records_ms(running: RunningCluster, number: int) -> float:

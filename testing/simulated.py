@@ -21,7 +21,7 @@ from ..actors.context import Context
 from ..actors.metadata.branch import metadata_branch
 from ..actors.runtime import LoopRef
 from ..actors.tree import broker_branch
-from ..config import ClusterConfig, ProcessOptions
+from ..config import BrokerSettings, ClusterConfig, ProcessOptions
 from ..errors import CallboardError
 from ..storage.metadata_store import DocumentStore, Row, StoredDocument
 from ..transport import messages as m
@@ -104,7 +104,9 @@ class SimulatedCluster:
     ) -> None:
         self.loop = loop or SimLoop(seed)
         self.network = network or LoopbackNetwork()
-        self.config = config or ClusterConfig(brokers=brokers, data_dir="/data")
+        self.config = config or ClusterConfig(
+            brokers=brokers, data_dir="/data", broker=BrokerSettings(offsets_topic_ahead_ms=0)
+        )
         self.processes: dict[str, SimulatedProcess] = {}
         self.disks: dict[str, SimDisk] = {}
         self.lives: dict[str, int] = {}  # how often each process was started

@@ -316,6 +316,7 @@ class Simulation:
             "checkpoint_ms": chance.choice((50, 500, 5_000)),
             "retention_check_ms": chance.choice((100, 60_000)),
             "storage_min_free_bytes": 0,
+            "offsets_topic_ahead_ms": 0,  # where there are groups they ask
             **self.profile.settings,
         }
         return ClusterConfig(brokers=self.profile.brokers, data_dir="/data", broker=BrokerSettings(**settings))

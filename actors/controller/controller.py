@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from ...config import ClusterConfig
 from ...errors import ErrorCode, InvariantViolated
-from ...model import PartitionKey
+from ...model import OFFSETS_TOPIC, PartitionKey
 from ...transport import messages as m
 from ..log import event
 from ..metadata.client import (
@@ -48,6 +48,7 @@ from .commands import MakeReply, plan
 from .draft import Draft
 from .elections import reconcile
 from .image import ClusterImage
+from .internal import OFFSETS_TOPIC_WANTED, is_offsets_topic_due
 from .leadership import rebalance
 from .telling import Told, told_of
 from .topics import TopicRules
@@ -112,6 +113,11 @@ class _RebalanceDue:
     term: int
 
 
+@dataclass(frozen=True, slots=True)
+class _OffsetsTopicDue:
+    term: int
+
+
 @dataclass(slots=True)
 class _Planned:
     """A command in the commit that is under way."""
@@ -135,6 +141,7 @@ class Controller(LoopActor):
         _CampaignDue: "on_campaign_due",
         _ActDue: "on_act_due",
         _RebalanceDue: "on_rebalance_due",
+        _OffsetsTopicDue: "on_offsets_topic_due",
     }
 
     def __init__(
@@ -232,6 +239,14 @@ class Controller(LoopActor):
             self._is_rebalance_due = True
             self.set_timer(self._rebalance_ms, due)
 
+    def on_offsets_topic_due(self, due: _OffsetsTopicDue) -> None:
+        """Have ``__consumer_offsets`` made before a group asks for it; look again until it is there."""
+        if due.term != self._term or self.role != ACTIVE or self._image.topic_named(OFFSETS_TOPIC) is not None:
+            return
+        if is_offsets_topic_due(self._rules.broker, self._rules.brokers, self._image):
+            self.on_admin_command(AdminCommand(OFFSETS_TOPIC_WANTED, lambda _: None, is_internal=True))
+        self.set_timer(self._rules.broker.offsets_topic_ahead_ms, due)
+
     # -- the lease -------------------------------------------------------------------------------------
 
     def _campaign_if_vacant(self) -> None:
@@ -278,6 +293,8 @@ class Controller(LoopActor):
         self.set_timer(self._lease_ttl_ms / RENEWALS_PER_LEASE, _RenewDue(self._term))
         if self._rebalance_ms:
             self.set_timer(self._rebalance_ms, _RebalanceDue(self._term))
+        if ahead_ms := self._rules.broker.offsets_topic_ahead_ms:
+            self.set_timer(ahead_ms, _OffsetsTopicDue(self._term))
 
     def on_renew_due(self, due: _RenewDue) -> None:
         if due.term != self._term or self.role != ACTIVE:

@@ -1,4 +1,7 @@
-"""The cluster's own topic: ``__consumer_offsets``, made when somebody first asks for the coordinator of a group. Pure.
+"""The cluster's own topic: ``__consumer_offsets``, made ahead of the first group, or when that asks. Pure.
+
+Ahead: its 150 replicas take some tenths of a second, which would be the first member's to wait for. Not before there
+is a topic that could be consumed: a cluster that nobody uses writes nothing.
 
 How many partitions and replicas it has is the controller's to say, whatever a broker asks for. It waits until as many
 brokers live as it is to have replicas: made with the first broker's session, it would have a single one for ever.
@@ -20,6 +23,8 @@ CONFIGS = {
     "max_message_bytes": 64 * MIB,  # all that one decision changes is one batch
 }
 
+OFFSETS_TOPIC_WANTED = CreateTopicsRequest(topics=[NewTopic(name=OFFSETS_TOPIC)])  # all else is the controller's to say
+
 
 def is_for_cluster(request: Request) -> bool:
     """Say whether a broker asks for the cluster's own topic, and for nothing else."""
@@ -33,6 +38,13 @@ def offsets_replication_factor(settings: BrokerSettings, brokers: int, image: Cl
         brokers: how many this host is to have; some of them may not have registered yet.
     """
     return min(settings.offsets_topic_replication_factor, max(1, brokers, len(image.registrations)))
+
+
+def is_offsets_topic_due(settings: BrokerSettings, brokers: int, image: ClusterImage) -> bool:
+    """Say whether it should be made now, though nobody has asked: it is missing, and can be made as it should be."""
+    if image.topic_named(OFFSETS_TOPIC) is not None or not image.topics:
+        return False
+    return len(image.brokers) >= offsets_replication_factor(settings, brokers, image)
 
 
 def offsets_topic(settings: BrokerSettings, brokers: int, image: ClusterImage) -> NewTopic:

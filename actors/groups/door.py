@@ -25,7 +25,7 @@ from ...transport import messages as m
 from ...transport.seam import Inbound, PeerInfo
 from ..context import Context
 from ..controller.image import ClusterImage, TopicImage
-from ..controller.internal import offsets_replication_factor
+from ..controller.internal import OFFSETS_TOPIC_WANTED, offsets_replication_factor
 from ..partition.events import ForController
 from .asking import Ask, CoordinatorGone, GroupAnswers, GroupTicket
 from .checks import check_group_id
@@ -140,7 +140,7 @@ class GroupDoor:
         self._asked_ms = now_ms
         hosting = self._context.directory.find(f"{self._broker_address}/hosting")
         if hosting is not None:
-            hosting.post(ForController(m.CreateTopicsRequest(topics=[m.NewTopic(name=OFFSETS_TOPIC)])))
+            hosting.post(ForController(OFFSETS_TOPIC_WANTED))
 
     # -- passing on ------------------------------------------------------------------------------------
 

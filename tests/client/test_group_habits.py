@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from group_members import T0, committed
 from test_consumer import fill, read
-from test_groups import T0, committed, member  # noqa: F401  (a fixture)
 
 from callboard import AsyncConsumer, IllegalArgumentError, TopicPartition
 
 
-def test_a_consumer_that_reads_nothing_is_told_what_its_group_has_committed(cluster, member):  # noqa: F811
+def test_a_consumer_that_reads_nothing_is_told_what_its_group_has_committed(cluster, member):
     cluster.create("t")
     fill(cluster, 3)
     first = member("t")
@@ -21,7 +21,7 @@ def test_a_consumer_that_reads_nothing_is_told_what_its_group_has_committed(clus
     assert member().committed(T0, timeout_ms=5_000) == 3
 
 
-def test_a_position_that_was_set_back_to_where_it_began_is_committed(cluster, member):  # noqa: F811
+def test_a_position_that_was_set_back_to_where_it_began_is_committed(cluster, member):
     cluster.create("t")
     fill(cluster, 10)
     first = member("t")
@@ -38,7 +38,7 @@ def test_a_position_that_was_set_back_to_where_it_began_is_committed(cluster, me
     assert committed(cluster) == 4
 
 
-def test_a_commit_by_hand_that_is_behind_does_not_keep_an_automatic_one_back(cluster, member):  # noqa: F811
+def test_a_commit_by_hand_that_is_behind_does_not_keep_an_automatic_one_back(cluster, member):
     cluster.create("t")
     fill(cluster, 10)
     consumer = member("t", auto_commit_interval_ms=0)
@@ -53,7 +53,7 @@ def test_a_commit_by_hand_that_is_behind_does_not_keep_an_automatic_one_back(clu
 
 
 @pytest.mark.parametrize("close", [lambda it: it.close(False), lambda it: it.close(autocommit=False, timeout_ms=2_000)])
-def test_close_takes_first_whether_to_commit(cluster, member, close):  # noqa: F811
+def test_close_takes_first_whether_to_commit(cluster, member, close):
     cluster.create("t")
     fill(cluster, 3)
     consumer = member("t")
@@ -75,7 +75,7 @@ def test_close_takes_first_whether_to_commit(cluster, member, close):  # noqa: F
         (lambda it: it.position(T0, timeout_ms="1"), TypeError, "timeout_ms: expected milliseconds as a number"),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused_where_it_is_given(cluster, member, call, error, says):  # noqa: F811
+def test_an_argument_that_cannot_be_is_refused_where_it_is_given(cluster, member, call, error, says):
     cluster.create("t")
     fill(cluster, 3)
     consumer = member("t")
@@ -108,7 +108,7 @@ def test_a_loop_whose_consumer_was_stopped_in_it_ends_without_an_error(cluster):
     assert committed(cluster, TopicPartition("t", 0)) == 2
 
 
-def test_close_calls_all_callbacks_though_one_raises(cluster, member):  # noqa: F811
+def test_close_calls_all_callbacks_though_one_raises(cluster, member):
     cluster.create("t")
     fill(cluster, 3)
     consumer = member("t")
@@ -126,7 +126,7 @@ def test_close_calls_all_callbacks_though_one_raises(cluster, member):  # noqa: 
     assert heard == [(3, None)]
 
 
-def test_what_is_not_known_yet_is_explained_in_words(cluster, member):  # noqa: F811
+def test_what_is_not_known_yet_is_explained_in_words(cluster, member):
     consumer = member()
 
     before = str(consumer.explain()).splitlines()

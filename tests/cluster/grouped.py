@@ -23,7 +23,12 @@ class Grouped:
     """Three brokers (or fewer), a topic "orders" of four partitions, and one group's view of them."""
 
     def __init__(self, brokers=3, *, seed=0, broker=None, partitions=4, limits=None):
-        settings = {"leader_rebalance_ms": 0, "offsets_topic_partitions": 2, **(broker or {})}
+        settings = {
+            "leader_rebalance_ms": 0,
+            "offsets_topic_partitions": 2,
+            "offsets_topic_ahead_ms": 0,
+            **(broker or {}),
+        }
         self.cluster = SimulatedCluster(
             seed=seed,
             config=ClusterConfig(
