@@ -17,7 +17,7 @@ KILLS = 20
 METADATA_KILLS = (5, 15)  # before these kills of a broker the metadata process is killed as well
 PARTITIONS = 6
 KEYS = 12
-AT_ONCE = 10  # records, every PAUSE_S: enough that a kill always finds some under way
+AT_ONCE = 25  # records, every PAUSE_S: a kill finds some under way
 PAUSE_S = 0.005
 
 
