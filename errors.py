@@ -367,7 +367,7 @@ class InvalidGroupIdError(_Caller):
 
 
 class UnknownMemberIdError(_Caller):
-    errno, advice = ErrorCode.UNKNOWN_MEMBER_ID, "the coordinator does not know this member; rejoin"
+    errno, advice = ErrorCode.UNKNOWN_MEMBER_ID, "a consumer that polls joins again by itself"
 
 
 class InvalidSessionTimeoutError(_Caller):
@@ -521,7 +521,8 @@ class UnknownTopicIdError(_StaleMetadata):
 
 
 class DuplicateBrokerRegistrationError(_Caller):
-    errno, advice = ErrorCode.DUPLICATE_BROKER_REGISTRATION, "a live broker has this id already; choose another"
+    errno = ErrorCode.DUPLICATE_BROKER_REGISTRATION
+    advice = "an id, a name and a data directory belong together, and to one broker or host only"
 
 
 class InconsistentClusterIdError(_Caller):

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Collection, Mapping
 from types import TracebackType
 
+from ..errors import ErrorCode
+
 WHERE_FRAMES_MAX = 12  # of a traceback; the innermost are kept
 
 
@@ -55,6 +57,14 @@ def error_text(error: BaseException | None) -> str:
         return ""
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def code_text(code: int) -> str:
+    """Return the name of an error code; of one that only a newer Callboard has, the number."""
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return str(code)
 
 
 def plain_text(value: object) -> str:

@@ -11,7 +11,7 @@ import click
 from . import human
 from .commands import Command, Entry, LazyGroup
 from .exits import ExitStatus
-from .options import json_option
+from .options import WholeNumber, json_option
 from .output import print_json, print_table
 
 bench = LazyGroup(
@@ -38,7 +38,7 @@ PARTS = (
 
 
 @click.command(cls=Command, short_help="Kill leaders; how long until their partitions take records again?")
-@click.option("--kills", type=click.IntRange(min=1), default=100, show_default=True, help="How often.")
+@click.option("--kills", type=WholeNumber(min=1), default=100, show_default=True, help="How often.")
 @click.option(
     "--how",
     type=click.Choice(("kill", "pause", "all")),
@@ -46,10 +46,10 @@ PARTS = (
     show_default=True,
     help="kill: SIGKILL of one broker; pause: SIGSTOP; all: SIGKILL of all brokers at once.",
 )
-@click.option("--partitions", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--rate", type=click.IntRange(min=1), default=1_000, show_default=True, help="Records a second.")
+@click.option("--partitions", type=WholeNumber(min=1), default=50, show_default=True)
+@click.option("--rate", type=WholeNumber(min=1), default=1_000, show_default=True, help="Records a second.")
 @click.option(
-    "--fill-mib", type=click.IntRange(min=0), default=0, show_default=True, help="In the logs before the first signal."
+    "--fill-mib", type=WholeNumber(min=0), default=0, show_default=True, help="In the logs before the first signal."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the choice of victims and moments.")
 @json_option
@@ -89,12 +89,12 @@ def _print(figures: dict[str, Any]) -> None:
     cls=Command, short_help="Break a cluster in every way of the fault matrix: what it costs, beside the aims."
 )
 @click.option("--rows", default="", metavar="F5,F7", help="Only these rows.")
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="How often each fault strikes.")
-@click.option("--partitions", type=click.IntRange(min=2), default=6, show_default=True)
-@click.option("--rate", type=click.IntRange(min=1), default=1_000, show_default=True, help="Records a second.")
+@click.option("--runs", type=WholeNumber(min=1), default=5, show_default=True, help="How often each fault strikes.")
+@click.option("--partitions", type=WholeNumber(min=2), default=6, show_default=True)
+@click.option("--rate", type=WholeNumber(min=1), default=1_000, show_default=True, help="Records a second.")
 @click.option(
     "--fill-mib",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     default=1_024,
     show_default=True,
     help="In 100 partitions before all brokers are killed (F12).",
@@ -153,12 +153,12 @@ def _print_faults(figures: list[dict[str, Any]]) -> None:
 
 
 @click.command(cls=Command, short_help="What a rebalance costs those who stay, and groups the brokers.")
-@click.option("--members", type=click.IntRange(min=2), default=10, show_default=True, help="Processes of one group.")
-@click.option("--partitions", type=click.IntRange(min=2), default=100, show_default=True, help="That they share.")
-@click.option("--rate", type=click.IntRange(min=1), default=1_000, show_default=True, help="Records a second.")
+@click.option("--members", type=WholeNumber(min=2), default=10, show_default=True, help="Processes of one group.")
+@click.option("--partitions", type=WholeNumber(min=2), default=100, show_default=True, help="That they share.")
+@click.option("--rate", type=WholeNumber(min=1), default=1_000, show_default=True, help="Records a second.")
 @click.option(
     "--session-timeout-ms",
-    type=click.IntRange(min=1_000),
+    type=WholeNumber(min=1_000),
     default=2_000,
     show_default=True,
     help="After which a silent member is out.",
@@ -166,7 +166,7 @@ def _print_faults(figures: list[dict[str, Any]]) -> None:
 @click.option(
     "--groups",
     "group_count",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     default=1_000,
     show_default=True,
     help="Of one member each, whose heartbeats and commits are measured; 0: leave that out.",

@@ -15,7 +15,7 @@ from . import human, records
 from .commands import Command
 from .connect import Clients
 from .exits import CommandFailed
-from .options import MILLISECONDS, bootstrap_option
+from .options import MILLISECONDS, WholeNumber, bootstrap_option
 from .output import say
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ BATCH_RECORDS_MAX = 5_000
 @bootstrap_option
 @click.option("--group", metavar="GROUP", help="Be a member of this consumer group, and commit what was printed.")
 @click.option("--from-beginning", is_flag=True, help="Begin with the oldest record; else with the next to be written.")
-@click.option("--partition", type=click.IntRange(min=0), multiple=True, help="Only this partition; may be repeated.")
-@click.option("--offset", type=click.IntRange(min=0), help="Begin there; with one --partition.")
-@click.option("--max-messages", "-n", type=click.IntRange(min=0), metavar="N", help="End after N records.")
+@click.option("--partition", type=WholeNumber(min=0), multiple=True, help="Only this partition; may be repeated.")
+@click.option("--offset", type=WholeNumber(min=0), help="Begin there; with one --partition.")
+@click.option("--max-messages", "-n", type=WholeNumber(min=0), metavar="N", help="End after N records.")
 @click.option("--timeout-ms", type=MILLISECONDS, help="End when no record has come for so long.")
 @click.option(
     "--format",

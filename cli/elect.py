@@ -9,7 +9,7 @@ from ..model import TopicPartition
 from .commands import Command
 from .connect import Clients
 from .exits import ExitStatus
-from .options import bootstrap_option, json_option, timeout_option
+from .options import WholeNumber, bootstrap_option, json_option, timeout_option
 from .output import print_json, print_table, say
 
 
@@ -19,7 +19,7 @@ from .output import print_json, print_table, say
     "--unclean", "election", flag_value="unclean", help="Any live replica, where nobody leads. LOSES RECORDS."
 )
 @click.option("--topic", metavar="TOPIC", help="Only partitions of this topic.")
-@click.option("--partition", type=click.IntRange(min=0), metavar="N", help="Only this one; needs --topic.")
+@click.option("--partition", type=WholeNumber(min=0), metavar="N", help="Only this one; needs --topic.")
 @bootstrap_option
 @timeout_option
 @json_option

@@ -13,7 +13,7 @@ import click
 from . import human
 from .commands import Command
 from .connect import Clients
-from .options import DURATION, bootstrap_option, json_option, timeout_option
+from .options import DURATION, WholeNumber, bootstrap_option, json_option, timeout_option
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ for_option: Callable[[F], F] = click.option(
     help="How long: 500ms, 5s, 2m; an hour at most.",
 )
 delay_option: Callable[[F], F] = click.option(
-    "--ms", type=click.IntRange(1, 60_000), required=True, help="Milliseconds for each message."
+    "--ms", type=WholeNumber(1, 60_000), required=True, help="Milliseconds for each message."
 )
 one_way_option: Callable[[F], F] = click.option(
     "--one-way", is_flag=True, help="Only what the first sends to the second."

@@ -14,14 +14,15 @@ from .commands import Command
 from .connect import Clients
 from .exits import CommandFailed, ExitStatus
 from .groups_show import GROUPS
-from .options import TOPICS, TopicChoice, bootstrap_option, json_option, timeout_option
+from .options import TOPICS, TopicChoice, WholeNumber, bootstrap_option, json_option, timeout_option
 from .output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..client.admin import AdminClient
     from ..client.group_offsets import OffsetReset, ResetTo
 
-OFFSET = click.IntRange(min=0)
+OFFSET = WholeNumber(0, (1 << 63) - 1)
+SHIFT = WholeNumber(-(1 << 63), (1 << 63) - 1)
 
 
 class IsoTime(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -53,7 +54,7 @@ class IsoTime(click.ParamType):  # type: ignore[type-arg]  # generic in newer cl
     metavar="ISO",
     help="To the first record at or after a time, as 2026-11-24T18:30; UTC, unless it says otherwise.",
 )
-@click.option("--shift-by", type=int, metavar="N", help="So many records on; back, if below 0.")
+@click.option("--shift-by", type=SHIFT, metavar="N", help="So many records on; back, if below 0.")
 @click.option(
     "--topic", "topics", type=TOPICS, multiple=True, help="Of a topic, or of some of its partitions; repeat it."
 )

@@ -14,8 +14,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_BOOTSTRAP_SERVERS = "127.0.0.1:9192"
 BOOTSTRAP_VARIABLE = "CALLBOARD_BOOTSTRAP_SERVERS"
-MILLISECONDS = click.IntRange(min=1)
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000}
+
+
+class WholeNumber(click.IntRange):
+    """An integer in a range, which is refused in plain words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            int(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is no whole number", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+MILLISECONDS = WholeNumber(min=1)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only

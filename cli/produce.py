@@ -15,7 +15,7 @@ from . import human
 from .commands import Command
 from .connect import Clients
 from .exits import CommandFailed, one_line, status_for
-from .options import bootstrap_option
+from .options import WholeNumber, bootstrap_option
 from .output import say
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PROGRESS_S = 0.2
 @click.argument("topic")
 @bootstrap_option
 @click.option("--key-separator", metavar="TEXT", help="What stands before its first TEXT in a line is the key.")
-@click.option("--partition", type=click.IntRange(min=0), help="Send everything to this partition.")
+@click.option("--partition", type=WholeNumber(min=0), help="Send everything to this partition.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second.")
 @click.option(
     "--acks", type=click.Choice(["0", "1", "all"]), default="all", show_default=True, help="Who must have it."

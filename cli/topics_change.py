@@ -11,7 +11,7 @@ from ..model import TopicPartition
 from . import human
 from .commands import Command
 from .connect import Clients
-from .options import bootstrap_option, settings_from, timeout_option
+from .options import WholeNumber, bootstrap_option, settings_from, timeout_option
 from .output import say
 
 NAMES = click.argument("names", metavar="TOPIC…", nargs=-1, required=True)
@@ -123,8 +123,8 @@ def add_partitions(clients: Clients, name: str, partitions: int, bootstrap_serve
 
 @click.command("delete-records", cls=Command, short_help="Delete the oldest records of a partition.")
 @click.argument("name", metavar="TOPIC")
-@click.option("--partition", type=click.IntRange(min=0), required=True, metavar="N", help="Which partition.")
-@click.option("--before", type=click.IntRange(min=-1), required=True, metavar="OFFSET", help="-1: all there is.")
+@click.option("--partition", type=WholeNumber(min=0), required=True, metavar="N", help="Which partition.")
+@click.option("--before", type=WholeNumber(min=-1), required=True, metavar="OFFSET", help="-1: all there is.")
 @bootstrap_option
 @timeout_option
 @click.pass_obj

@@ -426,7 +426,10 @@ def _checked(group_id: str, answer: GroupAnswer, raise_errors: bool) -> Any:
 def _raise_first(group_id: str, results: Iterable[g.AlterGroupResult], raise_errors: bool) -> None:
     for result in results:
         if result.error and raise_errors:
-            raise error_for_code(result.error, f"group {group_id!r}, {result.name}: {result.detail}".rstrip(": "))
+            detail = result.detail
+            if not (detail.startswith(f"group {group_id} ") and result.name in detail):  # said already
+                detail = f"group {group_id!r}, {result.name}: {detail}".rstrip(": ")
+            raise error_for_code(result.error, detail)
 
 
 def _as_result(group_id: str, said: Any) -> g.AlterGroupResult:

@@ -1,8 +1,9 @@
 """The ZeroMQ transport: a ROUTER a server, a DEALER a connection, all on one loop and in one context.
 
 What arrives at a server goes through ``Gate`` (what is sound), what leaves through ``Outbox`` (what a peer does
-not read). A peer that is gone is known by its descriptor, which the monitor names when the connection ends:
-it is forgotten only after the socket has been read empty, because its last requests may still be there.
+not read). A peer that is gone is known by its descriptor, which the monitor names when the connection ends, or by
+a reply that finds no way to it. Either may be known before its last requests are read: libzmq keeps what has come
+until it is read, but takes no reply any more. So a peer is forgotten only after the socket has been read empty.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class RouterServer:
         self._peer_by_descriptor: dict[int, bytes] = {}
         self._descriptors: set[int] = set()  # of open connections, greeted or not
         self._accepted = 0
-        self._leaving: list[bytes] = []
+        self._leaving: dict[bytes, None] = {}  # peers that are gone and may have requests here; in that order
         self._received = 0  # messages, since there was nothing more to read
         self._come_alone = True  # so it was the last time
         self._retry_timer: Timer | None = None
@@ -218,8 +219,12 @@ class RouterServer:
 
     def _meet(self, peer: bytes, frame: zmq.Frame) -> str:
         """Learn which connection an unknown peer has, while the monitor's news are complete."""
-        self._monitor.drain()  # a descriptor is used again: the end of the one before must be known first
-        self._peer_by_descriptor[_descriptor_of(frame)] = peer
+        is_all = self._monitor.drain()  # a descriptor is used again: the end of the one before must be known first
+        descriptor = _descriptor_of(frame)
+        if is_all and descriptor >= 0 and descriptor not in self._descriptors:
+            self._leave(peer)  # it has ended, and will not end again
+        else:
+            self._peer_by_descriptor[descriptor] = peer
         try:
             return str(frame.get("Peer-Address"))
         except zmq.ZMQError:
@@ -247,15 +252,16 @@ class RouterServer:
         """Nothing more to read: so those who have left have no request left here; and slow peers may have room."""
         self._come_alone, self._received = self._received <= 1, 0
         if self._leaving:
-            leaving, self._leaving = self._leaving, []
+            leaving, self._leaving = self._leaving, {}
             for peer in leaving:
-                self._forget(peer)
+                self._gate.gone(peer)
+                self._outbox.gone(peer)
         if self._outbox.is_empty:
             return False
         has_sent = self._outbox.retry()
         if not self._outbox.is_empty:
             self._retry_later()
-        return has_sent or self._pump.is_readable
+        return has_sent or bool(self._leaving) or self._pump.is_readable
 
     def _retry_later(self) -> None:
         if self._retry_timer is None:
@@ -291,16 +297,16 @@ class RouterServer:
         self._endless.ended(descriptor)
         peer = self._peer_by_descriptor.pop(descriptor, None)
         if peer is not None:
-            self._leaving.append(peer)
-            self._pump.touched()
+            self._leave(peer)
 
     def _on_peer_gone(self, peer: bytes) -> None:
         self._gate.counters["lost_replies"] += 1
-        self._forget(peer)
+        self._leave(peer)
 
-    def _forget(self, peer: bytes) -> None:
-        self._gate.gone(peer)
-        self._outbox.gone(peer)
+    def _leave(self, peer: bytes) -> None:
+        """A peer has gone. Not forgotten yet: what it sent last may still be here, and is not sent again (acks=0)."""
+        self._leaving[peer] = None
+        self._pump.touched()
 
 
 def _descriptor_of(frame: zmq.Frame) -> int:

@@ -25,7 +25,7 @@ from ...config import ClusterConfig
 from ...errors import ErrorCode, InvariantViolated
 from ...model import OFFSETS_TOPIC, PartitionKey
 from ...transport import messages as m
-from ..log import event
+from ..log import code_text, event
 from ..metadata.client import (
     Campaign,
     Commit,
@@ -409,7 +409,7 @@ class Controller(LoopActor):
 
     def _try_again(self, refused: Refused) -> None:
         """Decide all of it anew on a newer picture: it was overtaken, or never reached the store."""
-        event(logger, "controller.retry", error=refused.error, detail=refused.detail)
+        event(logger, "controller.retry", error=code_text(refused.error), detail=refused.detail)
         self._commands.extendleft(one.command for one in reversed(self._planned))
         self._planned = []
         self._look_at = None

@@ -178,6 +178,9 @@ class TopicRules:
             configure(TopicConfig, values, where)
         except ConfigurationError as error:
             return refused(name, (ErrorCode.INVALID_CONFIGURATION, str(error)))
+        if values.get("min_insync_replicas") == 0:  # the cluster's own may be: what it means there is settled here
+            detail = f"{where}: min_insync_replicas must be at least 1; leave it out to have the cluster's"
+            return refused(name, (ErrorCode.INVALID_CONFIGURATION, detail))
         return values
 
     def _with_configs(

@@ -33,7 +33,7 @@ from ...transport import messages as m
 from ...transport.loop import Timer
 from ...transport.seam import Connection, ConnectionState, ConnectOptions
 from ..controller.image import ClusterImage
-from ..log import event
+from ..log import code_text, event
 from ..runtime import Context, LoopActor, LoopRef
 from .producer_ids import PRODUCER_IDS_BLOCK, ProducerIds
 from .sessions import later_life
@@ -431,9 +431,8 @@ class MetadataClient(LoopActor):
 
     def _lose(self, answer: m.Reply) -> None:
         self._is_open = False
-        event(
-            logger, "session.lost", logging.WARNING, name=self._name, incarnation=self._incarnation, error=answer.error
-        )
+        of = {"name": self._name, "incarnation": self._incarnation}
+        event(logger, "session.lost", logging.WARNING, **of, error=code_text(answer.error))
         self._lost.append(self._incarnation)
         self._publish(SessionLost(self._name, self._incarnation, answer.error, answer.detail))
         self._incarnation = later_life(self._lost[0], len(self._lost))

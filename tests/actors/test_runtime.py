@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callboard.actors.log import line_of
+from callboard.actors.log import code_text, line_of
 from callboard.actors.mailbox import Mailbox
 from callboard.actors.runtime import (
     BATCH_MAX,
@@ -665,6 +665,10 @@ def test_new_ids_differ_and_are_the_same_in_each_run_of_a_seed():
     assert len(set(ids)) == 3
     assert ids[:2] == [again.new_id(), again.new_id()]
     assert all(len(one) == 32 for one in ids)
+
+
+def test_an_error_code_stands_in_the_log_by_its_name():
+    assert [code_text(code) for code in (0, 77, 9_999)] == ["NONE", "STALE_BROKER_EPOCH", "9999"]
 
 
 def test_a_log_line_is_one_line_whatever_its_values_are():

@@ -220,6 +220,10 @@ def test_partitions_are_chosen_by_topic_and_number(cluster, groups, billing):
         (["--to-earliest", "--topic", "t:"], "'t:' is no topic"),
         (["--to-earliest", "--topic", "no spaces"], "is no topic"),
         (["--to-offset", "-1", "--all-topics"], "--to-offset"),
+        (["--to-offset", "x", "--all-topics"], "'x' is no whole number"),
+        (["--to-offset", "9" * 30, "--all-topics"], "is not in the range"),
+        (["--shift-by", "1.5", "--all-topics"], "'1.5' is no whole number"),
+        (["--shift-by", "9" * 30, "--all-topics"], "is not in the range"),
         (["--to-datetime", "yesterday", "--all-topics"], "'yesterday' is no time"),
         (["--to-datetime", "1969-01-01", "--all-topics"], "before 1970"),
     ],
@@ -298,7 +302,10 @@ def test_members_are_put_out(cluster, groups):
     assert [member.member_id for member in group.members] == ["m2"]
     refused = groups("remove-member", "billing", "m1")
     assert refused.status == 4
+    assert "group billing has no member m1" in refused.err
+    assert refused.err.count("m1") == 1
     assert "UNKNOWN_MEMBER_ID" in refused.err
+    assert "rejoin" not in refused.err
 
 
 def test_a_live_group_is_not_deleted(cluster, groups):

@@ -112,6 +112,7 @@ def test_ids_and_names_of_others_are_refused(first, join):
 
     assert (known := join("--host-name", "host", endpoint=first.ready()["join"]))[0] == 4
     assert "--host-name" in known[1]
+    assert "live broker" not in known[1]
 
 
 def test_something_else_that_listens_there_is_named(first, join):

@@ -193,7 +193,9 @@ class GroupCluster(FakeCluster):
             out = [one for one in group.members if name in (one.member_id, one.instance_id)]
             for member in out:
                 group.members.remove(member)
-            results.append(g.AlterGroupResult(name=name, error=0 if out else ErrorCode.UNKNOWN_MEMBER_ID))
+            detail = "" if out else f"group {request.group_id} has no member {name}"
+            code = ErrorCode.NONE if out else ErrorCode.UNKNOWN_MEMBER_ID
+            results.append(g.AlterGroupResult(name=name, error=code, detail=detail))
         return g.AlterGroupReply(id=request.id, results=results)
 
 

@@ -120,6 +120,35 @@ def test_a_commit_in_an_awaited_listener_is_taken(cluster):
     run(main())
 
 
+@pytest.mark.parametrize("poll", ["poll", "poll_batches", "getone", "getmany", "__anext__"])
+def test_a_listener_that_polls_its_own_consumer_is_refused_by_name(cluster, poll):
+    cluster.create("t")
+    later = []
+
+    async def main() -> None:
+        consumer, other, over = a_member(cluster), a_member(cluster, "t", group_id="other"), asyncio.Event()
+
+        class Polling(AsyncConsumerRebalanceListener):
+            async def on_partitions_assigned(self, assigned):
+                await other.poll(0)  # another's will do
+                later.append(asyncio.ensure_future(afterwards()))
+                await (consumer.__aiter__().__anext__() if poll == "__anext__" else getattr(consumer, poll)())
+
+        async def afterwards():
+            await over.wait()
+            await consumer.poll(0)
+
+        consumer.subscribe("t", listener=Polling())
+        with pytest.raises(IllegalStateError, match="a rebalance listener must not poll"):
+            await consumer.poll(0)
+        over.set()
+        await later[0]  # what the listener has begun may poll when the listener is over
+        await consumer.close()
+        await other.close()
+
+    run(main())
+
+
 def test_a_plain_listener_will_do_and_its_exception_reaches_poll(cluster):
     cluster.create("t")
 

@@ -260,6 +260,16 @@ def test_min_insync_replicas_above_the_replication_factor_is_refused():
     assert "above the replication factor" in result.detail
 
 
+@pytest.mark.parametrize("none", [0, "0"])
+def test_a_topic_cannot_ask_for_min_insync_replicas_of_none(none):
+    for result, _ in (
+        created(wish(factor=3, configs={"min_insync_replicas": none})),
+        altered(orders(min_insync_replicas=1), set={"min.insync.replicas": none}),
+    ):
+        assert error(result) == ErrorCode.INVALID_CONFIGURATION
+        assert "must be at least 1; leave it out" in result.detail
+
+
 def altered(image, rules=None, **change):
     draft = Draft(image)
     return (rules or TopicRules()).alter(draft, m.TopicConfigChange(name="orders", **change)), draft

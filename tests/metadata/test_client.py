@@ -148,12 +148,14 @@ def test_whoever_answers_for_another_cluster_is_not_listened_to(cluster, wanted)
     assert ("broker-9" in cluster.image.sessions) == (wanted != "another")
 
 
-def test_a_lost_session_is_said_once_and_another_life_begins(cluster, broker):
+def test_a_lost_session_is_said_once_and_another_life_begins(cluster, broker, caplog):
     cluster.ask_store(m.EndSessionRequest(name=broker.name))
     cluster.advance(2_000)
 
     (lost,) = broker.probe.all_of(SessionLost)
     assert (lost.incarnation, lost.error) == (broker.incarnation, ErrorCode.STALE_BROKER_EPOCH)
+    assert "session.lost" in caplog.text
+    assert "error=STALE_BROKER_EPOCH" in caplog.text
     newer = broker.probe.all_of(SessionOpened)[-1].incarnation
     assert newer != broker.incarnation
     assert cluster.image.incarnation_of(broker.broker_id) == newer
