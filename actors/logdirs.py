@@ -80,6 +80,12 @@ class LogDirectory:
     def state(self) -> str:
         return "failed" if self.failure else "full" if self.is_full else "online"
 
+    @property
+    def reason(self) -> str:
+        """Say why it takes no records; "": it does."""
+        full = f"less than storage_min_free_bytes ({self.min_free_bytes:,}) is free; it goes on when there is room"
+        return self.failure or (full if self.is_full else "")
+
 
 class LogDirectories:
     """All directories of a broker, in the order of its configuration, never empty."""
@@ -151,7 +157,7 @@ class LogDirectories:
             LogDirectoryDescription(
                 path=directory.path,
                 state=directory.state,
-                reason=directory.failure,
+                reason=directory.reason,
                 replicas=counts[directory.path],
                 free_bytes=directory.free_bytes,
             )

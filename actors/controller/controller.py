@@ -59,6 +59,7 @@ COMMANDS_PER_COMMIT = 100
 PUTS_PER_COMMIT = 50_000  # 10-15 MB: well below what one frame may be
 CAMPAIGN_RETRY_MS = 200
 COMMIT_RETRY_MS = 50
+ROOM_RETRY_MS = 500  # where the metadata process has no room on its disk
 RENEWALS_PER_LEASE = 3  # one may be lost, another late
 TOLD_MAX = 20  # changes of one commit that are logged one by one; those that lose something always are
 
@@ -387,6 +388,8 @@ class Controller(LoopActor):
             self._stand_by("another controller was elected")
         elif outcome.error in _MAY_PASS:
             self._try_again(outcome)
+        elif outcome.error == ErrorCode.STORAGE_FULL:
+            self._wait_for_room(outcome)
         else:
             self._give_up(outcome)
 
@@ -399,10 +402,20 @@ class Controller(LoopActor):
         self._is_paused = True
         self.set_timer(COMMIT_RETRY_MS, _ActDue())
 
+    def _wait_for_room(self, refused: Refused) -> None:
+        """Tell whoever asked: to make room is for people. What the picture asks for is decided again, later."""
+        event(logger, "controller.retry", logging.WARNING, error=refused.error, detail=refused.detail)
+        self._refuse_planned(refused)
+        self._is_paused = True
+        self.set_timer(ROOM_RETRY_MS, _ActDue())
+
     def _give_up(self, refused: Refused) -> None:
         """The store will never take this: somebody asked for too much, or it is a bug."""
         if not self._planned:
             raise InvariantViolated(f"the store refuses what the controller decided: {refused.detail}")
+        self._refuse_planned(refused)
+
+    def _refuse_planned(self, refused: Refused) -> None:
         planned, self._planned = self._planned, []
         self._look_at = None
         for one in planned:
