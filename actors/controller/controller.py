@@ -168,6 +168,7 @@ class Controller(LoopActor):
         self._is_committing = False
         self._version_needed = 0  # the picture must hold this before the next turn
         self._is_paused = False  # until a newer picture, or a timer
+        self._no_room: Refused | None = None  # while paused for that: what whoever asks is told
 
     @property
     def controller_epoch(self) -> int:
@@ -191,7 +192,7 @@ class Controller(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
-        self._is_paused = False
+        self._go_on()
         self._must_look_at(changed.keys)
         lease = self._image.lease
         if self.role == ACTIVE and lease.controller_epoch > self._epoch:
@@ -219,13 +220,18 @@ class Controller(LoopActor):
     def on_admin_command(self, command: AdminCommand) -> None:
         if self.role != ACTIVE:
             command.reply(self._not_controller())
+        elif self._no_room is not None:
+            command.reply(m.ErrorReply(error=self._no_room.error, detail=self._no_room.detail))
         elif len(self._commands) >= COMMANDS_WAITING_MAX:
             command.reply(m.ErrorReply(error=ErrorCode.OVERLOADED, detail="too many wait for the controller"))
         else:
             self._commands.append(command)
 
     def on_act_due(self, _: _ActDue) -> None:
-        self._is_paused = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._is_paused, self._no_room = False, None
 
     def on_rebalance_due(self, due: _RebalanceDue) -> None:
         """Look for preferred leaders in the next turn, however busy the turns are."""
@@ -274,7 +280,8 @@ class Controller(LoopActor):
         self.role, self._epoch = ACTIVE, controller_epoch
         self._lease_until_ms = sent_ms + self._lease_ttl_ms
         self._look_at = None
-        self._version_needed, self._is_paused = 0, False
+        self._version_needed = 0
+        self._go_on()
         event(logger, "controller.active", name=self.address, controller_epoch=controller_epoch)
         self.set_timer(self._lease_ttl_ms / RENEWALS_PER_LEASE, _RenewDue(self._term))
         if self._rebalance_ms:
@@ -406,7 +413,7 @@ class Controller(LoopActor):
         """Tell whoever asked: to make room is for people. What the picture asks for is decided again, later."""
         event(logger, "controller.retry", logging.WARNING, error=refused.error, detail=refused.detail)
         self._refuse_planned(refused)
-        self._is_paused = True
+        self._is_paused, self._no_room = True, refused
         self.set_timer(ROOM_RETRY_MS, _ActDue())
 
     def _give_up(self, refused: Refused) -> None:

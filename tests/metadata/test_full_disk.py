@@ -41,7 +41,9 @@ def test_who_asks_for_a_topic_where_there_is_no_room_hears_why_and_the_controlle
     cluster.disk.before_write = no_room
 
     for _ in range(3):
-        refused = cluster.ask_controller(CREATE)
+        replies = cluster.command(1, CREATE)
+        cluster.advance(50)
+        (refused,) = replies  # at once, also while the controller waits for room
         assert (refused.error, refused.detail) == (
             ErrorCode.STORAGE_FULL,
             "the metadata process has no room left on its disk",
@@ -50,6 +52,7 @@ def test_who_asks_for_a_topic_where_there_is_no_room_hears_why_and_the_controlle
     assert cluster.active.controller.controller_epoch == epoch, "the lease is renewed without writing"
 
     cluster.disk.before_write = None
+    cluster.advance(1_000)
     assert cluster.ask_controller(CREATE).topics[0].error == 0
 
 
