@@ -205,6 +205,18 @@ def more_data_dirs(files: Files, first: str, data_dirs: Sequence[str], *, broker
     return paths
 
 
+def brokers_left_out(files: Files, data_dirs: Iterable[str], broker_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the ids, ascending, of brokers that lived in these data directories and are not among ``broker_ids``."""
+    found = set()
+    for path in data_dirs:
+        with contextlib.suppress(OSError):  # its disk is broken: the brokers will say so
+            for name in files.list_dir(path):
+                kind, _, number = name.partition("-")
+                if kind == "broker" and number.isdecimal() and files.exists(f"{path}/{name}/{IDENTITY_FILE}"):
+                    found.add(int(number))
+    return tuple(sorted(found - set(broker_ids)))
+
+
 def prepare(files: Files, directory: LogDirectory) -> None:
     """Have a directory on disk, and learn whether an earlier process gave it up.
 
