@@ -571,7 +571,8 @@ class InternalError(BrokerResponseError):
 
 
 class StorageFullError(_Cluster):
-    errno, advice = ErrorCode.STORAGE_FULL, "the leader's disk is nearly full, nothing was appended; make room there"
+    errno = ErrorCode.STORAGE_FULL
+    advice = "the disk where it belongs is full, or nearly, and nothing was written; make room there"
 
 
 class PartitionNotAssignedError(_Caller):

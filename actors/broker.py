@@ -33,11 +33,8 @@ from ..errors import CallboardError, ConfigurationError
 from ..model import BrokerId, LeaderEpoch, PartitionKey, TopicId, TopicPartition
 from ..storage.checkpoint import FAILED_FILE
 from ..transport import messages as m
-from ..transport.addresses import choose_endpoint
-from ..transport.seam import Connection
-from .controller.controller import AdminCommand
+from .asking import ControllerLine
 from .controller.image import ClusterImage
-from .controller.internal import is_for_cluster
 from .log import event
 from .logdirs import (
     FULL,
@@ -159,7 +156,7 @@ class Broker(LoopActor):
         self._hosted: dict[PartitionKey, HostedReplica] = {}
         self._reelections: dict[PartitionKey, m.ReelectRequest] = {}  # asked for, not seen in the image yet
         self._is_asking = False
-        self._peers: dict[int, Connection] = {}
+        self._line = ControllerLine(context, broker_id, broker_address)
         self._proposals: list[m.AlterPartitionEntry] = []  # of this turn
 
     # -- life ----------------------------------------------------------------------------------------
@@ -173,8 +170,7 @@ class Broker(LoopActor):
         self._tell("metadata", Subscribe(self.actor_ref, with_sessions=True))
 
     def on_stop(self) -> None:
-        for connection in self._peers.values():
-            connection.close()
+        self._line.close()
 
     def on_failure(self, *_: Any) -> None:
         self.on_stop()
@@ -476,7 +472,8 @@ class Broker(LoopActor):
             hosted = self._hosted.get(key)
             replica = self._replica(hosted) if hosted is not None else None
             if replica is not None:
-                replica.post(IsrAnswered(entry.leader_epoch, entry.partition_epoch, known.get(key)))
+                asked = frozenset(one.broker_id for one in entry.isr)
+                replica.post(IsrAnswered(entry.leader_epoch, entry.partition_epoch, asked, known.get(key)))
 
     def on_for_controller(self, asked: ForController) -> None:
         self._ask_controller(asked.request)
@@ -488,26 +485,7 @@ class Broker(LoopActor):
         timeout_ms: int = REELECT_RETRY_MS,
     ) -> None:
         """Ask whoever is active; without an answer the asker asks again, after a time of its own."""
-        controller_id = self._image.controller_id
-        if controller_id == self._broker_id:
-            self._tell("controller", AdminCommand(request, on_reply, is_internal=is_for_cluster(request)))
-        elif controller_id >= 0 and (connection := self._peer(controller_id)) is not None:
-            connection.request(request, lambda reply, _payload: on_reply(reply), timeout_ms=timeout_ms)
-
-    def _peer(self, broker_id: int) -> Connection | None:
-        session = self._image.sessions.get(f"broker-{broker_id}")
-        if session is None or not session.peer_endpoints:
-            return None
-        endpoint = choose_endpoint(session.peer_endpoints, session.machine)
-        connection = self._peers.get(broker_id)
-        if connection is None or connection.endpoint != endpoint:
-            if connection is not None:
-                connection.close()
-            connection = self.context.transport.connect(
-                endpoint, client_id=self._broker_address, on_state=lambda _: None
-            )
-            self._peers[broker_id] = connection
-        return connection
+        self._line.ask(self._image, request, on_reply, timeout_ms)
 
     # -- the directories -------------------------------------------------------------------------------
 

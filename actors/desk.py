@@ -69,6 +69,7 @@ class Roster:
     data_dirs: tuple[str, ...] = ()  # further ones, for logs
     is_data_there: Callable[[], bool] = lambda: True  # whether data_dir still is the directory that was opened
     has_experiments: bool = False  # are allowed
+    left_out: tuple[int, ...] = ()  # brokers that have data here and were not to be started
     heard: dict[str, dict[str, int]] = field(default_factory=dict)  # by process: ring -> last event; by the desk
     document: dict[str, Any] = field(default_factory=dict)  # what its session says; written by the desk
     has_served: bool = False  # written by the desk
@@ -458,7 +459,7 @@ class Desk(LoopActor):
     def _describe_processes(self, inbound: Inbound) -> None:
         """Answer with psutil's numbers; the sizes of directories come from the pool, they may be large."""
         roster, files = self._roster, self.context.files
-        names = list(roster.plans)
+        names = [*roster.plans, *(f"broker-{broker_id}" for broker_id in roster.left_out)]
 
         def measure() -> Mapping[str, tuple[int, int]]:
             free = files.free_bytes(roster.data_dir)
@@ -481,6 +482,9 @@ class Desk(LoopActor):
                 uptime_ms=now_ms - plan.ready_ms if plan.is_ready else 0,
             )
             processes.append(line)
+        for broker_id in roster.left_out:
+            name = f"broker-{broker_id}"
+            processes.append(self._process_line(name, 0, message.disks.get(name, (0, 0)), state="not started"))
         self._reply(message.inbound, m.DescribeProcessesReply(host=roster.name, processes=processes))
 
     def _process_line(self, name: str, pid: int, disk: tuple[int, int], **known: Any) -> m.ProcessDescription:

@@ -41,7 +41,7 @@ from .entry import BRANCH, first_cause, keep_timeline, log_to, new_loop, real_co
 from .joining import host_name, join
 from .launcher import Entry, ProcessLauncher
 from .log import event
-from .logdirs import more_data_dirs
+from .logdirs import brokers_left_out, more_data_dirs
 from .memory import watch_memory
 from .metadata.client import MetadataClient
 from .processes import Launcher, ProcessActor, ProcessPlan
@@ -156,6 +156,7 @@ class _Host:
             data_dirs=config.data_dirs,
             is_data_there=data.is_there,
             has_experiments=config.experiments,
+            left_out=brokers_left_out(self._context.files, (data.path, *config.data_dirs), broker_ids),
         )
 
     def run(self) -> int:
@@ -197,6 +198,9 @@ class _Host:
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._on_signal, root.post, signal.Signals(number).name)
         self._roster.announce(f"cluster {self._roster.cluster_id} in {self._roster.data_dir}")
+        if left_out := self._roster.left_out:
+            event(logger, "host.brokers_left_out", logging.WARNING, brokers=left_out)
+            self._roster.announce(left_out_line(left_out, len(self._roster.brokers), joins=bool(self._config.join)))
 
     def _on_signal(self, tell: Callable[[object], bool], name: str) -> None:
         self._stops += 1
@@ -232,6 +236,13 @@ def _to_whom_it_may_concern(announce: Callable[[str], None], line: str) -> None:
     """Announce a line; when whoever looked on is gone (a closed pipe), the cluster goes on and still obeys signals."""
     with contextlib.suppress(OSError, ValueError):
         announce(line)
+
+
+def left_out_line(left_out: Sequence[int], brokers: int, *, joins: bool) -> str:
+    """Return what a person is told of brokers that have data here and are not started."""
+    who = f"broker {left_out[0]} has" if len(left_out) == 1 else f"brokers {', '.join(map(str, left_out))} have"
+    wanted = brokers + len(left_out) if joins else max(left_out)
+    return f"{who} data here and will not be started; `--brokers {wanted}` starts all"
 
 
 def host_branch(roster: Roster, launcher: Launcher) -> ChildSpec:

@@ -80,6 +80,12 @@ class LogDirectory:
     def state(self) -> str:
         return "failed" if self.failure else "full" if self.is_full else "online"
 
+    @property
+    def reason(self) -> str:
+        """Say why it takes no records; "": it does."""
+        full = f"less than storage_min_free_bytes ({self.min_free_bytes:,}) is free; it goes on when there is room"
+        return self.failure or (full if self.is_full else "")
+
 
 class LogDirectories:
     """All directories of a broker, in the order of its configuration, never empty."""
@@ -151,7 +157,7 @@ class LogDirectories:
             LogDirectoryDescription(
                 path=directory.path,
                 state=directory.state,
-                reason=directory.failure,
+                reason=directory.reason,
                 replicas=counts[directory.path],
                 free_bytes=directory.free_bytes,
             )
@@ -197,6 +203,18 @@ def more_data_dirs(files: Files, first: str, data_dirs: Sequence[str], *, broker
                 why = error.strerror or error
                 raise ConfigurationError(f"data_dir {data_dirs[place]!r} cannot be used: {why}") from None
     return paths
+
+
+def brokers_left_out(files: Files, data_dirs: Iterable[str], broker_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the ids, ascending, of brokers that lived in these data directories and are not among ``broker_ids``."""
+    found = set()
+    for path in data_dirs:
+        with contextlib.suppress(OSError):  # its disk is broken: the brokers will say so
+            for name in files.list_dir(path):
+                kind, _, number = name.partition("-")
+                if kind == "broker" and number.isdecimal() and files.exists(f"{path}/{name}/{IDENTITY_FILE}"):
+                    found.add(int(number))
+    return tuple(sorted(found - set(broker_ids)))
 
 
 def prepare(files: Files, directory: LogDirectory) -> None:

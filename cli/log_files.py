@@ -24,6 +24,8 @@ FAILED_ADVICE = (
     "where a sync failed, see that disk and file system are sound, then remove the file `failed`"
     " (docs/operations.md, Several disks)"
 )
+REMOVED_LOG = "removed while it was looked at; was its topic deleted?"
+REMOVED_SEGMENT = "removed while the log was read, by retention, compaction or the deletion of its topic; left out"
 LOCK_LEVELS = 3  # a log lies in a broker's directory, that in a data directory
 
 directory_argument = click.argument(
@@ -40,15 +42,20 @@ def dump(directory: str, with_records: bool, as_json: bool) -> None:
 
     DIR is a data directory, a broker's directory, or one log's. Ends with 1 when something is damaged.
     """
+    from ..errors import CorruptRecordError
     from ..storage.files import OsFiles
     from ..storage.inspection import LogView
 
     damaged = 0
     files = OsFiles()
     for log in _logs(directory):
-        view = LogView(files, log)
+        try:
+            view = LogView(files, log)
+        except FileNotFoundError:
+            say(f"{log}: {REMOVED_LOG}")
+            continue
         last: Damage | None = None
-        for found in view.walk():
+        for found in view.walk(lambda path: say(f"{path}: {REMOVED_SEGMENT}")):
             last = found[1] if len(found) == 2 else None
             if len(found) == 2:
                 damaged += 1
@@ -58,7 +65,12 @@ def dump(directory: str, with_records: bool, as_json: bool) -> None:
             row = _batch(header, position)
             _line({"log": log, "segment": base, **row}, f"{log}: " + _words(row), as_json)
             if with_records:
-                for record in _records(view.path(base), header, position):
+                try:
+                    records = _records(view.path(base), header, position)
+                except (FileNotFoundError, CorruptRecordError):  # it was checked a moment ago: the file is another one
+                    say(f"{view.path(base)}: {REMOVED_SEGMENT}")
+                    continue
+                for record in records:
                     _line({"log": log, **record}, "  " + _words(record), as_json)
         damaged -= view.is_torn(last)
     if damaged:
@@ -230,14 +242,16 @@ def _batch(header: BatchHeader, position: int) -> dict[str, Any]:
     }
 
 
-def _records(path: str, header: BatchHeader, position: int) -> Iterator[dict[str, Any]]:
+def _records(path: str, header: BatchHeader, position: int) -> list[dict[str, Any]]:
     from ..storage.batch import decode_batch
 
     with open(path, "rb") as file:
         file.seek(position)
         batch = decode_batch(file.read(header.length))
-    for offset, timestamp, key, value in zip(batch.offsets, batch.timestamps, batch.keys, batch.values, strict=True):
-        yield {"offset": offset, "timestamp_ms": timestamp, "key": _text(key), "value": _text(value)}
+    return [
+        {"offset": offset, "timestamp_ms": timestamp, "key": _text(key), "value": _text(value)}
+        for offset, timestamp, key, value in zip(batch.offsets, batch.timestamps, batch.keys, batch.values, strict=True)
+    ]
 
 
 def _text(data: bytes | None) -> str | None:
@@ -271,10 +285,17 @@ def _logs(directory: str) -> list[str]:
 
 def _reports(directory: str) -> list[LogReport]:
     from ..storage.files import OsFiles
-    from ..storage.inspection import LogView
+    from ..storage.inspection import report_of
 
-    files = OsFiles()
-    return [LogView(files, log).report() for log in _logs(directory)]
+    files, reports = OsFiles(), []
+    for log in _logs(directory):
+        try:
+            reports.append(report_of(files, log))
+        except FileNotFoundError:
+            if files.exists(log):
+                raise CommandFailed(f"{log}: its segments are removed faster than they are read; try again") from None
+            say(f"{log}: {REMOVED_LOG}")
+    return reports
 
 
 def _aside_name(log: str) -> str:

@@ -12,6 +12,8 @@ Rules of this file:
    when it is run again it begins with the copies.
 2. After a repair everything that is left has been read, checked and synced: the recovery point is the log end.
 3. Damage at the very end, above the recovery point, is a torn tail: opening the log cuts it, no repair is needed.
+4. Beside a broker files go while they are read: retention and compaction remove segments, a deletion the whole log.
+   That is no damage; a report is made anew then.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from .verification import Damage, EpochOf, scan
 T = TypeVar("T")
 
 COPY_BYTES = 4 << 20
+LOOKS_MAX = 5  # at a log whose files change while they are read
 
 
 @dataclass(slots=True)
@@ -120,12 +123,27 @@ class LogView:
         """Whether what ``walk`` ended with is the torn tail of a crash: opening the log cuts it."""
         return last is not None and last.offset >= self.recovery_offset >= 0
 
-    def walk(self) -> Iterator[tuple[int, BatchHeader, int] | tuple[int, Damage]]:
-        """Yield (segment's base offset, header, position) of each batch, checked; (base offset, damage) in between."""
+    def walk(
+        self, on_removed: Callable[[str], None] | None = None
+    ) -> Iterator[tuple[int, BatchHeader, int] | tuple[int, Damage]]:
+        """Yield (segment's base offset, header, position) of each batch, checked; (base offset, damage) in between.
+
+        Args:
+            on_removed: told the path of each segment that was removed since this view was made.
+
+        Raises:
+            FileNotFoundError: one was, and nobody is to be told.
+        """
         if (first := self._missing_first()) is not None:
             yield first.offset, first
         for place, base in enumerate(self.bases):
-            file = self.files.open(self.path(base), read_only=True)
+            try:
+                file = self.files.open(self.path(base), read_only=True)
+            except FileNotFoundError:
+                if on_removed is None:
+                    raise
+                on_removed(self.path(base))
+                continue
             try:
                 expected = base
                 for begin, end, ends_at in self._parts(place, file.size):
@@ -203,6 +221,24 @@ class LogView:
         return report
 
 
+def report_of(files: Files, directory: str) -> LogReport:
+    """Return what stands in a log that a broker may be at work on (rule 4).
+
+    Raises:
+        FileNotFoundError: it was removed; or its files were others each time, within ``LOOKS_MAX`` looks.
+    """
+    for _ in range(LOOKS_MAX - 1):
+        try:
+            view = LogView(files, directory)
+            report = view.report()
+            if not report.damages or files.list_dir(directory) == view.names:
+                return report
+        except FileNotFoundError:
+            if not files.exists(directory):
+                raise
+    return LogView(files, directory).report()
+
+
 def find_logs(files: Files, path: str) -> list[str]:
     """Return the log directories at or below a log directory, a broker's directory or a data directory.
 
@@ -212,7 +248,12 @@ def find_logs(files: Files, path: str) -> list[str]:
     found, places = [], [(path.rstrip("/") or "/", 0)]
     while places:
         place, depth = places.pop()
-        names = files.list_dir(place)
+        try:
+            names = files.list_dir(place)
+        except FileNotFoundError:
+            if not depth:
+                raise
+            continue  # it was there a moment ago: its topic was deleted
         if CHECKPOINT_FILE in names or any(base_offset_of(name) is not None for name in names):
             found.append(place)
         elif depth < 2:

@@ -60,8 +60,8 @@ class LoopbackNetwork:
         self._drops.append((predicate, [count]))
 
     def server_at(self, endpoint: str) -> LoopbackServer | None:
-        """Return who can be reached there now."""
-        return None if endpoint in self._cut else self._servers.get(endpoint)
+        """Return who can be reached there now; behind a silent cut as well: a connection stands, and hears nothing."""
+        return self._servers.get(endpoint) if self._cut.get(endpoint, True) else None
 
     def bind(self, text: str, server: LoopbackServer) -> str:
         address = parse_address(text, what="bind")

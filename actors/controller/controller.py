@@ -60,6 +60,7 @@ COMMANDS_PER_COMMIT = 100
 PUTS_PER_COMMIT = 50_000  # 10-15 MB: well below what one frame may be
 CAMPAIGN_RETRY_MS = 200
 COMMIT_RETRY_MS = 50
+ROOM_RETRY_MS = 500  # where the metadata process has no room on its disk
 RENEWALS_PER_LEASE = 3  # one may be lost, another late
 TOLD_MAX = 20  # changes of one commit that are logged one by one; those that lose something always are
 
@@ -174,6 +175,7 @@ class Controller(LoopActor):
         self._is_committing = False
         self._version_needed = 0  # the picture must hold this before the next turn
         self._is_paused = False  # until a newer picture, or a timer
+        self._no_room: Refused | None = None  # while paused for that: what whoever asks is told
 
     @property
     def controller_epoch(self) -> int:
@@ -197,7 +199,7 @@ class Controller(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
-        self._is_paused = False
+        self._go_on()
         self._must_look_at(changed.keys)
         lease = self._image.lease
         if self.role == ACTIVE and lease.controller_epoch > self._epoch:
@@ -225,13 +227,18 @@ class Controller(LoopActor):
     def on_admin_command(self, command: AdminCommand) -> None:
         if self.role != ACTIVE:
             command.reply(self._not_controller())
+        elif self._no_room is not None:
+            command.reply(m.ErrorReply(error=self._no_room.error, detail=self._no_room.detail))
         elif len(self._commands) >= COMMANDS_WAITING_MAX:
             command.reply(m.ErrorReply(error=ErrorCode.OVERLOADED, detail="too many wait for the controller"))
         else:
             self._commands.append(command)
 
     def on_act_due(self, _: _ActDue) -> None:
-        self._is_paused = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._is_paused, self._no_room = False, None
 
     def on_rebalance_due(self, due: _RebalanceDue) -> None:
         """Look for preferred leaders in the next turn, however busy the turns are."""
@@ -288,7 +295,8 @@ class Controller(LoopActor):
         self.role, self._epoch = ACTIVE, controller_epoch
         self._lease_until_ms = sent_ms + self._lease_ttl_ms
         self._look_at = None
-        self._version_needed, self._is_paused = 0, False
+        self._version_needed = 0
+        self._go_on()
         event(logger, "controller.active", name=self.address, controller_epoch=controller_epoch)
         self.set_timer(self._lease_ttl_ms / RENEWALS_PER_LEASE, _RenewDue(self._term))
         if self._rebalance_ms:
@@ -404,6 +412,8 @@ class Controller(LoopActor):
             self._stand_by("another controller was elected")
         elif outcome.error in _MAY_PASS:
             self._try_again(outcome)
+        elif outcome.error == ErrorCode.STORAGE_FULL:
+            self._wait_for_room(outcome)
         else:
             self._give_up(outcome)
 
@@ -416,10 +426,20 @@ class Controller(LoopActor):
         self._is_paused = True
         self.set_timer(COMMIT_RETRY_MS, _ActDue())
 
+    def _wait_for_room(self, refused: Refused) -> None:
+        """Tell whoever asked: to make room is for people. What the picture asks for is decided again, later."""
+        event(logger, "controller.retry", logging.WARNING, error=refused.error, detail=refused.detail)
+        self._refuse_planned(refused)
+        self._is_paused, self._no_room = True, refused
+        self.set_timer(ROOM_RETRY_MS, _ActDue())
+
     def _give_up(self, refused: Refused) -> None:
         """The store will never take this: somebody asked for too much, or it is a bug."""
         if not self._planned:
             raise InvariantViolated(f"the store refuses what the controller decided: {refused.detail}")
+        self._refuse_planned(refused)
+
+    def _refuse_planned(self, refused: Refused) -> None:
         planned, self._planned = self._planned, []
         self._look_at = None
         for one in planned:

@@ -15,7 +15,7 @@ Rules of this file:
    lease as it was decided before it (B26).
 3. **A refusal is a reply; a failed disk ends the actor.** Its successor opens the store anew, and everybody who
    waited learns only that the outcome is unknown. A full disk is no failure: nothing was written, sessions and the
-   lease live in memory, and the same group is tried again until there is room.
+   lease live in memory. Commits are refused, so that whoever waits for one hears why; all else is tried again.
 4. **Bounded**: the queue (commits and campaigns are refused over it, ends of sessions never), puts a commit,
    sessions, watches.
 """
@@ -68,7 +68,7 @@ from .documents import (
 from .joining import JoinRefused, Wish, claim, wish_of
 from .lease import Lease
 from .sessions import Opened, Refused, Session, Sessions
-from .steps import StoreOpened, Tick, Waiting, Written
+from .steps import StoreOpened, Tick, Waiting, Written, turn_away
 from .translation import (
     commit_of,
     lease_value,
@@ -423,7 +423,13 @@ class MetadataServer(LoopActor):
             else:
                 self._reply(inbound, refusal_of_commit(outcome))
 
-        self._write(commit_of(request), then)
+        def on_full() -> None:
+            self._refuse(inbound, ErrorCode.STORAGE_FULL, "the metadata process has no room left on its disk")
+
+        if self._is_out_of_room and self._writing:
+            on_full()
+        else:
+            self._write(commit_of(request), then, on_full)
 
     def _allocate_producer_ids(self, inbound: Inbound, request: m.AllocateProducerIdsRequest) -> None:
         if self._is_overloaded(inbound):
@@ -472,8 +478,10 @@ class MetadataServer(LoopActor):
 
     # -- the store -------------------------------------------------------------------------------------
 
-    def _write(self, operation: Operation, then: Callable[[Outcome], None]) -> None:
-        self._waiting.append(Waiting(operation, then))
+    def _write(
+        self, operation: Operation, then: Callable[[Outcome], None], on_full: Callable[[], None] | None = None
+    ) -> None:
+        self._waiting.append(Waiting(operation, then, on_full))
 
     def on_drained(self) -> None:
         """Send the next group to the store, if it is not busy: everything that came meanwhile shares one fsync."""
@@ -492,6 +500,7 @@ class MetadataServer(LoopActor):
             self._close_store()
         elif isinstance(error, StorageFull):
             self._note_room(is_full=True)
+            self._writing, self._waiting = turn_away(self._writing), deque(turn_away(self._waiting))
             self._set_timer()  # the next tick tries again
         elif error is not None:
             self.fail("message", error)
@@ -540,7 +549,7 @@ class MetadataServer(LoopActor):
             self._write(own_writes((LEASE_KEY, lease_value(self._lease))), lambda _: None)
         for watch in self._watches.expired(now_ms):
             self._answer_watch(watch)
-        if self._is_out_of_room and not self._is_store_busy and self._store is not None:
+        if self._is_out_of_room and self._writing and not self._is_store_busy and self._store is not None:
             self._submit(self._store)
         self._timer = None
         self._set_timer()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...storage.metadata_store import DocumentStore, Operation, Outcome, StoredDocument
@@ -26,5 +26,19 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
+    """``on_full``: called in place of ``then`` when there is no room on the disk; None: it waits for some."""
+
     operation: Operation
     then: Callable[[Outcome], None]
+    on_full: Callable[[], None] | None = None
+
+
+def turn_away(waiting: Iterable[Waiting]) -> list[Waiting]:
+    """Tell those who would rather know than wait that there is no room; return the others, in order."""
+    staying = []
+    for one in waiting:
+        if one.on_full is None:
+            staying.append(one)
+        else:
+            one.on_full()
+    return staying

@@ -91,6 +91,7 @@ class IsrAnswered(msgspec.Struct, frozen=True, gc=False):
 
     leader_epoch: int  # of the proposal
     partition_epoch: int
+    asked: frozenset[int]  # the members that were proposed
     reply: AlterPartitionEntryReply | None
 
 

@@ -9,8 +9,10 @@ controller, compared there with the partition's epochs (R5), and true when it is
 2. The *maximal* ISR decides what is committed: the committed set and the additions that are proposed. A member that is
    proposed for removal counts until the removal is committed (R3, B9).
 3. One proposal at a time. Until its outcome is known it stays proposed, and the same one is sent again; a partition
-   epoch above the one it was compared with settles it. Told that the partition was changed meanwhile, the leader
-   waits for the metadata: what changed may be the minimum, and a set must never be judged by an older one.
+   epoch above the one it was compared with settles it. One that only removes may be given up for what is true now, for
+   all of its members count in any case (rule 2): a link that has healed must not cost anybody his place. Told that the
+   partition was changed meanwhile, the leader waits for the metadata: what changed may be the minimum, and a set must
+   never be judged by an older one.
 4. In: whose copy has reached the high watermark *and* the start of this epoch (R4), in the life in which it did so: the
    proposal names the incarnation (B10). Under ``flush="ack"`` a copy is what is durable. Who left must be heard anew,
    and nobody joins who would be out again by rule 5. Whoever the controller does not take (it may be dead, and holds
@@ -234,8 +236,14 @@ class InSync:
         return clean or {one.broker_id for one in sorted(ready, key=lambda one: one.refusals)[:1]}
 
     def on_look(self) -> ProposeIsr | None:
-        """Return the proposal that nobody has answered: it is sent again, unchanged (rule 3)."""
+        """Return the proposal that nobody has answered: it is sent again, unchanged (rule 3).
+
+        None: there is none, or it only removes, and is to be made anew. A copy of it that is still under way may be
+        committed all the same; the metadata tell.
+        """
         self._is_refused = False
+        if self._proposal is not None and self._proposal.members <= self.isr:
+            self._proposal = None
         for follower in self.followers.values():
             follower.looks_to_wait = max(0, follower.looks_to_wait - 1)
         return self._proposed()
@@ -245,7 +253,8 @@ class InSync:
         proposal, reply = self._proposal, answered.reply
         if reply is None:
             return False  # unknown: it stays proposed
-        if proposal is None or answered.partition_epoch != proposal.partition_epoch:
+        is_other = proposal is None or answered.partition_epoch != proposal.partition_epoch
+        if proposal is None or is_other or (reply.error and answered.asked != proposal.members):
             self._on_overtaken_answered(answered.partition_epoch, reply.error)
             return False
         if not reply.error:

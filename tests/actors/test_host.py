@@ -393,6 +393,25 @@ def test_the_desk_measures_its_processes(start):
     assert reply.processes[2].state == "running"
 
 
+def test_a_broker_that_has_data_here_and_is_not_started_is_told_at_the_start_and_described(start, tmp_path):
+    start(brokers=3).ready().end()
+    for number in (1, 3):  # as brokers do; these here are none
+        (tmp_path / "data" / f"broker-{number}" / "broker.json").write_text("{}")
+
+    host = start().ready()
+
+    assert [line for line in host.printed if "not be started" in line] == [
+        "broker 3 has data here and will not be started; `--brokers 3` starts all"
+    ]
+    reply = ask(host.desk(), m.DescribeProcessesRequest())
+    assert [(one.name, one.state) for one in reply.processes[2:]] == [
+        ("broker-1", "running"),
+        ("broker-2", "running"),
+        ("broker-3", "not started"),
+    ]
+    assert reply.processes[-1].disk_bytes > 0
+
+
 def test_a_broken_desk_is_restarted_and_finds_its_processes_again(start):
     host = start().ready()
     assert ask(host.desk(), m.KillRequest(address="host/desk")).what == "Desk: raise"

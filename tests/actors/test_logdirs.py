@@ -4,7 +4,15 @@ import errno
 
 import pytest
 
-from callboard.actors.logdirs import LogDirectories, is_disk_failure, mark_of, more_data_dirs, prepare
+from callboard.actors.host import left_out_line
+from callboard.actors.logdirs import (
+    LogDirectories,
+    brokers_left_out,
+    is_disk_failure,
+    mark_of,
+    more_data_dirs,
+    prepare,
+)
 from callboard.errors import ConfigurationError, StorageCorruption, StorageError, StorageFull
 from callboard.model import PartitionKey, TopicId
 from callboard.storage.files import OsFiles
@@ -123,3 +131,22 @@ def test_a_further_directory_that_cannot_be_used_is_refused(tmp_path, monkeypatc
 
     with pytest.raises(ConfigurationError, match=said):
         more_data_dirs(OsFiles(), "one", given, broker_ids=[1])
+
+
+def test_brokers_that_lived_in_any_of_the_directories_and_are_not_among_those_are_left_out(tmp_path):
+    for name in ("a/broker-1", "a/broker-4", "b/broker-12", "b/broker-4", "a/broker-x", "a/log"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "broker.json").write_text("{}")
+    (tmp_path / "a" / "broker-5").mkdir()  # made for one that never lived
+    (tmp_path / "a" / "broker-4.boot").write_text("boot")
+    dirs = [str(tmp_path / name) for name in ("a", "b", "gone")]
+
+    assert brokers_left_out(OsFiles(), dirs, [1, 2]) == (4, 12)
+    assert brokers_left_out(OsFiles(), dirs, [1, 4, 12]) == ()
+
+
+def test_who_is_left_out_is_said_with_what_starts_all():
+    assert left_out_line((3,), 2, joins=False).endswith("`--brokers 3` starts all")
+    assert left_out_line((8, 9), 1, joins=True) == (
+        "brokers 8, 9 have data here and will not be started; `--brokers 3` starts all"
+    )

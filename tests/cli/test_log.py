@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -167,3 +168,78 @@ def test_a_segment_that_is_gone_is_told_and_repaired(callboard, data):
     assert verified.status == 1
     assert f"DAMAGED {path} at 0: it is missing; the log begins at offset 0" in verified.out
     assert "would be lost" in planned.out
+
+
+# -- beside a broker that is at work ---------------------------------------------------------------------
+
+
+class Changing(OsFiles):
+    """Files that a broker is at work on: ``first`` is called before the first segment is opened."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def open(self, path, **how):
+        first, self.first = self.first, lambda: None
+        first()
+        return super().open(path, **how)
+
+
+@pytest.fixture
+def retention(data, monkeypatch):
+    """Remove the first segment of a-0, when the command has seen which there are."""
+    log = data / "broker-1" / "a-0"
+    checkpoint, segments = log / "checkpoint", sorted(log.glob("*.log"))
+    assert len(segments) > 2, "else there is nothing to remove"
+
+    def remove():
+        kept = open_log(OsFiles(), SMALL, directory=str(log))
+        kept.delete_before(int(segments[1].stem), 12)
+        kept.close(0)
+        assert not segments[0].exists()
+        assert checkpoint.exists()
+
+    monkeypatch.setattr("callboard.storage.files.OsFiles", lambda: Changing(remove))
+    return segments
+
+
+def test_a_segment_that_retention_removes_under_verify_is_no_damage_and_no_traceback(callboard, data, retention):
+    ended = callboard("log", "verify", str(data), "--json")
+
+    reports = json.loads(ended.out)
+    assert (ended.status, ended.err) == (0, "")
+    assert [(report["state"], report["log_end_offset"]) for report in reports] == [("sound", 12)] * 2
+    assert reports[0]["log_start_offset"] == int(retention[1].stem)
+
+
+@pytest.mark.parametrize("more", [[], ["--records"]])
+def test_a_segment_that_retention_removes_under_dump_is_named_and_left_out(callboard, data, retention, more):
+    ended = callboard("log", "dump", str(data), *more)
+
+    assert ended.status == 0
+    assert ended.err.splitlines() == [
+        f"{retention[0]}: removed while the log was read, by retention, compaction or the deletion of its topic; "
+        "left out"
+    ]
+    assert "base_offset=11" in ended.out
+
+
+@pytest.mark.parametrize("command", ["verify", "dump"])
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_log_that_is_removed_meanwhile_is_no_error(callboard, data, monkeypatch, command, looks):
+    gone, seen = str(data / "broker-1" / "a-0"), []
+
+    class Deleting(OsFiles):
+        def list_dir(self, path):
+            found = super().list_dir(path)
+            seen.append(path)
+            if seen.count(gone) == looks:
+                shutil.rmtree(gone, ignore_errors=True)
+            return found
+
+    monkeypatch.setattr("callboard.storage.files.OsFiles", Deleting)
+    ended = callboard("log", command, str(data))
+
+    assert ended.status == 0
+    assert ended.err == ("" if looks == 1 else f"{gone}: removed while it was looked at; was its topic deleted?\n")
+    assert "b-0" in ended.out

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from callboard.actors.entry import LogFile
-from callboard.errors import StorageFull
+from callboard.errors import ErrorCode, StorageFull
 from callboard.testing.metadata_cluster import MetadataCluster
 from callboard.transport import messages as m
 
@@ -29,6 +29,66 @@ def test_nobody_dies_while_there_is_no_room_and_a_controller_acts_again_when_the
     cluster.disk.before_write = None
     cluster.advance(5_000)  # what waited is written, the leases that ended meanwhile among them
     assert cluster.create_topic("payments").name == "payments"
+
+
+CREATE = m.CreateTopicsRequest(topics=[m.NewTopic(name="orders", num_partitions=1, replication_factor=1)])
+
+
+def test_who_asks_for_a_topic_where_there_is_no_room_hears_why_and_the_controller_stays():
+    cluster = MetadataCluster()
+    cluster.start(brokers=1)
+    epoch = cluster.active.controller.controller_epoch
+    cluster.disk.before_write = no_room
+
+    for _ in range(3):
+        replies = cluster.command(1, CREATE)
+        cluster.advance(50)
+        (refused,) = replies  # at once, also while the controller waits for room
+        assert (refused.error, refused.detail) == (
+            ErrorCode.STORAGE_FULL,
+            "the metadata process has no room left on its disk",
+        )
+    cluster.advance(20_000)
+    assert cluster.active.controller.controller_epoch == epoch, "the lease is renewed without writing"
+
+    cluster.disk.before_write = None
+    cluster.advance(1_000)
+    assert cluster.ask_controller(CREATE).topics[0].error == 0
+
+
+def test_a_commit_is_refused_while_what_must_be_written_waits_for_room_and_is_then_written():
+    cluster = MetadataCluster()
+    cluster.start(brokers=2)
+    other = next(one for one in cluster.brokers.values() if one is not cluster.active)
+    cluster.disk.before_write = no_room
+    other.die()
+    cluster.advance(5_000)  # its session has ended, which waits
+    assert other.name in cluster.image.sessions
+
+    assert cluster.ask_controller(CREATE).error == ErrorCode.STORAGE_FULL
+
+    cluster.disk.before_write = None
+    cluster.advance(1_000)
+    assert other.name not in cluster.image.sessions
+    assert cluster.ask_controller(CREATE).topics[0].error == 0
+
+
+def test_who_is_elected_where_there_is_no_room_is_elected_when_there_is_some():
+    cluster = MetadataCluster()
+    cluster.start(brokers=2)
+    cluster.create_topic("orders", replication_factor=2)
+    (partition,) = next(iter(cluster.image.topics.values())).partitions.values()
+    cluster.disk.before_write = no_room
+    cluster.brokers[partition.leader].die()
+    cluster.advance(10_000)
+
+    cluster.disk.before_write = None
+
+    def has_another():
+        (now,) = next(iter(cluster.image.topics.values())).partitions.values()
+        return now.leader not in (-1, partition.leader)
+
+    cluster.run_until(has_another)
 
 
 def test_a_write_that_found_no_room_is_answered_when_there_is_some(caplog):

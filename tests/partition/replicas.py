@@ -97,11 +97,13 @@ def answered(proposal, error=0, *, isr=None, partition_epoch=None, leader_epoch=
         partition_epoch=epoch,
         isr=members,
     )
-    return IsrAnswered(proposal.leader_epoch, proposal.partition_epoch, reply)
+    return IsrAnswered(
+        proposal.leader_epoch, proposal.partition_epoch, frozenset(one.broker_id for one in proposal.isr), reply
+    )
 
 
 def unknown(proposal):
-    return IsrAnswered(proposal.leader_epoch, proposal.partition_epoch, None)
+    return IsrAnswered(proposal.leader_epoch, proposal.partition_epoch, frozenset(members(proposal)), None)
 
 
 def replies(effects):

@@ -444,3 +444,59 @@ def test_a_duplicate_with_acks_all_is_refused_while_too_few_are_in_sync_and_ackn
     assert produce(leader, sequence=0) == [], "it waits like the original"
     assert acknowledged(fetch(leader, 2, 11)) == [10]
     assert leader.log_end_offset == 11
+
+
+# -- a link that was cut ---------------------------------------------------------------------------------
+
+
+def test_whoever_caught_up_before_his_removal_was_answered_is_not_proposed_to_leave_again():
+    """The proposal was lost with the link that is also why he lagged; both have healed."""
+    leader = a_leader(isr=[1, 2], replicas=[1, 2])
+    produce(leader)
+    (proposal,) = proposals(leader.on_look_at_followers(LAG_MS + 1))
+    leader.on_isr_answered(unknown(proposal), LAG_MS + 500)
+
+    fetch(leader, 2, 11, now_ms=LAG_MS + 600)
+
+    assert proposals(leader.on_look_at_followers(LAG_MS + 1_000)) == []
+    assert not leader.needs_watching
+
+
+def test_whoever_lags_still_is_proposed_to_leave_again_with_whoever_lags_now():
+    leader = a_leader()
+    fetch(leader, 2, 10, now_ms=LAG_MS)
+    (first,) = proposals(leader.on_look_at_followers(LAG_MS + 1))
+    produce(leader, now_ms=LAG_MS + 2)
+    (again,) = proposals(leader.on_look_at_followers(2 * LAG_MS + 3))
+
+    assert (members(first), members(again)) == ([1, 2], [1])
+    assert first.partition_epoch == again.partition_epoch == 20
+
+
+def test_a_removal_that_was_given_up_and_is_committed_all_the_same_is_taken_in():
+    leader = a_leader(isr=[1, 2], replicas=[1, 2], min_insync_replicas=1)
+    (proposal,) = proposals(leader.on_look_at_followers(LAG_MS + 1))
+    fetch(leader, 2, 10, now_ms=LAG_MS + 2)
+    assert proposals(leader.on_look_at_followers(LAG_MS + 3)) == []
+    produce(leader, now_ms=LAG_MS + 4)
+
+    (joining,) = proposals(leader.on_isr([1], 21, 1, LAG_MS + 5)) or proposals(fetch(leader, 2, 11, now_ms=LAG_MS + 6))
+    leader.on_isr_answered(answered(proposal), LAG_MS + 7)
+
+    assert leader.isr == {1}
+    assert (members(joining), joining.partition_epoch) == ([1, 2], 21)
+
+
+def test_the_refusal_of_a_removal_that_was_given_up_does_not_settle_an_addition_of_the_same_epoch():
+    """Nobody knows yet whether the addition is committed: it must count."""
+    leader = a_leader(isr=[1, 2])
+    (removal,) = proposals(leader.on_look_at_followers(LAG_MS + 1))
+    fetch(leader, 2, 10, now_ms=LAG_MS + 2)
+    assert proposals(leader.on_look_at_followers(LAG_MS + 3)) == []
+    (addition,) = proposals(fetch(leader, 3, 10, now_ms=LAG_MS + 4))
+    assert addition.partition_epoch == removal.partition_epoch
+
+    leader.on_isr_answered(answered(removal, ErrorCode.INVALID_REQUEST), LAG_MS + 5)
+    produce(leader, now_ms=LAG_MS + 6)
+
+    assert acknowledged(fetch(leader, 2, 11, now_ms=LAG_MS + 7)) == [], "3 counts"

@@ -352,7 +352,9 @@ class Cluster:
 
     def _on_isr(self, broker: int, life: int, proposal: ProposeIsr) -> None:
         reply = self.controller.alter(broker, life, proposal)
-        self.network.append(("answer", broker, IsrAnswered(proposal.leader_epoch, proposal.partition_epoch, reply)))
+        asked = frozenset(one.broker_id for one in proposal.isr)
+        answer = IsrAnswered(proposal.leader_epoch, proposal.partition_epoch, asked, reply)
+        self.network.append(("answer", broker, answer))
 
     def _on_answer(self, to: int, answered: IsrAnswered) -> None:
         replica = self.replicas[to]

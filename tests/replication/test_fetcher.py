@@ -157,6 +157,20 @@ def test_after_a_lost_connection_everything_is_asked_anew():
     assert stage.fetched(A) == [b"0"]
 
 
+def test_a_request_that_was_lost_on_a_link_is_asked_anew_within_a_second_after_it_has_healed():
+    """Whenever within its time the link heals: what is sent into a cut must not be waited for behind it."""
+    for cut_ms in range(2_050, 5_000, 225):
+        stage = Stage().follow(A)
+        stage.context.transport.cut(DOOR, is_silent=True)
+        stage.requests.clear()
+        stage.advance(cut_ms)
+
+        stage.context.transport.heal(DOOR)
+        stage.advance(1_250)
+
+        assert [partitions for _, _, partitions in stage.asked()] == [[0]], cut_ms
+
+
 def test_a_session_that_the_leader_forgot_begins_anew_at_once():
     stage = Stage().follow(A)
 
