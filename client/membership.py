@@ -14,8 +14,8 @@ Rules of this file:
 3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it
    is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator
    that is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
-   Likewise with what it was asked to give back: ``max_poll_interval_ms`` later the coordinator puts it out, unless it has
-   heard that it was given back. So by then, counted from a time before it was asked, the member has an answer to a
+   Likewise with what it was asked to give back: ``max_poll_interval_ms`` later the coordinator puts it out, unless it
+   has heard that it was given back. So by then, counted from a time before it was asked, the member has an answer to a
    heartbeat that said so, or has left by itself. What it owns counts only if it knows its epoch, so it is said anew
    under each: it may have been given, and asked for, what it never heard of.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.

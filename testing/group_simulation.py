@@ -170,6 +170,15 @@ class GroupRun:
     def history(self) -> GroupHistory:
         return self._recorder.history
 
+    @property
+    def progress(self) -> object:
+        """Return what differs whenever something was dealt with, or committed, that never was before.
+
+        An application may be slow: a record each third of a second, all of a partition again when it is put out.
+        """
+        done = len({(one.partition, one.offset) for one in self.history.processed})
+        return done, sum(self._watcher.seen.values()) if self._watcher is not None else 0
+
     def missing(self, ends: Mapping[TopicPartition, int]) -> str:
         """Return what is not yet as it must be in the end; "": nothing."""
         held = [key for member in self._members.values() for key in member.held]

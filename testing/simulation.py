@@ -186,8 +186,7 @@ class Simulation:
             try:
                 self._start()
                 self._hurt()
-                healed_us = self._heal()
-                outcome.failures += self._judge(healed_us)
+                outcome.failures += self._judge(self._heal())
             except LawBroken as broken:
                 outcome.failures.append(Anomaly(broken.law, None, str(broken)))
             except _NotConverged as late:
@@ -232,8 +231,8 @@ class Simulation:
         self.nemesis.arm(self.faults)
         self._run_for(self.profile.safety_ms)
 
-    def _heal(self) -> int:
-        """Heal everything and wait until all is well; return when that was done."""
+    def _heal(self) -> tuple[int, int]:
+        """Heal everything and wait until all is well; return when that was done, and when everything was read."""
         self.nemesis.heal()
         healed_us = self.loop.now_us
         if self.group is not None:
@@ -257,9 +256,10 @@ class Simulation:
             return ""
 
         self._wait_for(has_read_all, healed_us)
+        read_us = self.loop.now_us
         if (group := self.group) is not None:
-            self._wait_for(lambda: group.missing(self._ends()), healed_us)
-        return healed_us
+            self._wait_for(lambda: group.missing(self._ends()), healed_us, lambda: group.progress)
+        return healed_us, read_us
 
     def _ends(self) -> dict[TopicPartition, int]:
         """Return where what is committed ends, of each partition of the topic that clients use."""
@@ -271,7 +271,7 @@ class Simulation:
     def _place(self, key: PartitionKey) -> TopicPartition:
         return TopicPartition(TOPIC if self._is_topic(key) else OFFSETS_TOPIC, key.partition)
 
-    def _judge(self, healed_us: int) -> list[Anomaly]:
+    def _judge(self, healthy_us: tuple[int, int]) -> list[Anomaly]:
         history = self.recorder.history(finals=[FINAL])
         views = list(self._views())
         history.starts = {self._place(view.key): view.log_start_offset for view in views if view.is_leader}
@@ -280,7 +280,7 @@ class Simulation:
         found += [Anomaly("untold-loss", None, str(loss)) for loss in losses.untold(self.log)]
         logs = {self._place(key): held for key, held in same_logs(views).items()}
         found += divergences(logs)
-        found += stalls(history, [(healed_us * 1000, self.loop.now_us * 1000)], HEALED_MS * 1_000_000)
+        found += stalls(history, [(healthy_us[0] * 1000, healthy_us[1] * 1000)], HEALED_MS * 1_000_000)
         for consumer in self.consumers:
             found += [Anomaly("internal", None, f"{consumer.process.name}: {text}") for text in consumer.problems]
         if self.group is not None:
@@ -471,13 +471,18 @@ class Simulation:
     def _run_for(self, ms: float) -> None:
         self.loop.advance(ms)
 
-    def _wait_for(self, what_is_missing: Callable[[], str], since_us: int) -> None:
-        """Run until nothing is missing.
+    def _wait_for(
+        self, what_is_missing: Callable[[], str], since_us: int, progress: Callable[[], object] = lambda: None
+    ) -> None:
+        """Run until nothing is missing. ``progress`` differs whenever something has come of it: then it may go on.
 
         Raises:
-            _NotConverged: it was missing for too long.
+            _NotConverged: it was missing, and nothing came, for too long.
         """
+        before = progress()
         while missing := what_is_missing():
+            if (now := progress()) != before:
+                before, since_us = now, self.loop.now_us
             if self.loop.now_us - since_us > HEALED_MS * 1000:
                 raise _NotConverged(f"{HEALED_MS / 1000:g} s after everything was healed: {missing}")
             self.loop.advance(LOOK_MS)

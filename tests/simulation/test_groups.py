@@ -12,7 +12,7 @@ from callboard.testing.nemesis import Fault
 from callboard.testing.network import SimNetwork
 from callboard.testing.profiles import PROFILES
 from callboard.testing.recording import read_lines
-from callboard.testing.simulation import Simulation, run_seed
+from callboard.testing.simulation import Simulation, _NotConverged, run_seed
 from callboard.testing.strand import Strand
 
 
@@ -114,3 +114,18 @@ def test_the_offsets_of_groups_are_compacted_while_they_are_used():
 
     logs = [actor.log for _, actor in run._replicas() if actor.config.is_compacted]
     assert sum(log.cleaner.cleaned.offset > 100 for log in logs) == 3
+
+
+def test_what_must_come_may_take_as_long_as_something_comes_of_it():
+    run = Simulation(0, PROFILES["calm"])
+    until_us = 100_000_000
+
+    def missing():
+        return "" if run.loop.now_us >= until_us else "half of it"
+
+    run._wait_for(missing, 0, lambda: min(run.loop.now_us, until_us) // 20_000_000)
+    until_us = 200_000_000
+    with pytest.raises(_NotConverged, match="half of it"):
+        run._wait_for(missing, run.loop.now_us, lambda: min(run.loop.now_us, 120_000_000) // 20_000_000)
+
+    assert 150_000_000 <= run.loop.now_us < 151_000_000
