@@ -78,11 +78,14 @@ class GroupRun:
         """``client`` makes a process with that name; ``settings``: of every client."""
         self._loop, self._client = loop, client
         self._chance = chance = random.Random(f"group/{seed}")
+        self._static_chance = random.Random(f"static/{seed}")
+        self._static: set[str] = set()  # places whose members have an instance id
         self._recorder = GroupRecorder(recorder, GROUP)
         self._topic = topic
         self.keys = [TopicPartition(topic, number) for number in range(partitions)]
         self._members: dict[str, SimMember] = {}  # that run, by the name of their process
         self._lives: dict[str, int] = {}
+        self._places: dict[str, str] = {}  # each with the process that came there last
         self._problems: list[str] = []
         self._watcher: Watcher | None = None
         self._is_over = False
@@ -100,8 +103,9 @@ class GroupRun:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    def start(self, count: int, span_ms: float) -> None:
+    def start(self, count: int, span_ms: float, static_share: float = 0.0) -> None:
         """Have ``count`` members, the later ones at some time within ``span_ms``, and somebody who looks on."""
+        self._static = {name for name in member_names(count) if self._static_chance.random() < static_share}
         self._watcher = Watcher(self._client(WATCHER), self._recorder, self.keys, self._settings)
         for at, name in enumerate(member_names(count)):
             if at < AT_ONCE:
@@ -109,12 +113,17 @@ class GroupRun:
             else:
                 self._loop.call_later(span_ms * self._chance.random() / 1000, self._start_member, name)
 
+    def present(self, name: str) -> str:
+        """Return the process that is in that place now, "" if nobody is; the name of another client stays as it is."""
+        if name not in self._places:
+            return name
+        last = self._places[name]
+        return last if last in self._members and not self._members[last].is_gone else ""
+
     def kill(self, name: str) -> None:
         """The process of a member was killed; another one comes in its place."""
-        place = name.partition("+")[0]
-        for member in [one for one in self._members.values() if one.process.name.partition("+")[0] == place]:
-            self._end(member)
-            self._start_later(place)
+        self._end(self._members[name])
+        self._start_later(name.partition("+")[0])
 
     def heal(self) -> None:
         """From here on nobody closes or comes; somebody is there."""
@@ -135,10 +144,11 @@ class GroupRun:
         if self._is_over:
             return
         life = self._lives[place] = self._lives.get(place, 0) + 1
-        name = place if life == 1 else f"{place}+{life}"
+        name = self._places[place] = place if life == 1 else f"{place}+{life}"
         habits = habits_of(self._chance, stays=stays or life == LIVES_MAX)
+        settings = {**self._settings, "group_instance_id": place} if place in self._static else self._settings
         self._members[name] = SimMember(
-            self._client(name), self._recorder, self._topic, habits, self._settings, self._on_closed
+            self._client(name), self._recorder, self._topic, habits, settings, self._on_closed
         )
 
     def _on_closed(self, member: SimMember) -> None:

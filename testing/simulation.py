@@ -220,7 +220,7 @@ class Simulation:
             self._client_config(),
         )
         begun_us = self.loop.now_us
-        self.group.start(self.profile.members, self.profile.safety_ms)
+        self.group.start(self.profile.members, self.profile.safety_ms, self.profile.static_share)
         self._wait_for(lambda: self._is_led() or self._group_is_unknown(), begun_us)
 
     def _group_is_unknown(self) -> str:
@@ -387,6 +387,8 @@ class Simulation:
 
     def _kill_client(self, name: str) -> None:
         """A client dies; another one begins in its place, under another name: its process is another one."""
+        if self.group is not None:
+            name = self.group.present(name)
         process = self.clients.get(name)
         if process is None or process.loop.is_dead:
             return  # it has not come yet, or is gone

@@ -44,6 +44,28 @@ def test_members_close_die_and_come_back_under_new_names(runs):
     assert any(name.endswith("/2") for name in names), "one that was out and joined again"
 
 
+def test_static_members_come_back_in_their_place(runs):
+    back = [
+        place
+        for run, _ in runs
+        for place in ("member-1", "member-2", "member-3", "member-4")
+        if place in run.group._static and run.group._lives.get(place, 0) > 1
+    ]
+
+    assert len(back) > 2
+
+
+def test_a_kill_reaches_whoever_is_in_that_place_now_and_one_more_comes():
+    kills = [Fault(at_ms, "kill-client", "member-1", 50.0) for at_ms in (500.0, 1_200.0)]
+    run = Simulation(5, PROFILES["groups"], kills)
+
+    assert run.run().is_good
+
+    lives = [name for name in run.clients if name.startswith("member-1")]
+    assert lives == ["member-1", "member-1+2", "member-1+3"]
+    assert [run.clients[name].loop.is_dead for name in lives] == [True, True, False]
+
+
 def test_what_is_committed_is_looked_at_all_the_time(runs):
     for _, events in runs:
         assert sum(event.f == "read" and event.p == WATCHER for event in events) > 30
