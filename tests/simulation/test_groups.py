@@ -49,7 +49,7 @@ def test_static_members_come_back_in_their_place(runs):
         place
         for run, _ in runs
         for place in ("member-1", "member-2", "member-3", "member-4")
-        if place in run.group._static and run.group._lives.get(place, 0) > 1
+        if place in run.groups.runs[0]._static and run.groups.runs[0]._lives.get(place, 0) > 1
     ]
 
     assert len(back) > 2
@@ -64,6 +64,16 @@ def test_a_kill_reaches_whoever_is_in_that_place_now_and_one_more_comes():
     lives = [name for name in run.clients if name.startswith("member-1")]
     assert lives == ["member-1", "member-1+2", "member-1+3"]
     assert [run.clients[name].loop.is_dead for name in lives] == [True, True, False]
+
+
+def test_a_second_group_reads_the_same_beside_the_first(runs):
+    for run, _ in runs:
+        first, second = (group.history for group in run.groups.runs)
+        assert {one.group for one in first.commits} == {"billing"}
+        assert {one.group for one in second.commits} == {"shipping"}
+        read = [{(one.partition, one.offset) for one in history.processed} for history in (first, second)]
+        assert read[0] == read[1]
+        assert len(read[0]) > 10
 
 
 def test_what_is_committed_is_looked_at_all_the_time(runs):
@@ -83,7 +93,7 @@ def test_a_member_that_is_paused_past_its_session_comes_back_under_another_name(
 
     assert run.run().is_good
 
-    names = {owned.member for owned in run.group.history.owned if owned.member.startswith("member-1/")}
+    names = {owned.member for owned in run.groups.runs[0].history.owned if owned.member.startswith("member-1/")}
     assert len(names) > 1
 
 
