@@ -14,8 +14,10 @@ Rules of this file:
 3. A session runs from when the last heartbeat that was answered was *sent*: the coordinator's runs from later. When it
    is over without another answer, everything is lost (``Lose``): others may own it by now. Until then a coordinator
    that is silent, moves or loads costs nothing: it is looked up again, and the member goes on under its name.
-   Likewise with what it was asked to give back and has not: after ``max_poll_interval_ms`` the coordinator puts it out,
-   so by then, counted from a time before it was asked, it has left by itself.
+   Likewise with what it was asked to give back: ``max_poll_interval_ms`` later the coordinator puts it out, unless it
+   has heard that it was given back. So by then, counted from a time before it was asked, the member has an answer to a
+   heartbeat that said so, or has left by itself. What it owns counts only if it knows its epoch, so it is said anew
+   under each: it may have been given, and asked for, what it never heard of.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
    One whose instance id was taken by another never does: that is for a person.
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
@@ -131,6 +133,7 @@ class _Sent(NamedTuple):
     """A heartbeat that has not been answered."""
 
     sent_ms: int
+    epoch: int
     subscribed: tuple[str, tuple[str, ...]]  # pattern and topics
     owned: frozenset[tuple[TopicPartition, str]]
 
@@ -149,8 +152,10 @@ class Member:
         self.pattern = ""  # that they match; "": they were named
         self.owned: dict[TopicPartition, str] = {}  # granted and not given back
         self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
-        self.revoking: dict[TopicPartition, int] = {}  # ⊆ owned: told to the application, not given back yet; since …
-        self.give_back_by_ms = -1  # … when at the earliest, and when all is lost; -1: nothing is to be given back
+        self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
+        # What the coordinator may wait for, ⊇ revoking, each since when at the earliest; None: what was never heard of.
+        self._awaited: dict[tuple[TopicPartition, str] | None, int] = {}
+        self.give_back_by_ms = -1  # when the coordinator must have heard of all that, else all is lost; -1: of nothing
         self.is_complete = False  # nothing more will follow for the group's epoch
         self.why = ""  # of the last change
         self.error: CallboardError | None = None  # why it is BARRED, or what stands in the way of joining
@@ -167,7 +172,7 @@ class Member:
         self._known_subscribed: tuple[str, tuple[str, ...]] | None = (
             None  # what the coordinator is sure to know; None: nothing
         )
-        self._known_owned: frozenset[tuple[TopicPartition, str]] | None = None
+        self._known_owned: frozenset[tuple[TopicPartition, str]] | None = None  # likewise, under this epoch
 
     # -- what the application says -----------------------------------------------------------------
 
@@ -247,7 +252,10 @@ class Member:
         told_from_ms = self.session_from_ms if self.session_from_ms >= 0 else sent.sent_ms
         self.session_from_ms = max(self.session_from_ms, sent.sent_ms)
         if number > self._known_number:
-            self._known_number, self._known_subscribed, self._known_owned = number, sent.subscribed, sent.owned
+            self._known_number, self._known_subscribed = number, sent.subscribed
+            self._known_owned = sent.owned if sent.epoch == reply.member_epoch else None
+        if sent.epoch == reply.member_epoch:
+            self._on_heard(sent.owned)
         return self._take(reply, sent, told_from_ms, now_ms)
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
@@ -325,7 +333,7 @@ class Member:
         if self.phase is not Phase.LEAVING:
             self._sent.clear()
         self.epoch = JOINING
-        self.owned, self.granted, self.revoking = {}, {}, {}
+        self.owned, self.granted, self.revoking, self._awaited = {}, {}, {}, {}
         self.give_back_by_ms = -1
         self.is_complete = False
         self.session_from_ms = -1
@@ -350,8 +358,10 @@ class Member:
             self._forget()
             return [*farewell, lost]
         if 0 <= self.give_back_by_ms <= now_ms:
-            late = ", ".join(map(str, sorted(self.revoking)))
-            why = f"{late} was to be given back within {self.settings.max_poll_interval_ms} ms (max_poll_interval_ms)"
+            within = f"within {self.settings.max_poll_interval_ms} ms (max_poll_interval_ms)"
+            why = f"the coordinator has not answered what was given back {within}"
+            if self.revoking:
+                why = f"{', '.join(map(str, sorted(self.revoking)))} was to be given back {within}"
             return [self._farewell(now_ms, is_stuck=True), *self._lose(why, now_ms)]
         return []
 
@@ -394,6 +404,10 @@ class Member:
         if is_joining := self.phase is Phase.JOINING:
             self.joined_ms = now_ms
         is_news = is_joining or reply.member_epoch > self.epoch
+        if is_news:
+            self._known_owned = None
+            if not reply.is_complete:
+                self._awaited.setdefault(None, told_from_ms)
         self.epoch, self.group_epoch = reply.member_epoch, reply.group_epoch
         if reply.assignment is not None:
             granted = {
@@ -418,9 +432,12 @@ class Member:
             for key, topic_id in self.owned.items()
             if self.granted.get(key) != topic_id and key not in self.revoking
         }
-        self.revoking.update(dict.fromkeys(out, since_ms))
-        by_ms = min(self.revoking.values(), default=0) + self.settings.max_poll_interval_ms
-        self.give_back_by_ms = by_ms if self.revoking else -1
+        self.revoking.update(dict.fromkeys(out))
+        self._awaited.update(dict.fromkeys(out.items(), since_ms))
+        for item in list(self._awaited):
+            if item is not None and self.granted.get(item[0]) == item[1] and item[0] not in self.revoking:
+                del self._awaited[item]  # it was granted again
+        self._look_at_awaited()
         new = {key: topic_id for key, topic_id in self.granted.items() if key not in self.owned}
         self.owned.update(new)
         effects: list[Effect] = []
@@ -430,6 +447,15 @@ class Member:
             effects.append(Assign(self.member_id, self.epoch, new, self.why))
         return effects
 
+    def _on_heard(self, owned: frozenset[tuple[TopicPartition, str]]) -> None:
+        """The coordinator knows that this, and nothing else, was owned under the present epoch."""
+        self._awaited = {item: since_ms for item, since_ms in self._awaited.items() if item in owned}
+        self._look_at_awaited()
+
+    def _look_at_awaited(self) -> None:
+        by_ms = min(self._awaited.values(), default=0) + self.settings.max_poll_interval_ms
+        self.give_back_by_ms = by_ms if self._awaited else -1
+
     @property
     def _subscribed(self) -> tuple[str, tuple[str, ...]]:
         return self.pattern, self.topics
@@ -438,7 +464,7 @@ class Member:
         """Say whether the coordinator does not know, and will not learn from what is under way, what we are and own."""
         last = self._sent.get(self._last_number)
         subscribed = last.subscribed if last is not None else self._known_subscribed
-        owned = last.owned if last is not None else self._known_owned
+        owned = last.owned if last is not None and last.epoch == self.epoch else self._known_owned
         return subscribed != self._subscribed or owned != frozenset(self.owned.items())
 
     def _heartbeat(self, now_ms: int) -> SendHeartbeat:
@@ -461,7 +487,7 @@ class Member:
             max_wait_ms=wait_ms,
         )
         self._last_number += 1
-        self._sent[self._last_number] = _Sent(now_ms, self._subscribed, owned)
+        self._sent[self._last_number] = _Sent(now_ms, self.epoch, self._subscribed, owned)
         return SendHeartbeat(self._last_number, request, wait_ms + settings.answer_ms)
 
     def _farewell(self, now_ms: int, *, is_stuck: bool, last: Sequence[OffsetCommitEntry] = ()) -> SendHeartbeat:
@@ -479,7 +505,7 @@ class Member:
         )
         self._sent.clear()
         self._last_number += 1
-        self._sent[self._last_number] = _Sent(now_ms, self._subscribed, frozenset())
+        self._sent[self._last_number] = _Sent(now_ms, self.epoch, self._subscribed, frozenset())
         return SendHeartbeat(self._last_number, request, LAST_COMMIT_MS if last else LEAVE_MS)
 
 

@@ -19,7 +19,7 @@ from .group_history import GroupHistory, group_anomalies
 from .group_recording import GroupRecorder
 from .history import Anomaly
 from .loop import SimLoop
-from .members import GROUP, SimMember, Watcher, habits_of
+from .members import SimMember, Watcher, habits_of
 from .observing import Latest, Observer
 from .recording import Recorder
 from .simulated import SimulatedProcess
@@ -27,11 +27,13 @@ from .simulated import SimulatedProcess
 LIVES_MAX = 3  # of one place in the group
 AT_ONCE = 2  # members that are there from the beginning
 WATCHER = "watcher"
+BESIDE = "beside"  # so the members of a second group are called
+GROUPS = {"member": "billing", BESIDE: "shipping"}  # the names of groups, by those of their members' processes
 KIB = 1 << 10
 
 
-def member_names(count: int) -> list[str]:
-    return [f"member-{one + 1}" for one in range(count)]
+def member_names(count: int, called: str = "member") -> list[str]:
+    return [f"{called}-{one + 1}" for one in range(count)]
 
 
 @contextmanager
@@ -62,8 +64,52 @@ def differing_latest(
     return found
 
 
+class GroupRuns:
+    """All groups of one run: what is done with each, and what is missing or wrong in any."""
+
+    def __init__(self, runs: Iterable[GroupRun]) -> None:
+        self.runs = tuple(runs)
+
+    def present(self, name: str) -> str:
+        """Return the process that is in that place now, "" if nobody is; the name of another client stays as it is."""
+        for run in self.runs:
+            name = run.present(name)
+        return name
+
+    def kill(self, name: str) -> None:
+        """The process of a member was killed; another one comes in its place."""
+        next(run for run in self.runs if name.startswith(run.called)).kill(name)
+
+    def heal(self) -> None:
+        """From here on nobody closes or comes; somebody is there."""
+        for run in self.runs:
+            run.heal()
+
+    def end(self) -> None:
+        """No thread of them is left."""
+        for run in self.runs:
+            run.end()
+
+    @property
+    def has_answer(self) -> bool:
+        """Say whether the coordinators of all have answered once."""
+        return all(run.has_answer for run in self.runs)
+
+    @property
+    def progress(self) -> object:
+        return tuple(run.progress for run in self.runs)
+
+    def missing(self, ends: Mapping[TopicPartition, int]) -> str:
+        """Return what is not yet as it must be in the end; "": nothing."""
+        found = [f"group {run.group_id}: {what}" for run in self.runs if (what := run.missing(ends))]
+        return "; ".join(found)
+
+    def judge(self) -> list[Anomaly]:
+        return [anomaly for run in self.runs for anomaly in run.judge()]
+
+
 class GroupRun:
-    """The group of one run."""
+    """A group of one run."""
 
     def __init__(
         self,
@@ -74,21 +120,27 @@ class GroupRun:
         partitions: int,
         client: Callable[[str], ClientProcess],
         settings: Mapping[str, Any],
+        called: str = "member",
     ) -> None:
-        """``client`` makes a process with that name; ``settings``: of every client."""
+        """``client`` makes a process with that name; ``settings``: of every client; ``called``: so its members are."""
         self._loop, self._client = loop, client
-        self._chance = chance = random.Random(f"group/{seed}")
-        self._recorder = GroupRecorder(recorder, GROUP)
+        self.called, self.group_id = called, GROUPS[called]
+        self._chance = chance = random.Random(f"group/{seed}" if called == "member" else f"{called}/{seed}")
+        self._static_chance = random.Random(f"static/{called}/{seed}")
+        self._static: set[str] = set()  # places whose members have an instance id
+        self._recorder = GroupRecorder(recorder, self.group_id)
         self._topic = topic
         self.keys = [TopicPartition(topic, number) for number in range(partitions)]
         self._members: dict[str, SimMember] = {}  # that run, by the name of their process
         self._lives: dict[str, int] = {}
+        self._places: dict[str, str] = {}  # each with the process that came there last
         self._problems: list[str] = []
         self._watcher: Watcher | None = None
         self._is_over = False
         session_ms = chance.choice((400, 1_000))
         self._settings = {
             **settings,
+            "group_id": self.group_id,
             "auto_offset_reset": "earliest",
             "session_timeout_ms": session_ms,
             "heartbeat_interval_ms": session_ms // 4,
@@ -100,28 +152,36 @@ class GroupRun:
 
     # -- life ----------------------------------------------------------------------------------------
 
-    def start(self, count: int, span_ms: float) -> None:
+    def start(self, count: int, span_ms: float, static_share: float = 0.0) -> None:
         """Have ``count`` members, the later ones at some time within ``span_ms``, and somebody who looks on."""
-        self._watcher = Watcher(self._client(WATCHER), self._recorder, self.keys, self._settings)
-        for at, name in enumerate(member_names(count)):
+        names = member_names(count, self.called)
+        self._static = {name for name in names if self._static_chance.random() < static_share}
+        watcher = WATCHER if self.called == "member" else f"{WATCHER}-{self.called}"
+        self._watcher = Watcher(self._client(watcher), self._recorder, self.keys, self._settings)
+        for at, name in enumerate(names):
             if at < AT_ONCE:
                 self._start_member(name)
             else:
                 self._loop.call_later(span_ms * self._chance.random() / 1000, self._start_member, name)
 
+    def present(self, name: str) -> str:
+        """Return the process that is in that place now, "" if nobody is; the name of another client stays as it is."""
+        if name not in self._places:
+            return name
+        last = self._places[name]
+        return last if last in self._members and not self._members[last].is_gone else ""
+
     def kill(self, name: str) -> None:
         """The process of a member was killed; another one comes in its place."""
-        place = name.partition("+")[0]
-        for member in [one for one in self._members.values() if one.process.name.partition("+")[0] == place]:
-            self._end(member)
-            self._start_later(place)
+        self._end(self._members[name])
+        self._start_later(name.partition("+")[0])
 
     def heal(self) -> None:
         """From here on nobody closes or comes; somebody is there."""
         self._is_over = True
         if not any(not member.is_gone for member in self._members.values()):
             self._is_over = False
-            self._start_member("member-1", stays=True)
+            self._start_member(f"{self.called}-1", stays=True)
             self._is_over = True
 
     def end(self) -> None:
@@ -135,10 +195,11 @@ class GroupRun:
         if self._is_over:
             return
         life = self._lives[place] = self._lives.get(place, 0) + 1
-        name = place if life == 1 else f"{place}+{life}"
+        name = self._places[place] = place if life == 1 else f"{place}+{life}"
         habits = habits_of(self._chance, stays=stays or life == LIVES_MAX)
+        settings = {**self._settings, "group_instance_id": place} if place in self._static else self._settings
         self._members[name] = SimMember(
-            self._client(name), self._recorder, self._topic, habits, self._settings, self._on_closed
+            self._client(name), self._recorder, self._topic, habits, settings, self._on_closed
         )
 
     def _on_closed(self, member: SimMember) -> None:
@@ -169,6 +230,15 @@ class GroupRun:
     @property
     def history(self) -> GroupHistory:
         return self._recorder.history
+
+    @property
+    def progress(self) -> object:
+        """Return what differs whenever something was dealt with, or committed, that never was before.
+
+        An application may be slow: a record each third of a second, all of a partition again when it is put out.
+        """
+        done = len({(one.partition, one.offset) for one in self.history.processed})
+        return done, sum(self._watcher.seen.values()) if self._watcher is not None else 0
 
     def missing(self, ends: Mapping[TopicPartition, int]) -> str:
         """Return what is not yet as it must be in the end; "": nothing."""

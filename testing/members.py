@@ -26,7 +26,6 @@ from .group_recording import GroupRecorder
 from .machine import ProcessLoop
 from .strand import Bell, Strand, StrandIo
 
-GROUP = "billing"
 LOOK_MS = 60.0  # between two looks of a watcher at what is committed
 ASK_MS = 1_000
 
@@ -175,7 +174,6 @@ class SimMember(ConsumerRebalanceListener):
             self._strand,
             self._recorder,
             self.process.name,
-            group_id=GROUP,
             enable_auto_commit=habits.commits == "auto",
             **self._settings,
         )
@@ -292,9 +290,7 @@ class Watcher:
         self._strand.kill()
 
     def _live(self) -> None:
-        consumer = ObservedConsumer(
-            self.process, self._strand, self._recorder, self.process.name, group_id=GROUP, **self._settings
-        )
+        consumer = ObservedConsumer(self.process, self._strand, self._recorder, self.process.name, **self._settings)
         while True:
             for key in self._partitions:
                 asked_ns = self.process.now_ns

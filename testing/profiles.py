@@ -40,6 +40,8 @@ class Profile:
     producers: int = 2
     consumers: int = 1
     members: int = 0  # of a consumer group, at most at once
+    members_beside: int = 0  # of a second one
+    static_share: float = 0.0  # of members: come back under the same group_instance_id
     safety_ms: float = 2_000.0
     kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
     offsets_configs: Mapping[str, Any] = field(default_factory=dict)  # of __consumer_offsets, instead of the usual ones
@@ -96,6 +98,8 @@ PROFILES: dict[str, Profile] = {
             producers=1,
             consumers=0,
             members=4,
+            members_beside=2,
+            static_share=0.3,
             kinds=GROUPS,
             safety_ms=3_000.0,
             settings={**QUICK, **GROUP_SETTINGS},

@@ -33,7 +33,7 @@ from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTo
 from ..transport.seam import Connection
 from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
-from .group_simulation import GroupRun, differing_latest, member_names, offsets_topic_with
+from .group_simulation import BESIDE, GroupRun, GroupRuns, differing_latest, member_names, offsets_topic_with
 from .history import Anomaly, anomalies, divergences, internals, stalls
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
@@ -131,7 +131,7 @@ class Simulation:
         self.clients: dict[str, ClientProcess] = {}
         self.producers: list[SimProducer] = []
         self.consumers: list[SimConsumer] = []
-        self.group: GroupRun | None = None
+        self.groups: GroupRuns | None = None
         self.topic_id = ""
         self._admin: list[Connection] = []
         self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
@@ -186,15 +186,14 @@ class Simulation:
             try:
                 self._start()
                 self._hurt()
-                healed_us = self._heal()
-                outcome.failures += self._judge(healed_us)
+                outcome.failures += self._judge(self._heal())
             except LawBroken as broken:
                 outcome.failures.append(Anomaly(broken.law, None, str(broken)))
             except _NotConverged as late:
                 outcome.failures.append(Anomaly("stuck", None, str(late)))
             finally:
-                if self.group is not None:
-                    self.group.end()
+                if self.groups is not None:
+                    self.groups.end()
         outcome.failures += internals(line for line in self.errors if not self._was_ordered(line))
         self._count(outcome)
         return outcome
@@ -211,33 +210,30 @@ class Simulation:
             self._start_group()
 
     def _start_group(self) -> None:
-        self.group = GroupRun(
-            f"{self.profile.name}/{self.seed}",
-            self.loop,
-            self.recorder,
-            TOPIC,
-            self.profile.partitions,
-            self._client,
-            self._client_config(),
-        )
+        profile, seed = self.profile, f"{self.profile.name}/{self.seed}"
+        counts = {"member": profile.members, BESIDE: profile.members_beside}
+        of_all = (self.loop, self.recorder, TOPIC, profile.partitions, self._client, self._client_config())
+        runs = {called: GroupRun(seed, *of_all, called) for called, count in counts.items() if count}
+        self.groups = GroupRuns(runs.values())
         begun_us = self.loop.now_us
-        self.group.start(self.profile.members, self.profile.safety_ms)
+        for called, run in runs.items():
+            run.start(counts[called], profile.safety_ms, profile.static_share)
         self._wait_for(lambda: self._is_led() or self._group_is_unknown(), begun_us)
 
     def _group_is_unknown(self) -> str:
         """The topic of offsets is made while nothing fails, as the other one is."""
-        return "" if self.group is not None and self.group.has_answer else "the group has no coordinator"
+        return "" if self.groups is not None and self.groups.has_answer else "the group has no coordinator"
 
     def _hurt(self) -> None:
         self.nemesis.arm(self.faults)
         self._run_for(self.profile.safety_ms)
 
-    def _heal(self) -> int:
-        """Heal everything and wait until all is well; return when that was done."""
+    def _heal(self) -> tuple[int, int]:
+        """Heal everything and wait until all is well; return when that was done, and when everything was read."""
         self.nemesis.heal()
         healed_us = self.loop.now_us
-        if self.group is not None:
-            self.group.heal()
+        if self.groups is not None:
+            self.groups.heal()
         self._run_for(500)
         for producer in self.producers:
             producer.stop()
@@ -257,9 +253,10 @@ class Simulation:
             return ""
 
         self._wait_for(has_read_all, healed_us)
-        if (group := self.group) is not None:
-            self._wait_for(lambda: group.missing(self._ends()), healed_us)
-        return healed_us
+        read_us = self.loop.now_us
+        if (groups := self.groups) is not None:
+            self._wait_for(lambda: groups.missing(self._ends()), healed_us, lambda: groups.progress)
+        return healed_us, read_us
 
     def _ends(self) -> dict[TopicPartition, int]:
         """Return where what is committed ends, of each partition of the topic that clients use."""
@@ -271,7 +268,7 @@ class Simulation:
     def _place(self, key: PartitionKey) -> TopicPartition:
         return TopicPartition(TOPIC if self._is_topic(key) else OFFSETS_TOPIC, key.partition)
 
-    def _judge(self, healed_us: int) -> list[Anomaly]:
+    def _judge(self, healthy_us: tuple[int, int]) -> list[Anomaly]:
         history = self.recorder.history(finals=[FINAL])
         views = list(self._views())
         history.starts = {self._place(view.key): view.log_start_offset for view in views if view.is_leader}
@@ -280,11 +277,11 @@ class Simulation:
         found += [Anomaly("untold-loss", None, str(loss)) for loss in losses.untold(self.log)]
         logs = {self._place(key): held for key, held in same_logs(views).items()}
         found += divergences(logs)
-        found += stalls(history, [(healed_us * 1000, self.loop.now_us * 1000)], HEALED_MS * 1_000_000)
+        found += stalls(history, [(healthy_us[0] * 1000, healthy_us[1] * 1000)], HEALED_MS * 1_000_000)
         for consumer in self.consumers:
             found += [Anomaly("internal", None, f"{consumer.process.name}: {text}") for text in consumer.problems]
-        if self.group is not None:
-            found += self.group.judge()
+        if self.groups is not None:
+            found += self.groups.judge()
             ends = {view.key: view.high_watermark for view in views if view.is_leader}
             found += differing_latest(self._replicas(), self.observer, ends)
         return found
@@ -388,14 +385,16 @@ class Simulation:
 
     def _kill_client(self, name: str) -> None:
         """A client dies; another one begins in its place, under another name: its process is another one."""
+        if self.groups is not None:
+            name = self.groups.present(name)
         process = self.clients.get(name)
         if process is None or process.loop.is_dead:
             return  # it has not come yet, or is gone
         process.loop.kill()
         self.network.hung_up(name)
         self.recorder.add(self.loop.now_us * 1000, name, "info", "crash")
-        if self.group is not None and name.startswith("member"):
-            self.group.kill(name)
+        if self.groups is not None and name.startswith("member"):
+            self.groups.kill(name)
             return
         born = f"{name}-again"
         if born in self.clients:
@@ -472,13 +471,18 @@ class Simulation:
     def _run_for(self, ms: float) -> None:
         self.loop.advance(ms)
 
-    def _wait_for(self, what_is_missing: Callable[[], str], since_us: int) -> None:
-        """Run until nothing is missing.
+    def _wait_for(
+        self, what_is_missing: Callable[[], str], since_us: int, progress: Callable[[], object] = lambda: None
+    ) -> None:
+        """Run until nothing is missing. ``progress`` differs whenever something has come of it: then it may go on.
 
         Raises:
-            _NotConverged: it was missing for too long.
+            _NotConverged: it was missing, and nothing came, for too long.
         """
+        before = progress()
         while missing := what_is_missing():
+            if (now := progress()) != before:
+                before, since_us = now, self.loop.now_us
             if self.loop.now_us - since_us > HEALED_MS * 1000:
                 raise _NotConverged(f"{HEALED_MS / 1000:g} s after everything was healed: {missing}")
             self.loop.advance(LOOK_MS)

@@ -9,7 +9,8 @@ which broker, everything else goes there. Rules of this file:
    coordinator keeps the heartbeat, up to ``max_wait_ms``, while there is nothing new to say: so a change reaches every
    member at once, and a quiet member costs one exchange an interval.
 3. A member owns what it has been given and has not yet given back. It gives back what is no longer in its assignment,
-   and says so with the next ``owned``; only then does anybody else get it.
+   and says so with the next ``owned``; only then does anybody else get it. What it says it owns counts only under its
+   present epoch, and it says so anew under each: it may have been given, and asked for, what it has not heard of.
 4. Offsets and partitions name a topic by name *and* id: one that was deleted and made anew has no committed offsets.
 """
 

@@ -158,7 +158,33 @@ def test_what_is_granted_no_longer_is_revoked_and_owned_until_it_is_given_back()
 
     assert effects == [Revoke("member-1", 2, {B: "id"}, "member-9 joined")]
     assert set(member.owned) == {A, B}
-    assert sent(member, 50).request.owned is None  # as it said before
+    assert sent(member, 50).request.owned[0].partitions == [0, 1]  # also under the new epoch
+
+
+def test_what_is_owned_is_said_anew_under_each_epoch():
+    """It may have been given B, and asked for it, and have heard of neither: the coordinator waited for it till the end
+    of max_poll_interval_ms, put the member out, and gave what else it owned to another, too soon."""
+    member, heartbeat = joined(A)
+    member.on_answer(heartbeat.number, NOTHING_NEW, 1_000)
+    parked = sent(member, 1_000)
+    assert parked.request.owned is None
+
+    member.on_answer(parked.number, granting(A, epoch=3, complete=False), 1_500)
+
+    request = sent(member, 1_500).request
+    assert (request.member_epoch, [of.partitions for of in request.owned]) == (3, [[0]])
+
+
+def test_what_was_said_under_an_earlier_epoch_is_not_known():
+    member, parked = joined(A)
+    member.on_subscribe(["t", "u"], 10)
+    beside = sent(member, 10)  # under epoch 1, as the one that is parked
+
+    member.on_answer(parked.number, granting(A, epoch=3, complete=False), 20)
+
+    assert sent(member, 20).request.owned[0].partitions == [0]
+    assert member.on_answer(beside.number, granting(A, epoch=3, complete=False), 21) == []
+    assert member.give_back_by_ms >= 0, "the coordinator has not heard yet what is owned under epoch 3"
 
 
 def test_giving_back_is_told_at_once():
@@ -375,12 +401,54 @@ def test_what_is_not_given_back_in_time_is_lost_before_the_coordinator_gives_it_
     assert member.member_id == "member-2"
 
 
+def test_giving_back_that_was_not_heard_of_in_time_is_none():
+    member, first = joined(A, B, max_poll_interval_ms=5_000)
+    member.is_application_here = True
+    member.on_answer(first.number, granting(A, epoch=2), 1_000)  # asked for at some time since 0
+    sent(member, 1_000)
+    member.on_revoked([B])
+    said = sent(member, 1_001)  # and never answered
+
+    member.on_silence(said.number, LOST, 4_000)
+    assert member.may_work(4_999)
+    assert not member.may_work(5_000)
+    _, lost, _joining = member.drain(5_000, has_coordinator=True)
+
+    assert set(lost.partitions) == {A}
+    assert lost.why == "the coordinator has not answered what was given back within 5000 ms (max_poll_interval_ms)"
+
+
+def test_what_it_may_have_been_given_and_asked_for_unheard_is_not_there_until_that_is_answered():
+    member, first = joined(A, max_poll_interval_ms=5_000)
+    member.is_application_here = True
+    member.on_answer(first.number, granting(A, epoch=3, complete=False), 1_000)
+    said = sent(member, 1_000)
+    assert member.next_event_ms(has_coordinator=True) == 5_000
+
+    told = GroupHeartbeatReply(member_epoch=3, group_epoch=3)
+    member.on_answer(said.number, told, 2_000)
+
+    assert member.give_back_by_ms == -1
+
+
+def test_a_partition_that_is_granted_again_need_not_be_given_back_in_time():
+    member, first = joined(A, B, max_poll_interval_ms=5_000)
+    member.is_application_here = True
+    member.on_answer(first.number, granting(A, epoch=2), 50)
+    member.on_answer(sent(member, 50).number, granting(A, B, epoch=3), 60)
+
+    member.on_revoked([B])
+
+    assert member.give_back_by_ms == -1
+
+
 def test_what_is_given_back_in_time_costs_nothing():
     member, first = joined(A, B, max_poll_interval_ms=5_000)
     member.is_application_here = True
     member.on_answer(first.number, granting(A, epoch=2), 1_000)
 
     member.on_revoked([B])
+    member.on_answer(sent(member, 1_001).number, GroupHeartbeatReply(member_epoch=2, group_epoch=2), 1_010)
 
     assert [type(effect) for effect in member.drain(6_000, has_coordinator=True)] == [SendHeartbeat]
     assert member.may_work(6_000)

@@ -12,7 +12,7 @@ from callboard.testing.nemesis import Fault
 from callboard.testing.network import SimNetwork
 from callboard.testing.profiles import PROFILES
 from callboard.testing.recording import read_lines
-from callboard.testing.simulation import Simulation, run_seed
+from callboard.testing.simulation import Simulation, _NotConverged, run_seed
 from callboard.testing.strand import Strand
 
 
@@ -44,6 +44,38 @@ def test_members_close_die_and_come_back_under_new_names(runs):
     assert any(name.endswith("/2") for name in names), "one that was out and joined again"
 
 
+def test_static_members_come_back_in_their_place(runs):
+    back = [
+        place
+        for run, _ in runs
+        for place in ("member-1", "member-2", "member-3", "member-4")
+        if place in run.groups.runs[0]._static and run.groups.runs[0]._lives.get(place, 0) > 1
+    ]
+
+    assert len(back) > 2
+
+
+def test_a_kill_reaches_whoever_is_in_that_place_now_and_one_more_comes():
+    kills = [Fault(at_ms, "kill-client", "member-1", 50.0) for at_ms in (500.0, 1_200.0)]
+    run = Simulation(5, PROFILES["groups"], kills)
+
+    assert run.run().is_good
+
+    lives = [name for name in run.clients if name.startswith("member-1")]
+    assert lives == ["member-1", "member-1+2", "member-1+3"]
+    assert [run.clients[name].loop.is_dead for name in lives] == [True, True, False]
+
+
+def test_a_second_group_reads_the_same_beside_the_first(runs):
+    for run, _ in runs:
+        first, second = (group.history for group in run.groups.runs)
+        assert {one.group for one in first.commits} == {"billing"}
+        assert {one.group for one in second.commits} == {"shipping"}
+        read = [{(one.partition, one.offset) for one in history.processed} for history in (first, second)]
+        assert read[0] == read[1]
+        assert len(read[0]) > 10
+
+
 def test_what_is_committed_is_looked_at_all_the_time(runs):
     for events in runs:
         assert sum(event.f == "read" and event.p == WATCHER for event in events) > 30
@@ -61,7 +93,7 @@ def test_a_member_that_is_paused_past_its_session_comes_back_under_another_name(
 
     assert run.run().is_good
 
-    names = {owned.member for owned in run.group.history.owned if owned.member.startswith("member-1/")}
+    names = {owned.member for owned in run.groups.runs[0].history.owned if owned.member.startswith("member-1/")}
     assert len(names) > 1
 
 
@@ -116,3 +148,18 @@ def test_the_offsets_of_groups_are_compacted_while_they_are_used():
 
     logs = [actor.log for _, actor in run._replicas() if actor.config.is_compacted]
     assert sum(log.cleaner.cleaned.offset > 100 for log in logs) == 3
+
+
+def test_what_must_come_may_take_as_long_as_something_comes_of_it():
+    run = Simulation(0, PROFILES["calm"])
+    until_us = 100_000_000
+
+    def missing():
+        return "" if run.loop.now_us >= until_us else "half of it"
+
+    run._wait_for(missing, 0, lambda: min(run.loop.now_us, until_us) // 20_000_000)
+    until_us = 200_000_000
+    with pytest.raises(_NotConverged, match="half of it"):
+        run._wait_for(missing, run.loop.now_us, lambda: min(run.loop.now_us, 120_000_000) // 20_000_000)
+
+    assert 150_000_000 <= run.loop.now_us < 151_000_000
