@@ -149,7 +149,8 @@ def test_a_slow_handler_keeps_its_partitions(cluster, member):
     assert read(consumer, 1) == [0]
 
     for _ in range(15):  # three sessions by the coordinator's clock, without a poll
-        cluster.wait_until(lambda seen=_heartbeats(cluster): _heartbeats(cluster) > seen)
+        seen = _heartbeats(cluster)
+        cluster.wait_until(lambda seen=seen: _heartbeats(cluster) > seen)
         cluster.call(cluster.groups.time_passes, 2_000)
 
     assert read(consumer, 1) == [1]
