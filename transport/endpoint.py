@@ -156,7 +156,7 @@ class RouterServer:
         # Not unbound before: libzmq ends an endpoint's connections with it, and throws away what they have not sent.
         self._socket.close(linger=LINGER_MS)
         self._monitor.wait_for(monitor.CLOSED, len(self._bound), CLOSE_WAIT_MS)
-        self._monitor.close()
+        self._monitor.close_in(LINGER_MS + CLOSE_WAIT_MS)
         for descriptor in self._descriptors:
             self._doorman.ended(descriptor)
         for bound in self._bound:

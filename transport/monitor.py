@@ -37,6 +37,7 @@ class Monitor:
     ROUND_MAX = 8  # of a turn's round: whoever has work comes before those who come and go
 
     def __init__(self, loop: Loop, socket: zmq.Socket[bytes], on_event: OnEvent, wanted: int) -> None:
+        self._loop = loop
         self._watched = socket
         self._on_event = on_event
         self._socket = sockets.monitor_of(socket, wanted)
@@ -76,8 +77,16 @@ class Monitor:
         self._is_open = False
         self._pump.close()
 
+    def close_in(self, delay_ms: int) -> None:
+        """Release the socket after so long: the watched one has been closed, and its connections linger.
+
+        An I/O thread that has news for a monitor whose reader is gone waits, and with it every connection of the
+        process: a peer that left a closed server kept this process from sending anything else.
+        """
+        self._loop.call_later(delay_ms / 1_000, self.close)
+
     def close(self) -> None:
-        """Release the socket. The watched one may be closed already: its news came to their end by themselves."""
+        """Release the socket. The watched one is open, or has been closed and has no connection any more."""
         self.stop_watching()
         if not self._watched.closed:
             self._watched.disable_monitor()

@@ -30,6 +30,7 @@ class FakeGroups:
         self.settings = GroupSettings(broker_id=1, group_session_timeout_ms_min=50)
         self.log: list[tuple[bytes, bytes | None]] = []
         self.waiting: dict[int, Any] = {}  # replies to be given, by ticket
+        self._ahead_ms = 0  # of the real clock; moved by time_passes only
         self._tickets = 0
         self._timer: Any = None
         self.begin()
@@ -47,6 +48,11 @@ class FakeGroups:
         self.broker = broker
         self._cluster.version += 1
         self.begin()
+
+    def time_passes(self, ms: int) -> None:
+        """It is so much later for the coordinator, at once, and for nobody else."""
+        self._ahead_ms += ms
+        self._perform(self.rules.on_due(*self._now()))
 
     def on_topics(self) -> None:
         pictures = {name: TopicPicture(topic.topic_id, len(topic.logs)) for name, topic in self._cluster.topics.items()}
@@ -99,4 +105,5 @@ class FakeGroups:
         self._perform(self.rules.on_due(*self._now()))
 
     def _now(self) -> tuple[int, int]:
-        return self._cluster.clock.monotonic_ms(), self._cluster.clock.wall_ms()
+        clock = self._cluster.clock
+        return clock.monotonic_ms() + self._ahead_ms, clock.wall_ms() + self._ahead_ms

@@ -505,6 +505,8 @@ def test_an_idle_consumer_leaves_its_fetch_at_the_broker(cluster, consumer, monk
     monkeypatch.setattr("callboard.client.fetcher.WAIT_MS_MIN", 30_000)  # as when it has been idle for long
     cluster.create("t")
     c = consumer("t")
+    c.poll(0)
+    cluster.wait_until(lambda: any(isinstance(request, FetchRequest) for request in cluster.requests))
     c.poll(50)
     before = len(cluster.requests_of(FetchRequest)), c._io.loop.wakeups
 

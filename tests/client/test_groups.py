@@ -145,10 +145,13 @@ def test_a_member_that_is_silent_is_replaced_and_its_partitions_read_on(cluster,
 def test_a_slow_handler_keeps_its_partitions(cluster, member):
     cluster.create("t")
     fill(cluster, 2)
-    consumer = member("t", session_timeout_ms=600, heartbeat_interval_ms=20, max_poll_records=1)
+    consumer = member("t", session_timeout_ms=10_000, heartbeat_interval_ms=20, max_poll_records=1)
     assert read(consumer, 1) == [0]
 
-    cluster.wait_until(lambda: _heartbeats(cluster) >= 50)  # far longer than a session, without a poll
+    for _ in range(15):  # three sessions by the coordinator's clock, without a poll
+        seen = _heartbeats(cluster)
+        cluster.wait_until(lambda seen=seen: _heartbeats(cluster) > seen)
+        cluster.call(cluster.groups.time_passes, 2_000)
 
     assert read(consumer, 1) == [1]
     consumer.commit()

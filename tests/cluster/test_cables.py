@@ -28,15 +28,16 @@ def machines():
         yield machines
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def directory():
     path = Path(tempfile.mkdtemp(prefix="ns-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hosts(machines, directory):
+    """One pair for all tests: each of them ends with the cable plugged in, or has failed."""
     joined = {
         "a": ("--metadata-listen", f"tcp://{machines['a'].address}:{METADATA_PORT}"),
         "b": ("--join", f"tcp://{machines['a'].address}:{METADATA_PORT}"),

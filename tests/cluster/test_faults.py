@@ -20,7 +20,8 @@ ORPHANS_S = 2.0  # F29
 WRITABLE_S = (
     30.0  # "stuck": how fast it is, `callboard bench failover` tells; this holds on a machine that is busy, too
 )
-SATURATION_S, LONG_S = 8, 300
+SATURATION_S, LONG_S = 6, 300
+LAG_MS, AWAY_S, BACK_S = 1_000, 2.0, 2.0  # out of every in-sync set after the first, in again within the last
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def saturate(directory, seconds, changes_min, partitions):
     Nor would it be one that an actor is paused for longer than an actor may be: that is done here on purpose.
     """
     settings = directory / "cluster.toml"
-    settings.write_text("[broker]\nstorage_slow_ms = 60_000\nactor_stall_ms = 60_000\n")
+    settings.write_text(f"[broker]\nstorage_slow_ms = 60_000\nactor_stall_ms = 60_000\nreplica_lag_ms = {LAG_MS}\n")
     with cluster(brokers=3, options=("--config", str(settings))) as running:
         running.create_topic("busy", partitions=partitions, replication_factor=3)
         load = Load(
@@ -105,11 +106,9 @@ def saturate(directory, seconds, changes_min, partitions):
         logs.skip()
         until, changes, events = time.monotonic() + seconds, 0, []
         while time.monotonic() < until or (changes < changes_min and time.monotonic() < until + seconds):
-            running.pause_actor(
-                "broker-3/replication", 4.0
-            )  # it follows nobody: out of every in-sync set, and in again
+            running.pause_actor("broker-3/replication", AWAY_S)  # it follows nobody
             load.wait_for_progress(1_000)
-            time.sleep(5.0)
+            time.sleep(AWAY_S + BACK_S)
             events += logs.events()
             logs.skip()
             changes = sum(name == "isr.changed" and "joined" in values for _, _, name, values in events)

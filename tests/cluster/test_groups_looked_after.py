@@ -7,7 +7,7 @@ import pytest
 from callboard import OffsetSpec, TopicPartition
 from callboard.testing.clusters import cluster
 
-pytestmark = [pytest.mark.processes]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 GROUPS = [f"group-{number}" for number in range(8)]
 
@@ -18,13 +18,14 @@ def test_every_call_about_groups_outlives_the_coordinator_that_is_killed():
         with running.producer() as producer:
             for partition in (0, 1):
                 producer.send("orders", b"x", partition=partition).get(30)
-        with running.admin(request_timeout_ms=30_000) as admin:
+        with running.admin(request_timeout_ms=60_000) as admin:
             first, second = (TopicPartition("orders", number) for number in (0, 1))
             for group_id in GROUPS:
                 admin.alter_group_offsets(group_id, {first: 1, second: 0})
             victim = admin.describe_groups(GROUPS[:1])[GROUPS[0]].coordinator
 
-            running.kill_broker(victim, for_s=30)  # it stays away: what it coordinated must have moved
+            # It stays away, however slow the machine is: what it coordinated must have moved.
+            running.kill_broker(victim, for_s=300)
 
             assert {lag.lag for lag in admin.group_lag(GROUPS[0]).values()} == {0, 1}
             assert [one.group_id for one in admin.list_groups()] == GROUPS

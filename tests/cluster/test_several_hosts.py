@@ -1,4 +1,7 @@
-"""Several hosts in one cluster, with a proxy between them whose links are cut and healed."""
+"""Several hosts in one cluster, with a proxy between them whose links are cut and healed.
+
+One pair of hosts for all tests: each begins when it is whole again, and has a topic of its own.
+"""
 
 import os
 import signal
@@ -14,32 +17,44 @@ from .joined import DEADLINE_S, leader, live, placed, read_all, wait_for
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 
-@pytest.fixture
-def hosts():
+@pytest.fixture(scope="module")
+def pair():
     with joined_hosts({"a": 2, "b": 2}) as hosts:
         yield hosts
 
 
-@pytest.fixture
-def admin(hosts):
-    with AdminClient(bootstrap_servers=hosts["a"].running.bootstrap_servers) as admin:
+@pytest.fixture(scope="module")
+def admin(pair):
+    with AdminClient(bootstrap_servers=pair["a"].running.bootstrap_servers) as admin:
         yield admin
+
+
+@pytest.fixture
+def hosts(pair, admin):
+    """The pair with no link cut, all its brokers there: whatever the test before has broken."""
+    for host in pair.values():
+        host.heal()
+    wait_for(lambda: live(admin) == {1, 2, 3, 4}, "all brokers to be there")
+    wait_for(lambda: {host.name for host in admin.describe_cluster().hosts} == {"a", "b"}, "both hosts to be there")
+    return pair
 
 
 def test_the_death_of_a_joined_broker_is_reported_by_its_host_at_once(hosts, admin):
     pid = hosts["b"].running.broker_pid(3)
     log = hosts["a"].running.data_dir / "log" / "metadata.log"
+    before = len(log.read_text())
 
     hosts["b"].running.kill_broker(3)
     hosts["b"].running.wait_for_new_pid(3, pid)
 
-    assert "session.ended name=broker-3" in log.read_text()
-    assert 'reason="its process was ended by SIGKILL"' in log.read_text()
+    said = log.read_text()[before:]
+    assert "session.ended name=broker-3" in said
+    assert 'reason="its process was ended by SIGKILL"' in said
     wait_for(lambda: live(admin) == {1, 2, 3, 4}, "broker 3 to be back")
 
 
-def test_a_host_that_was_cut_off_comes_back_by_itself_and_loses_nothing(hosts, admin):
-    topic = placed(admin, "t", [3], [1])
+def test_a_host_that_was_cut_off_comes_back_by_itself_and_loses_nothing(hosts, admin, topic_name):
+    topic = placed(admin, topic_name, [3], [1])
     servers = hosts["a"].running.bootstrap_servers + hosts["b"].running.bootstrap_servers
     with Producer(bootstrap_servers=servers, linger_ms=0) as producer:
         producer.send(topic, b"before", partition=0).get(timeout=DEADLINE_S)
@@ -82,8 +97,8 @@ def test_a_death_after_a_cut_is_reported_at_once_too(hosts, admin):
     assert "SIGKILL" in last
 
 
-def test_a_flapping_line_to_the_metadata_process_ends_well(hosts, admin):
-    topic = placed(admin, "t", [3])
+def test_a_flapping_line_to_the_metadata_process_ends_well(hosts, admin, topic_name):
+    topic = placed(admin, topic_name, [3])
     servers = hosts["b"].running.bootstrap_servers
     with Producer(bootstrap_servers=servers, linger_ms=0) as producer:
         flapping = hosts["b"].links["metadata"].flap(4, down_ms=700, up_ms=300)
@@ -96,8 +111,8 @@ def test_a_flapping_line_to_the_metadata_process_ends_well(hosts, admin):
     assert read_all(servers, topic, sent + 1) == [(number, b"%d" % number) for number in range(sent + 1)]
 
 
-def test_while_the_first_host_is_down_stable_partitions_of_the_others_are_served(hosts, admin):
-    topic = placed(admin, "t", [3])
+def test_while_the_first_host_is_down_stable_partitions_of_the_others_are_served(hosts, admin, topic_name):
+    topic = placed(admin, topic_name, [3])
     servers = hosts["b"].running.bootstrap_servers
     with Producer(bootstrap_servers=servers, linger_ms=0) as producer:
         producer.send(topic, b"before", partition=0).get(timeout=DEADLINE_S)
@@ -113,8 +128,8 @@ def test_while_the_first_host_is_down_stable_partitions_of_the_others_are_served
     assert read_all(servers, topic, 3) == [(0, b"before"), (1, b"meanwhile"), (2, b"after")]
 
 
-def test_a_host_that_was_stopped_comes_back_with_its_ids_and_its_records(hosts, admin):
-    topic = placed(admin, "t", [4])
+def test_a_host_that_was_stopped_comes_back_with_its_ids_and_its_records(hosts, admin, topic_name):
+    topic = placed(admin, topic_name, [4])
     with Producer(bootstrap_servers=hosts["a"].running.bootstrap_servers) as producer:
         producer.send(topic, b"kept", partition=0).get(timeout=DEADLINE_S)
 
@@ -125,8 +140,8 @@ def test_a_host_that_was_stopped_comes_back_with_its_ids_and_its_records(hosts, 
     assert read_all(hosts["a"].running.bootstrap_servers, topic, 1) == [(0, b"kept")]
 
 
-def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_after(hosts, admin):
-    topic = placed(admin, "t", [3, 1], [1, 3])  # nothing is ever written to the second one
+def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_after(hosts, admin, topic_name):
+    topic = placed(admin, topic_name, [3, 1], [1, 3])  # nothing is ever written to the second one
     servers = hosts["a"].running.bootstrap_servers + hosts["b"].running.bootstrap_servers
 
     def partition(number=0):
@@ -156,8 +171,8 @@ def test_leadership_moves_off_a_host_that_is_cut_off_and_its_replica_catches_up_
     assert read_all(servers, topic, 30) == [(number, b"%d" % number) for number in range(30)]
 
 
-def test_a_leader_that_is_cut_off_acknowledges_nothing_that_needs_the_others(hosts, admin):
-    topic = placed(admin, "t", [3, 1])
+def test_a_leader_that_is_cut_off_acknowledges_nothing_that_needs_the_others(hosts, admin, topic_name):
+    topic = placed(admin, topic_name, [3, 1])
 
     def partition():
         return admin.describe_topics([topic])[0].partitions[0]

@@ -436,6 +436,27 @@ def test_what_was_answered_before_a_server_closes_still_arrives(replies):
             other.close()
 
 
+def test_a_peer_that_leaves_a_server_just_closed_holds_up_no_other_connection():
+    with rig(router_sndhwm=2, dealer_rcvhwm=2, heartbeat_ivl=0) as it:
+        closed, _ = it.serve_echo()
+        kept, _ = it.serve_echo()
+        quick, _ = it.ready(kept.endpoints[0], client_id="quick")
+        other = ZmqTransport(it.loop, SystemClock(), options=it.transport._options)
+        states = []
+        try:
+            slow = other.connect(closed.endpoints[0], client_id="slow", on_state=states.append, options=QUICK)
+            it.until(lambda: states)
+            slow._wire._pump.close()  # it reads nothing: its connection lingers when the server is closed
+            for _ in range(40):
+                slow.request(produce(), lambda *_: None, [b"p", b"x" * 1_000_000])
+            it.until(lambda: closed.peers()[0].waiting_bytes > 0)
+            closed.close()
+        finally:
+            other.close()
+
+        assert it.ask(quick, messages.MetadataRequest())[0].detail == "MetadataRequest"
+
+
 def test_replies_that_had_to_wait_come_in_order_when_the_peer_reads_again():
     with rig(router_sndhwm=2, dealer_rcvhwm=2) as it:
         server, _ = it.serve_echo()
