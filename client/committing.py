@@ -230,10 +230,13 @@ class Committing(ConsumerCore):
         until_ms = int(self._io.clock.monotonic_ms() + max(1, bound_ms))
         commit = Commit(last, member_id, epoch, is_waiting=True, until_ms=until_ms)
         try:
-            self._io.ask(lambda done: self._fetching.leave(done, commit), bound_ms / 1000 + 1, "commit")
+            self._leave_now(commit, bound_ms)
             application.on_committed(last)
         except CallboardError as error:  # it leaves all the same; what was not committed is read again by others
             (self.config.default_offset_commit_callback or _log_failure)(last, error)
+
+    def _leave_now(self, last: Commit, bound_ms: float) -> None:
+        self._io.ask(lambda done: self._fetching.leave(done, last), bound_ms / 1000 + 1, "commit")
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..client.application import Application, ConsumerRebalanceListener, Offsets
+from ..client.commits import Commit
 from ..client.consumer import Consumer
 from ..client.io import Done
 from ..errors import CallboardError, CommitFailedError
@@ -103,6 +104,15 @@ class ObservedConsumer(Consumer[Any, Any]):
         number = self._notes.invoke_commit(self._observed, member_id, offsets)
         try:
             super()._commit_now(application, offsets, member_id, epoch, bound_ms)
+        except CallboardError as error:
+            self._note_end(number, error)
+            raise
+        self._note_end(number, None)
+
+    def _leave_now(self, last: Commit, bound_ms: float) -> None:
+        number = self._notes.invoke_commit(self._observed, last.member_id, last.offsets)
+        try:
+            super()._leave_now(last, bound_ms)
         except CallboardError as error:
             self._note_end(number, error)
             raise
