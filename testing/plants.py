@@ -258,7 +258,14 @@ def _gives_no_grace(of: Any) -> Any:
 
 
 WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
-DEPOSED = replace(PROFILES["groups"], name="deposed", kinds={"estrange": 3.0, "pause": 1.0}, safety_ms=5_000.0)
+DEPOSED = replace(
+    PROFILES["groups"],
+    name="deposed",
+    kinds={"estrange": 3.0, "pause": 1.0},
+    safety_ms=5_000.0,
+    members_beside=0,
+    static_share=0.0,
+)
 JOINERS = replace(
     PROFILES["chases"], name="joiners", kinds={"kill": 2.0, "lag": 1.0, "chase-joiner": 2.0}, safety_ms=3_000.0
 )

@@ -20,7 +20,6 @@ NOT_ZMTP = [
     b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x01NULL",  # ZMTP, then nothing
     b"\xff" * 4_096,
     b"\x00",
-    b"",
 ]
 GREETING = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00" + b"NULL" + bytes(16) + b"\x00" + bytes(31)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
@@ -83,6 +82,18 @@ def test_another_protocol_never_reaches_a_handler(data):
 
             assert isinstance(it.ask(connection, messages.MetadataRequest())[0], messages.ProduceReply)
             it.until(lambda: server.connections == 1)  # it was shown out while it still held on
+
+        assert len(seen) == 1
+        assert len(server.peers()) == 1
+
+
+def test_a_connection_that_says_nothing_is_kept_waiting_by_the_kernel_or_shown_out():
+    with rig(handshake_ivl=50) as it:
+        server, seen = it.serve_echo()
+        connection, _ = it.ready(server.endpoints[0])
+        with raw(server.endpoints[0], b""):
+            assert isinstance(it.ask(connection, messages.MetadataRequest())[0], messages.ProduceReply)
+            it.until(lambda: server.connections == 1)  # of the two only the one that spoke
 
         assert len(seen) == 1
         assert len(server.peers()) == 1
