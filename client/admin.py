@@ -49,6 +49,7 @@ class AdminClient(GroupAdministration):
         self.client_id = config.client_id or f"callboard-admin-{os.getpid()}-{next(_numbers)}"
         self._io = IoThread(f"admin client {self.client_id}", self, make_transport)
         self._shell = AdminIo(self._io, config, self.client_id)
+        self._lags_told = {}
         self._io.post(self._shell.start)
 
     # -- topics ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from .group_questions import GroupAnswer, GroupQuestion, together
 from .io import Done, IoThread
 
 LEADERS_MS = 2_000  # how long the lag of a group waits for a partition that has no leader: an election is over by then
+GROUPS_REMEMBERED = 1_000  # whose partitions the next ``group_lag`` asks for without waiting for the coordinator
 
 Groups = str | Iterable[str] | Mapping[str, Iterable[TopicPartition] | None]
 Partitions = Iterable[TopicPartition]
@@ -44,6 +45,7 @@ class GroupAdministration:
 
     _io: IoThread
     _shell: AdminIo
+    _lags_told: dict[str, list[TopicPartition]]  # by group: what the last ``group_lag`` has found, latest last
 
     def _timeout(self, timeout_ms: int | None) -> int:
         raise NotImplementedError
@@ -110,9 +112,10 @@ class GroupAdministration:
     def group_lag(self, group_id: str, timeout_ms: int | None = None) -> dict[TopicPartition, PartitionLag]:
         """Return how far a group is behind, by partition: where it has committed, and what its members own.
 
-        One call, two rounds: the coordinator (committed offsets and members, asked together), then the leaders of all
-        partitions at once. A client that asks for the first time has two more: who coordinates, and who leads. So the
-        figures are not of one instant: a lag may be some milliseconds old. It is never below 0.
+        One round trip: the coordinator (committed offsets and members) and the leaders of the partitions that it told
+        of last time are asked together. Partitions that are new take a second one; so does the first call, which also
+        asks who coordinates and who leads. So the figures are not of one instant: a lag may be some milliseconds old.
+        It is never below 0.
 
         A partition without a leader is waited for up to two seconds; then its ``error`` says so, its ``lag`` is None.
 
@@ -124,11 +127,20 @@ class GroupAdministration:
         until_ms = self._io.clock.monotonic_ms() + bound_ms
         questions = (_DESCRIBE, _offsets_of({ids[0]: None}))
         starts = [partial(self._shell.ask_groups, question, ids, bound_ms) for question in questions]
-        described, fetched = self._ask_io(partial(together, starts), bound_ms, "the coordinator")
+        guessed = self._lags_told.pop(group_id, [])
+        guesses = self._range_questions(guessed, bound_ms) if guessed else []
+        described, fetched, *ranges = self._ask_io(partial(together, starts + guesses), bound_ms, "the coordinator")
         group = _checked(group_id, described[group_id], True)
         committed = rules.committed_of(_checked(group_id, fetched[group_id], True).entries)
         owners = rules.owners_of(group)
-        logs, errors = self._ranges_if_possible({**committed, **owners}, self._left_ms(until_ms))
+        wanted = {**committed, **owners}
+        logs, errors = _ranges_of(wanted.keys() & set(guessed), *ranges) if guessed else ({}, {})
+        if unknown := [key for key in wanted if key not in logs and key not in errors]:
+            more, failed = self._ranges_if_possible(unknown, self._left_ms(until_ms))
+            logs, errors = logs | more, errors | failed
+        self._lags_told[group_id] = list(logs)
+        while len(self._lags_told) > GROUPS_REMEMBERED:
+            del self._lags_told[next(iter(self._lags_told))]
         return rules.group_lags(committed, owners, logs, errors)
 
     # -- changing ----------------------------------------------------------------------------------
@@ -375,20 +387,31 @@ class GroupAdministration:
         self, keys: Iterable[TopicPartition], timeout_ms: int
     ) -> tuple[dict[TopicPartition, LogRange], dict[TopicPartition, str]]:
         """Return where the logs of partitions begin and end; and of those that cannot be asked, why."""
+        wanted = list(keys)
+        questions = self._range_questions(wanted, timeout_ms)
+        return _ranges_of(wanted, *self._ask_io(partial(together, questions), timeout_ms, "the leaders"))
+
+    def _range_questions(self, keys: Iterable[TopicPartition], timeout_ms: int) -> list[Callable[[Done[Any]], Any]]:
+        """Return the questions where the logs of partitions begin, and where they end."""
         wanted, bound_ms = list(keys), min(timeout_ms, LEADERS_MS)
-        questions = [
+        return [
             partial(self._shell.find_offsets_if_possible, dict.fromkeys(wanted, int(spec)), bound_ms)
             for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
         ]
-        first, last = self._ask_io(partial(together, questions), timeout_ms, "the leaders")
-        logs, errors = {}, {}
-        for key in wanted:
-            error = next((each for each in (first[key], last[key]) if isinstance(each, CallboardError)), None)
-            if error is None:
-                logs[key] = LogRange(first[key].offset, last[key].offset)
-            else:
-                errors[key] = str(error)
-        return logs, errors
+
+
+def _ranges_of(
+    keys: Iterable[TopicPartition], first: Mapping[TopicPartition, Any], last: Mapping[TopicPartition, Any]
+) -> tuple[dict[TopicPartition, LogRange], dict[TopicPartition, str]]:
+    """Return what the leaders have said; and of those that could not be asked, why."""
+    logs, errors = {}, {}
+    for key in keys:
+        error = next((each for each in (first[key], last[key]) if isinstance(each, CallboardError)), None)
+        if error is None:
+            logs[key] = LogRange(first[key].offset, last[key].offset)
+        else:
+            errors[key] = str(error)
+    return logs, errors
 
 
 # -- what is asked, and what was given ---------------------------------------------------------------

@@ -32,6 +32,9 @@ class GroupCluster(FakeCluster):
         self.loading: dict[int, int] = {}  # broker -> how often it will still say that it is loading
         self.behind: dict[int, int] = {}  # broker -> how often it does not know yet that it was elected
         self.unavailable: dict[str, int] = {}  # group -> how often nobody coordinates it
+        self.held: list[Callable[[], None]] | None = (
+            None  # answers of coordinators, for ``release``; None: given at once
+        )
         self.group_handlers: dict[type, Callable[[int, Any], Any]] = {
             g.FindCoordinatorsRequest: self._find,
             g.ListGroupsRequest: self._list,
@@ -69,8 +72,16 @@ class GroupCluster(FakeCluster):
         handler = self.group_handlers.get(type(inbound.message))
         if handler is None:
             super()._handle(broker, inbound, reply)
+        elif self.held is not None:
+            self.held.append(lambda: reply(handler(broker, inbound.message)))
         else:
             reply(handler(broker, inbound.message))
+
+    def release(self) -> None:
+        """Answer what was asked of coordinators since ``held`` was set to a list, and from now on."""
+        held, self.held = self.held or [], None
+        for answer in held:
+            answer()
 
     def _moved(self, broker: int, group_id: str) -> dict[str, Any]:
         group = self.scripted.get(group_id, FakeGroup())

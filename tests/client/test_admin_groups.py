@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripted_groups import GroupCluster, group_cluster
@@ -210,6 +211,33 @@ def test_the_lag_of_a_group_is_asked_of_its_coordinator_and_then_of_all_leaders_
     admin.group_lag("a")
     assert len(cluster.requests_of(g.FindCoordinatorsRequest)) == lookups
     assert len(cluster.requests_of(ListOffsetsRequest)) == before + 4
+
+
+def test_who_asks_for_a_lag_again_waits_for_one_round(cluster, admin):
+    a_topic(cluster, (0, 10), (0, 5))
+    cluster.group("a", 1, t_0=4, t_1=5)
+    admin.group_lag("a")
+    asked = len(cluster.requests_of(ListOffsetsRequest))
+
+    cluster.call(setattr, cluster, "held", [])
+    with ThreadPoolExecutor(1) as thread:
+        lags = thread.submit(admin.group_lag, "a")
+        cluster.wait_until(lambda: sum(isinstance(one, ListOffsetsRequest) for one in cluster.requests) == asked + 4)
+        cluster.call(cluster.release)
+
+        assert {key: one.lag for key, one in lags.result(10).items()} == {T0: 6, T1: 0}
+    assert len(cluster.requests_of(ListOffsetsRequest)) == asked + 4
+
+
+def test_a_lag_that_is_asked_for_again_has_what_is_new_and_not_what_has_gone(cluster, admin):
+    a_topic(cluster, (0, 10), (0, 5))
+    group = cluster.group("a", 1, t_0=4)
+    assert list(admin.group_lag("a")) == [T0]
+
+    cluster.call(group.offsets.clear)
+    cluster.call(group.offsets.__setitem__, ("t", 1), g.OffsetFetchEntryReply(topic="t", partition=1, offset=2))
+
+    assert {key: one.lag for key, one in admin.group_lag("a").items()} == {T1: 3}
 
 
 def test_a_partition_without_a_leader_costs_nobody_else_its_lag(cluster, admin):
