@@ -34,7 +34,7 @@ demo: $(RUN_STAMP) ## Stream a real data set through three brokers, kill one on 
 	@$(BIN)/python examples/demo.py
 
 test: $(DEV_STAMP) ## Run the test suite (what takes minutes is left to test-long)
-	@$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n 2 $(PYTEST_ARGS)
 
 test-long: $(DEV_STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(PYTEST_ARGS)

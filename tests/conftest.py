@@ -3,7 +3,8 @@
 Leftovers are looked for when the last test has ended, by three marks that every process started by the suite
 inherits: an environment variable with this session's id, and a temporary directory of its own (``TMPDIR``).
 A process that still lives, a file or socket that still lies there, a port that is still open: the run fails and
-says which. On the way tests need not care; they use ``tempfile`` and ``subprocess`` as everybody does.
+says which. On the way tests need not care; they use ``tempfile`` and ``subprocess`` as everybody does. Where pytest
+has processes of its own (``lanes.py``), they hand in their open ports; the rest is looked for when they have ended.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ import hypothesis
 import psutil
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import lanes
+
 # How fast examples are made is the machine's affair, and machines are shared: no test fails for that.
 hypothesis.settings.register_profile(
     "callboard", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -43,8 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session its mark and its temporary directory; pytest's own ``tmp_path`` stays where it was."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job: its children ignore it too
+    config.pluginmanager.register(lanes)
     if MARK in os.environ:
-        return  # pytest run by a test: the outer session looks
+        return  # pytest run by a test, or by xdist: the outer session looks
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     os.environ[MARK] = uuid.uuid4().hex
     os.environ["SPT_NOENV"] = "1"  # setproctitle would overwrite the environment that the mark stands in
@@ -52,11 +58,33 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TMPDIR"] = str(directory)
     tempfile.tempdir = None
     _state["directory"] = directory
+    if sys.dont_write_bytecode:
+        _state["bytecode"] = _keep_bytecode()
 
 
+def _keep_bytecode() -> Path:
+    """Let processes that begin from now on find each other's bytecode, in a directory that goes with the session.
+
+    Where none may be written, hundreds of them would compile the whole package again: a third of a second each.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="cbt-bytecode-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"]))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or python -B
+    os.environ["PYTHONPYCACHEPREFIX"] = str(directory)
+    return directory
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Take what one of xdist's processes has handed in."""
+    _leftovers.extend(getattr(node, "workeroutput", {}).get("ports left", []))
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     directory = _state.get("directory")
     if directory is None:
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["ports left"] = _ports_left()
         return
     _leftovers.extend(_processes_left() + _ports_left() + _files_left(directory) + _sockets_left(session.config))
     if _leftovers and session.exitstatus == pytest.ExitCode.OK:
@@ -69,8 +97,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_unconfigure() -> None:
-    if (directory := _state.pop("directory", None)) is not None:
-        shutil.rmtree(directory, ignore_errors=True)
+    for name in ("directory", "bytecode"):
+        if (directory := _state.pop(name, None)) is not None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 # -- what may be left --------------------------------------------------------------------------------

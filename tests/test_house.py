@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -55,9 +55,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def parsed() -> Iterator[tuple[str, ast.Module]]:
-    for path in package_files():
-        yield name_of(path), ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+@functools.cache
+def parsed() -> list[tuple[str, ast.Module]]:
+    return [
+        (name_of(path), ast.parse(path.read_text(encoding="utf-8"), filename=str(path))) for path in package_files()
+    ]
 
 
 def imported_roots(tree: ast.Module) -> set[str]:

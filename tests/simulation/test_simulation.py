@@ -93,7 +93,7 @@ def test_a_run_does_not_depend_on_how_strings_are_hashed():
         )
         for hash_seed in ("1", "3")
     ]
-    runs = [process.communicate(timeout=100)[0].split() for process in processes]
+    runs = [process.communicate(timeout=500)[0].split() for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0]
     assert runs[0] == runs[1]
