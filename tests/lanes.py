@@ -14,8 +14,6 @@ Whole files are given out, so a module's fixtures are made once. Without ``-n`` 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,15 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
 def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", {}).get("workerid", FIRST)
     if worker != FIRST:
-        _give_way()
-
-
-def _give_way() -> None:
-    """Stand back, also where Linux shares the processor out by sessions and not by processes."""
-    os.nice(NICENESS)
-    with suppress(OSError):
-        os.setsid()
-        Path("/proc/self/autogroup").write_text(str(NICENESS))
+        os.nice(NICENESS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

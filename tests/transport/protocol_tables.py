@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
 import io
 import json
 import re
+import sys
 import tokenize
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -47,6 +51,11 @@ REPLY_OF = {  # where the tag of the reply is not the request's with ".reply" be
 IMPLIED = {"id", "v", "deadline_ms", "error", "detail"}  # of every request, of every reply
 
 
+class Source(NamedTuple):
+    line: int
+    text: str
+
+
 def requests() -> list[type]:
     """Return every request once, in the order they are declared."""
     return declared({member for union in UNIONS.values() for member in union.__args__})
@@ -66,7 +75,18 @@ def is_part(cls: object) -> bool:
 
 def declared(classes: set[type]) -> list[type]:
     names = [module.__name__ for module in MODULES]
-    return sorted(classes, key=lambda cls: (names.index(cls.__module__), inspect.getsourcelines(cls)[1]))
+    return sorted(classes, key=lambda cls: (names.index(cls.__module__), sources(cls.__module__)[cls.__name__].line))
+
+
+@functools.cache
+def sources(module: str) -> dict[str, Source]:
+    """Return where each class of a module is written down. (``inspect`` would read the module again for each.)"""
+    lines = inspect.getsource(sys.modules[module]).splitlines(keepends=True)
+    return {
+        node.name: Source(node.lineno, "".join(lines[node.lineno - 1 : node.end_lineno]))
+        for node in ast.parse("".join(lines)).body
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def tag(cls: type) -> str:
@@ -75,7 +95,7 @@ def tag(cls: type) -> str:
 
 def own_fields(cls: type) -> dict[str, tuple[str, str]]:
     """Return, of the fields that are not in every message: name -> (type and default, comment)."""
-    source = inspect.getsource(cls)
+    source = sources(cls.__module__)[cls.__name__].text
     comments = {
         token.start[0]: token.string.lstrip("# ")
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
