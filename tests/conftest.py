@@ -86,7 +86,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["ports left"] = _ports_left()
         return
-    _leftovers.extend(_processes_left() + _ports_left() + _files_left(directory) + _sockets_left(session.config))
+    _leftovers.extend(_processes_left() + _ports_left())
+    _leftovers.extend(_files_left(directory) + _sockets_left(session.config, directory))
     if _leftovers and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -147,16 +148,15 @@ def _ports_left() -> list[str]:
 
 def _files_left(directory: Path) -> list[str]:
     """Return what lies in the session's temporary directory; multiprocessing's helpers clean up when we end."""
-    return [f"in TMPDIR: {path.name}" for path in directory.iterdir() if not path.name.startswith("pymp-")]
+    expected = ("pymp-", "gw")  # ``tmp_path`` of xdist's processes
+    return [f"in TMPDIR: {path.name}" for path in directory.iterdir() if not path.name.startswith(expected)]
 
 
-def _sockets_left(config: pytest.Config) -> list[str]:
+def _sockets_left(config: pytest.Config, directory: Path) -> list[str]:
     factory = getattr(config, "_tmp_path_factory", None)
-    base = getattr(factory, "_basetemp", None)
-    if base is None:
-        return []
+    bases = [base for base in (getattr(factory, "_basetemp", None), *directory.glob("gw*")) if base is not None]
     found = []
-    for folder, _, names in os.walk(base):
+    for folder, _, names in (walked for base in bases for walked in os.walk(base)):
         for name in names:
             path = Path(folder, name)
             try:
