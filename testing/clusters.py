@@ -194,7 +194,7 @@ class RunningCluster:
             return []
 
     def partition(self, topic: str, partition: int = 0) -> PartitionMetadata:
-        """Return what the brokers say of a partition: leader, epoch, replicas, ISR; never older than what it said last."""
+        """Return what the brokers say of a partition: leader, epoch, replicas, ISR; never older than said before."""
         (described,) = self._admin.describe_topics([topic])
         found = {one.partition: one for one in described.partitions}
         if partition not in found:
