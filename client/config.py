@@ -133,8 +133,12 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     ``enable_auto_commit``: every ``auto_commit_interval_ms``, in ``poll``, commit what the polls *before* have
     returned; of an iteration the records whose step has finished. Also before partitions go, and on ``close``.
 
-    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` with topic,
-    partition, offset and raw data; the position stays, ``seek`` past it to go on) or "skip" (logged).
+    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` that has the raw
+    record; the position stays, ``seek`` past it to go on), "skip" (logged), ``callboard.dlq(topic)`` (it goes to a
+    dead-letter topic), or a handler of your own: called with the error within ``poll``, outside all locks; when it
+    returns the record counts as done, when it raises ``poll`` raises that, and the record stays the next one. It may
+    seek, pause, commit and close, and must not poll. Of an ``AsyncConsumer`` a coroutine function is awaited on the
+    event loop, and a plain one called in a thread.
     """
 
     group_id: str | None = None
@@ -158,10 +162,15 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     consumer_timeout_ms: AnyMilliseconds | float | None = None  # iteration ends after so long without a record
     default_poll_ms: AnyMilliseconds = 1_000
     raise_after_ms: Milliseconds | None = 30_000
-    on_bad_record: Literal["raise", "skip"] = "raise"
+    on_bad_record: Any = "raise"  # "raise", "skip", callboard.dlq(topic), or a callable
     exclude_internal_topics: bool = True
 
     def check(self) -> None:
+        if self.on_bad_record not in ("raise", "skip") and not callable(self.on_bad_record):
+            given = f"{self.on_bad_record!r:.100}"
+            raise ConfigurationError(
+                f"consumer: on_bad_record: use 'raise', 'skip', callboard.dlq(topic) or a callable (given: {given})"
+            )
         unknown = [name for name in self.assignors if name not in ASSIGNORS]
         if unknown or not self.assignors:
             named = f"(given: {', '.join(unknown)})" if unknown else "(given: none)"
