@@ -58,11 +58,13 @@ class AsyncProducer(Generic[K, V]):
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._producer: Producer[K, V] = Producer(**settings)
+        self._loop_side = LoopSide(self)
+        self._producer: Producer[K, V] = Producer(**self._loop_side.with_hook(settings))
         self.config, self.client_id = self._producer.config, self._producer.client_id
 
     async def start(self) -> None:
         """There is nothing to start; here for those who come from aiokafka."""
+        self._loop_side.see()
 
     async def stop(self) -> None:
         await self.close()
@@ -121,6 +123,7 @@ class AsyncProducer(Generic[K, V]):
         return self._producer.metrics()
 
     async def __aenter__(self) -> AsyncProducer[K, V]:
+        self._loop_side.see()
         return self
 
     async def __aexit__(
@@ -138,7 +141,7 @@ class AsyncProducer(Generic[K, V]):
         result = attempt()
         if result is not None:
             return result
-        loop = asyncio.get_running_loop()
+        loop = self._loop_side.see()
         until = loop.time() + self.config.max_block_ms / 1000
         while True:
             left = until - loop.time()
@@ -164,11 +167,11 @@ class AsyncConsumer(Generic[K, V]):
     """
 
     def __init__(self, *topics: str, **settings: Any) -> None:
-        self._consumer: Consumer[K, V] = Consumer(*topics, **settings)
+        self._loop_side = LoopSide(self)
+        self._consumer: Consumer[K, V] = Consumer(*topics, **self._loop_side.with_hook(settings))
         self.config, self.client_id = self._consumer.config, self._consumer.client_id
         consumer = self._consumer
         self._steps = Steps(consumer)
-        self._loop_side = LoopSide(self)
         self._steps.wait_for_coroutines(self._loop_side.wait_for)
         self.assign, self.commit_async, self.group_metadata = (
             consumer.assign,
@@ -187,6 +190,7 @@ class AsyncConsumer(Generic[K, V]):
 
     async def start(self) -> None:
         """There is nothing to start; here for those who come from aiokafka."""
+        self._loop_side.see()
 
     async def stop(self) -> None:
         await self.close()
@@ -303,6 +307,7 @@ class AsyncConsumer(Generic[K, V]):
         await _in_thread(self._consumer.close, autocommit, timeout_ms)
 
     async def __aenter__(self) -> AsyncConsumer[K, V]:
+        self._loop_side.see()
         return self
 
     async def __aexit__(
@@ -361,7 +366,8 @@ class AsyncAdminClient:
     """``AdminClient`` for asyncio: the same calls, awaited."""
 
     def __init__(self, **settings: Any) -> None:
-        self._admin = AdminClient(**settings)
+        self._loop_side = LoopSide(self)
+        self._admin = AdminClient(**self._loop_side.with_hook(settings))
         self.config, self.client_id = self._admin.config, self._admin.client_id
 
     async def create_topics(
@@ -514,6 +520,7 @@ class AsyncAdminClient:
         await _in_thread(self._admin.close)
 
     async def __aenter__(self) -> AsyncAdminClient:
+        self._loop_side.see()
         return self
 
     async def __aexit__(

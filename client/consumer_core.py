@@ -17,6 +17,7 @@ from ..errors import (
     ForkedClientError,
     IllegalArgumentError,
     IllegalStateError,
+    LogTruncationError,
     NoOffsetForPartitionError,
     SerializationError,
 )
@@ -246,7 +247,11 @@ class ConsumerCore:
         if self._inbox.truncated:
             seeks = self._inbox.go_back(lambda: next(self._generations))
             for key, _, offset, _ in seeks:
-                logger.warning("%s: what was read from offset %d on is not in the log any more", key, offset)
+                gone = LogTruncationError(
+                    f"{key}: what was read from offset {offset} on is not in the log any more", {key: offset}
+                )
+                logger.warning("%s", gone)
+                self._fetching.cluster.hook.tell(gone)
             self._io.post(self._fetching.seek, seeks)
 
     def _seek(self, key: TopicPartition, offset: int | None, reset_to: int | None) -> None:

@@ -74,7 +74,7 @@ class DeadLetters:
 
     def for_consumer(self, config: ConsumerConfig, client_id: str) -> DeadLetters:
         """Return what this consumer uses: its own brokers and times, where nothing else was said."""
-        common = {name: getattr(config, name) for name in ClientConfig.__struct_fields__}
+        common = {name: getattr(config, name) for name in ClientConfig.__struct_fields__ if name != "on_error"}
         common.update(client_id=f"{client_id}-dlq", delivery_timeout_ms=config.request_timeout_ms)
         return DeadLetters(self.topic, {**common, **self._given}, config.group_id)
 

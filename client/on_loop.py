@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from ..errors import IllegalStateError
+from ..errors import CallboardError, IllegalStateError
 from ..model import TopicPartition
 from .application import check_listener
 
@@ -40,6 +40,8 @@ class LoopSide:
     def __init__(self, owner: object) -> None:
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # made where no loop runs yet
+            self.see()
 
     def see(self) -> asyncio.AbstractEventLoop:
         """It is used on the running loop now."""
@@ -63,9 +65,24 @@ class LoopSide:
         async def run() -> Any:
             return await awaitable
 
-        if self._loop is None:
-            raise IllegalStateError("no event loop is known")
+        if self._loop is None or self._loop.is_closed():
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise IllegalStateError("there is no event loop to run it on")
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    def with_hook(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a client's settings with an ``on_error`` that may be a coroutine function."""
+        hook = settings.get("on_error")
+        if not callable(hook):
+            return dict(settings)
+
+        def call(error: CallboardError) -> None:
+            result = hook(error)
+            if inspect.isawaitable(result):
+                self.wait_for(result)
+
+        return {**settings, "on_error": call}
 
 
 class ListenerOnLoop:

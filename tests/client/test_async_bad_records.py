@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 from test_async_groups import run
@@ -68,16 +69,21 @@ def test_a_plain_handler_that_blocks_does_not_hold_up_the_loop(cluster):
     assert run(main()) == [2]
 
 
-def test_iteration_hands_on_and_ends_when_nothing_more_comes(cluster):
-    have(cluster, b"1", BAD, b"3", BAD)
+def test_an_iteration_is_not_over_while_bad_records_come(cluster):
+    have(cluster, b"1", BAD, BAD, b"4", BAD)
     handled = []
 
+    def handler(error):
+        handled.append(error.offset)
+        time.sleep(0.005)  # longer than the iteration waits for a record
+
     async def main():
-        async with a_consumer(cluster, lambda error: handled.append(error.offset), consumer_timeout_ms=300) as consumer:
+        async with a_consumer(cluster, handler, consumer_timeout_ms=1) as consumer:
+            assert await read(consumer, 1) == [1]
             return [record.value async for record in consumer]
 
-    assert run(main()) == [1, 3]
-    assert handled == [1, 3]
+    assert run(main()) == [4]
+    assert handled == [1, 2, 4]
 
 
 def test_what_a_handler_raises_reaches_the_caller_and_the_record_stays(cluster):
