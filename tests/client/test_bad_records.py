@@ -254,6 +254,25 @@ def test_while_one_thread_hands_on_another_reads_other_partitions_and_never_past
     assert gate.offsets == [0]
 
 
+def test_two_threads_hand_on_records_of_two_partitions_at_once(cluster, consumer):
+    have(cluster, BAD, b"2", partitions=2)
+    have(cluster, BAD, b"2", partition=1)
+    both, handed = threading.Barrier(2, timeout=20), []
+
+    def meet(error):
+        handed.append(error.record.topic_partition)
+        both.wait()
+
+    c = consumer(meet)
+    polling, result = in_thread(c.poll, 10_000)
+
+    found = c.poll(10_000)
+    polling.join(10)
+
+    assert sorted(handed) == [T0, T1]
+    assert sorted([*found, *result[0]]) == [T0, T1]
+
+
 def test_batches_in_columns_hold_bad_records_and_nothing_is_handed_on(cluster, consumer):
     have(cluster, b"1", BAD)
     handler = Handler()
