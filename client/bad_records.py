@@ -49,7 +49,7 @@ class BadRecords:
         self.wait_for: Callable[[Awaitable[Any]], Any] = _refuse  # how the asyncio twin waits for a handler's coroutine
         self.handed_on = 0
         self._threads: set[int] = set()  # that are in the handler
-        self._failures: dict[TopicPartition, tuple[SerializationError, BaseException]] = {}  # of each one's last record
+        self._failures: dict[TopicPartition, tuple[SerializationError, str]] = {}  # of each one's last record
         self._skipped_told, self._told_at_s = 0, -TELL_EVERY_S
 
     @property
@@ -86,15 +86,15 @@ class BadRecords:
         finally:
             self._threads.discard(thread)
 
-    def end(self, bad: BadRecord, failure: BaseException | None) -> None:
+    def end(self, bad: BadRecord, is_done: bool, why: str) -> None:
         """The handler has returned, or raised. Whether the record is still the next one is looked at by others."""
         if bad.reader.bad is bad.error:
             bad.reader.is_in_hand = False
-        if failure is None:
+        if is_done:
             self.handed_on += 1
             self._failures.pop(bad.reader.key, None)
         else:
-            self._failures[bad.reader.key] = bad.error, failure
+            self._failures[bad.reader.key] = bad.error, why
 
     def check_may_poll(self) -> None:
         """A handler that polled would get what comes behind its own record. From any thread."""
@@ -106,8 +106,8 @@ class BadRecords:
         error = reader.bad
         if error is None or self.handler is None or not isinstance(error, SerializationError):
             return str(error or "")
-        of, failure = self._failures.get(reader.key, (None, None))
-        return f"{error}; handing it on failed: {failure!r}" if of is error and not reader.is_in_hand else ""
+        of, why = self._failures.get(reader.key, (None, ""))
+        return f"{error}; handing it on failed: {why}" if of is error and not reader.is_in_hand else ""
 
     def tell_skipped(self, now_s: float) -> None:
         """Log what was skipped, now and then. Outside the lock."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from types import GeneratorType, TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from ..errors import CallboardTimeoutError, IllegalArgumentError, IllegalStateError, InvalidTopicError
@@ -61,7 +61,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
     def __init__(self, *topics: str, **settings: Any) -> None:
         super().__init__(**settings)
-        self._iterator: Iterator[ConsumerRecord[K, V]] | None = None
+        self._iterator: GeneratorType[ConsumerRecord[K, V], None, None] | None = None
         if topics:
             self.subscribe(topics)
 
@@ -210,8 +210,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
         The position moves with each record: one that was not asked for is not lost when the loop is left.
         """
-        if self._iterator is None:
-            self._iterator = self._iterate()
+        if self._iterator is None or self._iterator.gi_frame is None:  # has ended, by its time or by an error
+            self._iterator = cast("GeneratorType[ConsumerRecord[K, V], None, None]", self._iterate())
         return self._iterator
 
     def __next__(self) -> ConsumerRecord[K, V]:

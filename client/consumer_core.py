@@ -162,20 +162,21 @@ class ConsumerCore:
 
     def _hand_on(self, bad: BadRecord) -> None:
         """Have the application's handler deal with it, then go on behind it. Raises what the handler raises."""
-        application, failure = self._application, None
+        application, is_done, why = self._application, False, ""
         with self._lock:
             if not self._bad_records.begin(bad):
                 return
         try:
             with application.at_work() if application is not None else nullcontext():
                 self._bad_records.call(bad.error)
+            is_done = True
         except BaseException as error:  # also an interrupt: the record stays the next one
-            failure = error
+            why = repr(error)
             raise
         finally:
             with self._lock:
-                self._bad_records.end(bad, failure)
-                if failure is None:
+                self._bad_records.end(bad, is_done, why)
+                if is_done:
                     self._inbox.pass_over(*bad)
             self._on_news()  # for other threads: the partition can be read again
 

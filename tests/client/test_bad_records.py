@@ -155,6 +155,35 @@ def test_what_the_handler_raises_reaches_the_caller_and_the_record_stays(cluster
     assert c.metrics()["records_handed_on"] == 1
 
 
+def test_an_error_that_cannot_even_be_shown_does_not_pass_for_success(cluster, consumer):
+    class Hidden(Exception):
+        def __repr__(self):
+            raise ValueError("not to be shown")
+
+    have(cluster, BAD, b"2")
+    c = consumer(Handler(Hidden()))
+
+    with pytest.raises(ValueError, match="not to be shown"):
+        c.poll(10_000)
+    assert c.position(T0) == 0
+    assert read(c, 1) == [2]
+
+
+def test_an_iteration_goes_on_after_its_handler_has_raised(cluster, consumer):
+    have(cluster, BAD, b"2")
+    c = consumer(Handler(ValueError("no room")))
+
+    with pytest.raises(ValueError, match="no room"):
+        for _ in c:
+            pass
+
+    seen = []
+    for record in c:
+        seen.append(record.value)
+        break
+    assert seen == [2]
+
+
 def test_a_seek_in_the_handler_is_what_counts(cluster, consumer):
     have(cluster, b"1", BAD, b"3", b"4")
     c = consumer(Handler(then=lambda _: c.seek(T0, 3)))
