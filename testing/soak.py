@@ -205,11 +205,11 @@ def soak(minutes: float, *, seed: int, partitions: int = 12, rate: int = 1_000) 
 def _epoch_after(running: RunningCluster, topic: str, fault: Callable[[int], None]) -> None:
     """Break the leader of partition 0, and wait until it is led in another epoch.
 
-    Leader and epoch are of one description: a leadership that moves before the fault is another epoch, too.
+    Who leads and since which epoch is read together: leadership that goes back to the preferred leader in between would
+    have a follower broken, for which nobody is elected.
     """
-    running.wait_for_leader(topic)
-    before = running.partition(topic)
-    fault(before.leader if before.leader >= 0 else running.wait_for_leader(topic))
+    before = running.wait_for_led(topic)
+    fault(before.leader)
 
     def is_led_anew() -> bool:
         now = running.partition(topic)
