@@ -47,6 +47,8 @@ class Group:
         self.gone: dict[str, Gone] = {}  # the last GONE_MAX, by member id; not written
         self.offsets = GroupOffsets()
         self.written = 0  # the last Write that tells of members; moved by Coordinating
+        self.resets = 0  # in a row, of its members; with reset_ms not written, and moved by Watchdog
+        self.reset_ms = 0  # when the last one was
         self._wanted: dict[GroupPartition, str] = {}  # targets, turned round
         self._is_changed = False  # the group's own record
         self._changed: dict[str, None] = {}  # members whose record has changed, or is to go

@@ -21,16 +21,16 @@ from .members import NEVER_MS, Member, Parked, Refused
 from .offsets import named
 from .state import Groups
 from .unknown import unknown
-
-WAIT_SHARE = 3  # a heartbeat is parked for at most this part of the session
+from .watchdog import WAIT_SHARE, Reset, Watchdog
 
 
 class Heartbeats:
     """What members say, and what their silence means."""
 
-    def __init__(self, groups: Groups, commits: Commits) -> None:
+    def __init__(self, groups: Groups, commits: Commits, watchdog: Watchdog) -> None:
         self._groups = groups
         self._commits = commits
+        self._watchdog = watchdog
 
     def on_heartbeat(
         self, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int, wall_ms: int
@@ -38,7 +38,7 @@ class Heartbeats:
         group = self._groups.by_id.get(request.group_id)
         member = group.members.get(request.member_id) if group is not None else None
         if group is not None and member is not None and request.member_epoch > 0 and not member.is_away:
-            return self._on_member(group, member, request, caller, now_ms)
+            return self._on_member(group, member, request, caller, now_ms, wall_ms)
         if refused := check_heartbeat(request):
             return self._groups.refuse(request, caller, refused)
         if request.member_epoch == said.JOINING and (member is None or not member.is_away):
@@ -70,15 +70,24 @@ class Heartbeats:
         return effects + self._groups.surviving.reply(caller.ticket, reply, group.written)
 
     def _on_member(
-        self, group: Group, member: Member, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int
+        self,
+        group: Group,
+        member: Member,
+        request: said.GroupHeartbeatRequest,
+        caller: Caller,
+        now_ms: int,
+        wall_ms: int,
     ) -> list[Effect]:
         """A member lives: take what it says, tell it what is new, or park its heartbeat."""
         epoch = request.member_epoch
         if epoch > member.epoch:
             detail = f"{member.described()} says generation {epoch}; it is in generation {member.epoch}"
             return self._groups.refuse(request, caller, Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group)
+        silent_ms = now_ms - member.seen_ms
         member.heard(now_ms)
         member.has_spoken = True
+        if (reset := self._watchdog.on_heartbeat(group, member, request, silent_ms, now_ms)) is not None:
+            return self._reset(group, member, reset, request, caller, now_ms, wall_ms)
         effects: list[Effect] = []
         if request.owned is not None or request.topics is not None or request.assignors:
             if refused := self._take_words(group, member, request, now_ms):
@@ -92,6 +101,20 @@ class Heartbeats:
         member.parked = Parked(caller.ticket, request.id, epoch, now_ms + wait_ms)
         self._groups.look_later(group, member)
         return effects
+
+    def _reset(
+        self,
+        group: Group,
+        member: Member,
+        reset: Reset,
+        request: said.GroupHeartbeatRequest,
+        caller: Caller,
+        now_ms: int,
+        wall_ms: int,
+    ) -> list[Effect]:
+        """Put out a member that does not fetch what it owns. It hears of it at once, and joins again."""
+        effects = [reset.notice, *self._groups.put_out(group, member, reset.why, now_ms, wall_ms)]
+        return effects + self._groups.refuse(request, caller, group.gone[member.member_id].refused(now_ms), group)
 
     def _take_words(
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int

@@ -41,6 +41,13 @@ class Parked(NamedTuple):
     until_ms: int
 
 
+class Stall(NamedTuple):
+    """A partition that its owner does not fetch (``watchdog.py``)."""
+
+    for_ms: int  # that count
+    leader_epoch: int  # in which it was led meanwhile; -1: it was not, for sure
+
+
 class Held:
     """A reply that waits for records to survive."""
 
@@ -61,6 +68,7 @@ class Member:
         "client_id",
         "epoch",
         "far_ms",
+        "fetching_ms",
         "has_spoken",
         "held",
         "holds",
@@ -74,6 +82,7 @@ class Member:
         "rebalance_timeout_ms",
         "seen_ms",
         "session_timeout_ms",
+        "stalled",
         "target",
         "told_complete",
         "topics",
@@ -116,6 +125,9 @@ class Member:
         self.held: list[Held] = []  # its heartbeats' answers that wait for records to survive
         self.has_spoken = False  # it has named an epoch: so it has heard that it is a member
         self.told_complete = False  # its last answer said so
+        # Moved by Watchdog:
+        self.fetching_ms = -1  # when it said last that it fetches all that it owns; -1: it has not
+        self.stalled: dict[GroupPartition, Stall] = {}  # within what it held when it beat last
 
     @property
     def rank(self) -> str:

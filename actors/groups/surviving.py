@@ -38,6 +38,8 @@ class Surviving:
         self.number = 0  # of the last write; moved by write
         self.written = 0  # all up to it survive; moved by on_written
         self.proven_ms = NEVER_PROVEN_MS  # when it was sure last that this coordinator is the one; only grows
+        self.is_refused = False  # what was appended last was not taken; so it may be with the next
+        self.able_ms = NEVER_PROVEN_MS  # since when that is over
         self._sent = 0  # written <= it <= number: the last that was handed to the log, at …
         self._sent_ms = NEVER_PROVEN_MS
         self._under_way: dict[int, _Batch] = {}  # by number, written < number; without gaps
@@ -86,6 +88,7 @@ class Surviving:
         batches = [self._under_way[number] for number in range(self.written + 1, self._sent + 1)]
         if not batches or not all(batch.is_proof for batch in batches):
             return None
+        self.is_refused = True
         for batch in batches:
             for held in batch.held:
                 held.reply = refusal(type(held.reply), held.reply.id, code, detail)
@@ -111,6 +114,8 @@ class Surviving:
             raise InvariantViolated(f"write {number} survives, but the last one was {self.number}")
         if number <= self._sent:
             self.on_proven(self._sent_ms)
+        if self.is_refused:
+            self.is_refused, self.able_ms = False, now_ms
         return self._settle(number, now_ms)
 
     def _settle(self, number: int, seen_ms: int | None) -> list[Effect]:
