@@ -51,6 +51,7 @@ from .patience import ELECTION_BACKOFF_MS, LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtB
 
 FLIGHTS_MAX = 2  # requests that a partition is in
 WAIT_MS_MIN = 500  # rule 3
+GRACE_MS = 3_000  # from an answer to the next request, if there is to be one: pauses are shorter
 
 
 class FetchSettings(NamedTuple):
@@ -308,6 +309,7 @@ class Fetcher:
                 self._back_off(state, now_ms, is_soon_over=True)
             elif entry is None:  # nothing new there while the broker waited: that is no failure
                 state.flights, state.failures = [], 0
+                state.fed_until_ms = now_ms + GRACE_MS
             else:
                 effects += self._on_entry(state, *landed, entry, data.get(place, []), now_ms)
         if error is not None and is_ours:
@@ -435,8 +437,12 @@ class Fetcher:
                 )
             )
         wait_ms = self._wait_ms(broker, now_ms)
+        late_ms = now_ms + wait_ms + SLOW_ANSWER_MS
         states = tuple(state for state, _ in wanted)
-        self.requests[request_id] = _Asked(broker, now_ms + wait_ms + SLOW_ANSWER_MS, states)
+        for state in states:
+            if not state.failures:  # else only an answer shows that asking helps
+                state.fed_until_ms = max(state.fed_until_ms, late_ms)
+        self.requests[request_id] = _Asked(broker, late_ms, states)
         return SendFetch(request_id, broker, tuple(entries), max(room, self.settings.partition_bytes), wait_ms)
 
     def _wait_ms(self, broker: int, now_ms: int) -> int:
@@ -469,6 +475,7 @@ class Fetcher:
         elif entry.error or entry.diverging_end_offset >= 0:
             state.flights.clear()
             return self._on_error(state, entry, now_ms) if entry.error else self._on_truncated(state, entry)
+        state.fed_until_ms = max(state.fed_until_ms, now_ms + GRACE_MS)
         return self._on_data(state, entry, [data for data in frames if data], spans)
 
     def _joins_on(self, state: FetchState, spans: list[Span]) -> bool:
@@ -514,7 +521,7 @@ class Fetcher:
 
     def _on_truncated(self, state: FetchState, entry: FetchEntryReply) -> list[Effect]:
         """Nothing more is fetched before the consumer has gone back: what it holds may be gone, too (rule 7)."""
-        seen, state.fetch_offset, state.reset_to = state.fetch_offset, None, None
+        seen, state.fetch_offset, state.reset_to, state.is_truncated = state.fetch_offset, None, None, True
         offset = entry.diverging_end_offset
         if self.settings.reset_timestamp is None:
             detail = (

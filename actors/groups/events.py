@@ -1,7 +1,7 @@
 """What the rules of groups are told, and what they answer: plain values.
 
-Effects are a closed union: a reply for whoever waits behind a ticket, records that must survive before more is said, or an
-event for the log.
+Effects are a closed union: a reply for whoever waits behind a ticket, records that must survive before more is said, or
+an event for the log.
 """
 
 from __future__ import annotations

@@ -83,10 +83,9 @@ class Heartbeats:
         if epoch > member.epoch:
             detail = f"{member.described()} says generation {epoch}; it is in generation {member.epoch}"
             return self._groups.refuse(request, caller, Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group)
-        silent_ms = now_ms - member.seen_ms
         member.heard(now_ms)
         member.has_spoken = True
-        if (reset := self._watchdog.on_heartbeat(group, member, request, silent_ms, now_ms)) is not None:
+        if (reset := self._watchdog.on_heartbeat(group, member, request, now_ms)) is not None:
             return self._reset(group, member, reset, request, caller, now_ms, wall_ms)
         effects: list[Effect] = []
         if request.owned is not None or request.topics is not None or request.assignors:

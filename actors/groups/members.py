@@ -65,6 +65,7 @@ class Member:
     __slots__ = (
         "asked",
         "assignors",
+        "beat_ms",
         "client_id",
         "epoch",
         "far_ms",
@@ -126,6 +127,7 @@ class Member:
         self.has_spoken = False  # it has named an epoch: so it has heard that it is a member
         self.told_complete = False  # its last answer said so
         # Moved by Watchdog:
+        self.beat_ms = now_ms  # when its last heartbeat came, whatever was waited for since
         self.fetching_ms = -1  # when it said last that it fetches all that it owns; -1: it has not
         self.stalled: dict[GroupPartition, Stall] = {}  # within what it held when it beat last
 

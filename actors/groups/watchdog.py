@@ -52,16 +52,17 @@ class Watchdog:
         self._leader_epoch_of = leader_epoch_of
 
     def on_heartbeat(
-        self, group: Group, member: Member, request: said.GroupHeartbeatRequest, silent_ms: int, now_ms: int
+        self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int
     ) -> Reset | None:
-        """Take what a member says of its fetching; ``silent_ms``: since its last heartbeat. Perhaps it must go."""
+        """Take what a member says of its fetching. Perhaps it must go."""
+        since_ms, member.beat_ms = member.beat_ms, now_ms
         if request.is_fetching:
             member.fetching_ms = now_ms
             if member.stalled:
                 member.stalled = {}
             return None
         names = named(request.stalled, self._groups.topics) if request.stalled else list(member.holds)
-        counted_ms = max(0, min(silent_ms, member.session_timeout_ms // WAIT_SHARE))
+        counted_ms = min(now_ms - since_ms, member.session_timeout_ms // WAIT_SHARE)
         member.stalled = self._stalls(member, names, counted_ms, now_ms)
         return self._judge(group, member, now_ms)
 

@@ -186,6 +186,17 @@ def test_a_gap_between_heartbeats_counts_as_no_more_than_heartbeats_may_be_apart
     assert stalled_ms(desk) - before_ms <= 10_000 // 3
 
 
+def test_time_counts_also_while_each_answer_waits_for_a_proof():
+    desk = one_member()
+    desk.proven = False
+
+    for _ in range(60):
+        ticket = desk.park("one", epoch_of(desk, "one"), max_wait_ms=BEAT_MS, stalled=[2])
+        desk.pass_time(BEAT_MS)
+
+    assert desk.replies[ticket].error == ErrorCode.UNKNOWN_MEMBER_ID
+
+
 def test_a_longer_session_gives_more_time():
     desk = one_member(session_timeout_ms=60_000)
 
