@@ -23,7 +23,7 @@ Rules of this file:
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
    with its partitions, and joins again when the application comes back.
 6. Each heartbeat says whether all that is owned is fetched, or what is not. It is not the member that knows that: it
-   asks those who fetch (``evidence``). One that owns and does not fetch is put out, and joins anew (rule 4).
+   asks those who fetch (``evidence``). One that owns and does not fetch is told so: it leaves, and joins anew (rule 4).
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class Member:
             self._known_owned = sent.owned if sent.epoch == reply.member_epoch else None
         if sent.epoch == reply.member_epoch:
             self._on_heard(sent.owned)
-        return self._take(reply, sent, told_from_ms, now_ms)
+        return self._on_reset(reply, now_ms) if reply.is_reset else self._take(reply, sent, told_from_ms, now_ms)
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
         """A heartbeat was not answered: its time is over, or the connection ended."""
@@ -382,6 +382,11 @@ class Member:
         self.why, self.failures = why, failures
         self.lost_ms, self.lost_why = now_ms, why
         return [lost]
+
+    def _on_reset(self, reply: GroupHeartbeatReply, now_ms: int) -> list[Effect]:
+        """It owned what it did not fetch (rule 6): nothing is worked on any more, and others may have it."""
+        farewell = self._farewell(now_ms, is_stuck=False)
+        return [*self._lose(reply.why, now_ms), farewell]
 
     def _on_refusal(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
         code = getattr(error, "errno", ErrorCode.UNKNOWN)

@@ -103,6 +103,9 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):
     """``assignment``: what the member may own now, all of it; None: as it was.
 
+    ``is_reset``: it has owned something for long and not fetched it, ``why`` says what. It loses all that it owns at
+    once, leaves, and joins again under another name. One that does not leave within its session is put out.
+
     UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH: it is out; what it owned is lost to it, it may join with a new name.
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
     """
@@ -112,6 +115,7 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     assignment: list[TopicPartitions] | None = None
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
+    is_reset: bool = False
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):
@@ -197,7 +201,8 @@ class DescribeGroupsRequest(Request, frozen=True, kw_only=True, tag="describe_gr
 
 
 class MemberDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``state``: "stable", "revoking" (has to give back), "waiting" (for what others have to give back), "away".
+    """``state``: "stable", "revoking" (has to give back), "waiting" (for what others have to give back), "away",
+    "reset" (was told to leave and join anew).
 
     ``stalled``: what it owns and does not fetch, as it says itself, or does not say; for ``stalled_ms`` at most.
     ``fetching_ms_ago``: when it said last that it fetches all that it owns; -1: not since its coordinator knows it.

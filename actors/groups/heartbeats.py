@@ -21,7 +21,7 @@ from .members import NEVER_MS, Member, Parked, Refused
 from .offsets import named
 from .state import Groups
 from .unknown import unknown
-from .watchdog import WAIT_SHARE, Reset, Watchdog
+from .watchdog import WAIT_SHARE, Watchdog
 
 
 class Heartbeats:
@@ -65,7 +65,8 @@ class Heartbeats:
         if request.member_epoch == said.LEAVING_FOR_A_WHILE:
             return self._on_leaving_for_a_while(group, member, request, caller, now_ms)
         why = "left: its application did not poll within max_poll_interval_ms" if request.is_stuck else "left"
-        effects = self._groups.put_out(group, member, f"{member.described()} {why}", now_ms, wall_ms)
+        why = member.reset_why or f"{member.described()} {why}"
+        effects = self._groups.put_out(group, member, why, now_ms, wall_ms)
         reply = said.GroupHeartbeatReply(id=request.id, member_epoch=request.member_epoch, group_epoch=group.epoch)
         return effects + self._groups.surviving.reply(caller.ticket, reply, group.written)
 
@@ -85,13 +86,15 @@ class Heartbeats:
             return self._groups.refuse(request, caller, Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group)
         member.heard(now_ms)
         member.has_spoken = True
-        if (reset := self._watchdog.on_heartbeat(group, member, request, now_ms)) is not None:
-            return self._reset(group, member, reset, request, caller, now_ms, wall_ms)
-        effects: list[Effect] = []
+        effects = self._watchdog.on_heartbeat(group, member, request, now_ms)
+        if member.reset_why and now_ms - member.reset_ms >= member.session_timeout_ms:
+            why = f"{member.reset_why}; it was told, and did not leave"
+            effects += self._groups.put_out(group, member, why, now_ms, wall_ms)
+            return effects + self._groups.refuse(request, caller, _unknown(request, group, now_ms), group)
         if request.owned is not None or request.topics is not None or request.assignors:
             if refused := self._take_words(group, member, request, now_ms):
                 return self._groups.refuse(request, caller, refused)
-            effects = self._groups.settle(group)
+            effects += self._groups.settle(group)
         if member.parked is not None:
             effects += self._groups.tell_parked(group, member)  # nobody listens there any more
         if request.max_wait_ms <= 0 or member.has_news(epoch):
@@ -100,20 +103,6 @@ class Heartbeats:
         member.parked = Parked(caller.ticket, request.id, epoch, now_ms + wait_ms)
         self._groups.look_later(group, member)
         return effects
-
-    def _reset(
-        self,
-        group: Group,
-        member: Member,
-        reset: Reset,
-        request: said.GroupHeartbeatRequest,
-        caller: Caller,
-        now_ms: int,
-        wall_ms: int,
-    ) -> list[Effect]:
-        """Put out a member that does not fetch what it owns. It hears of it at once, and joins again."""
-        effects = [reset.notice, *self._groups.put_out(group, member, reset.why, now_ms, wall_ms)]
-        return effects + self._groups.refuse(request, caller, group.gone[member.member_id].refused(now_ms), group)
 
     def _take_words(
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int

@@ -81,6 +81,8 @@ class Member:
         "parked",
         "pattern",
         "rebalance_timeout_ms",
+        "reset_ms",
+        "reset_why",
         "seen_ms",
         "session_timeout_ms",
         "stalled",
@@ -130,6 +132,8 @@ class Member:
         self.beat_ms = now_ms  # when its last heartbeat came, whatever was waited for since
         self.fetching_ms = -1  # when it said last that it fetches all that it owns; -1: it has not
         self.stalled: dict[GroupPartition, Stall] = {}  # within what it held when it beat last
+        self.reset_why = ""  # it is told to leave and to join anew, and this is why; "": it is not
+        self.reset_ms = 0  # since when
 
     @property
     def rank(self) -> str:
@@ -143,6 +147,8 @@ class Member:
 
     @property
     def state(self) -> str:
+        if self.reset_why:
+            return "reset"
         return "revoking" if self.asked else "stable" if self.is_complete else "waiting"
 
     @property
@@ -161,7 +167,8 @@ class Member:
 
     def has_news(self, known_epoch: int) -> bool:
         """Something to say to the member that knows this epoch."""
-        return known_epoch != self.epoch or (not self.told_complete and self.is_complete)
+        is_completed = not self.told_complete and self.is_complete
+        return known_epoch != self.epoch or is_completed or bool(self.reset_why)
 
     def given(self) -> list[GroupPartition]:
         """What it may own: all that it holds and has not been asked for. Sorted."""

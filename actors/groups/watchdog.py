@@ -2,8 +2,9 @@
 
 The problem: a client whose fetching has come to a stop (it has forgotten a partition, asks a broker that does not lead
 any more, waits for an answer that never comes) beats on, and nobody reads what it owns. Its heartbeats cannot be
-believed for that: so they carry *evidence*, which comes from where answers to fetches arrive. A false reset is worse
-than a late one. Rules of this file:
+believed for that: so they carry *evidence*, which comes from where answers to fetches arrive. Who gives none for too
+long is *reset*: told to lose what it owns, to leave, and to join anew. A false reset is worse than a late one. Rules of
+this file:
 
 1. Evidence is positive: ``is_fetching`` is said, by whoever can show it. Who does not say so does not fetch.
 2. A stall is one partition's, and begins when it is heard of first: what was just given, or was all right a moment ago,
@@ -16,16 +17,18 @@ than a late one. Rules of this file:
    nobody out: its members cannot learn where to begin either.
 6. A reset that did not help is not repeated as soon: each makes the group's next one wait twice as long, up to
    ``1 << DOUBLINGS_MAX`` times; when so long twice over nobody was reset, all that is forgotten.
-7. Nothing of this is written: with another coordinator the time begins anew.
+7. A reset takes nothing away: one owner at any time holds. What was owned goes to others when the member has left; one
+   that does not within its session, and beats on, is put out. If it fetches again before, it may stay.
+8. Nothing of this is written: with another coordinator the time begins anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from ...transport import group_messages as said
-from .events import GroupPartition, Notice
+from .events import Effect, GroupPartition, Notice
 from .group import Group
 from .members import Member, Stall
 from .offsets import named
@@ -37,13 +40,6 @@ DOUBLINGS_MAX = 5
 LeaderEpochOf: TypeAlias = Callable[[GroupPartition, int], int]  # (partition, now_ms) → leader epoch; -1: none for sure
 
 
-class Reset(NamedTuple):
-    """A member must be put out: why, for itself and whoever owns its partitions next, and for the log."""
-
-    why: str
-    notice: Notice
-
-
 class Watchdog:
     """See the top of the file. What it moves of members and groups nobody else does."""
 
@@ -53,18 +49,18 @@ class Watchdog:
 
     def on_heartbeat(
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int
-    ) -> Reset | None:
-        """Take what a member says of its fetching. Perhaps it must go."""
+    ) -> list[Effect]:
+        """Take what a member says of its fetching. Perhaps it is to be reset from now on: ``reset_why``."""
         since_ms, member.beat_ms = member.beat_ms, now_ms
         if request.is_fetching:
             member.fetching_ms = now_ms
-            if member.stalled:
-                member.stalled = {}
-            return None
+            if member.stalled or member.reset_why:
+                member.stalled, member.reset_why = {}, ""
+            return []
         names = named(request.stalled, self._groups.topics) if request.stalled else list(member.holds)
         counted_ms = min(now_ms - since_ms, member.session_timeout_ms // WAIT_SHARE)
         member.stalled = self._stalls(member, names, counted_ms, now_ms)
-        return self._judge(group, member, now_ms)
+        return [] if member.reset_why else self._judge(group, member, now_ms)
 
     def _stalls(
         self, member: Member, names: Iterable[GroupPartition], counted_ms: int, now_ms: int
@@ -78,17 +74,18 @@ class Watchdog:
             stalls[partition] = Stall(before.for_ms + counted_ms if goes_on and before is not None else 0, epoch)
         return stalls
 
-    def _judge(self, group: Group, member: Member, now_ms: int) -> Reset | None:
+    def _judge(self, group: Group, member: Member, now_ms: int) -> list[Effect]:
         surviving, stalls = self._groups.surviving, member.stalled
         if not stalls or not self._groups.settings.group_fetch_stall_ms or surviving.is_refused:
-            return None
+            return []
         patience_ms = self._patience_ms(group, member, now_ms)
         partition, stall = longest(stalls)
         if stall.for_ms < patience_ms or now_ms - surviving.able_ms < patience_ms:
-            return None
-        group.resets, group.reset_ms = group.resets + 1, now_ms
+            return []
+        group.resets += 1
+        group.reset_ms = member.reset_ms = now_ms
         beside = f" (and {len(stalls) - 1} more)" if len(stalls) > 1 else ""
-        why = (
+        member.reset_why = (
             f"{member.described()} was reset: it owned {partition}{beside} and did not fetch it for"
             f" {stall.for_ms:,} ms, though it was led"
         )
@@ -100,7 +97,7 @@ class Watchdog:
             "owned": len(member.holds),
             "ms": stall.for_ms,
         }
-        return Reset(why, Notice("group.member_reset", values))
+        return [Notice("group.member_reset", values)]
 
     def _patience_ms(self, group: Group, member: Member, now_ms: int) -> int:
         """Return how long a partition may be stalled (rule 6)."""

@@ -579,12 +579,26 @@ def test_a_member_that_nobody_vouches_for_says_nothing():
     assert (heartbeat.request.is_fetching, heartbeat.request.stalled) == (False, [])
 
 
-def test_one_that_was_reset_joins_at_once_and_remembers_why_when_it_has():
+def test_one_that_was_reset_loses_everything_leaves_joins_anew_and_remembers_why():
     member, heartbeat = joined(A)
     why = "member-1 was reset: it owned t-0 and did not fetch it for 30,000 ms, though it was led"
+    told = GroupHeartbeatReply(member_epoch=1, group_epoch=1, is_reset=True, why=why)
 
-    (lost,) = member.on_answer(heartbeat.number, refusing(ErrorCode.UNKNOWN_MEMBER_ID, why), 500)
-    member.on_answer(sent(member, 500).number, granting(A, why="member-2 joined"), 510)
+    lost, farewell = member.on_answer(heartbeat.number, told, 500)
+    joining = sent(member, 500)
+    member.on_answer(farewell.number, GroupHeartbeatReply(member_epoch=-1, group_epoch=2), 505)
+    member.on_answer(joining.number, granting(A, epoch=3, why="member-2 joined"), 510)
 
-    assert (lost.partitions, why in lost.why) == ({A: "id"}, True)
-    assert (member.why, member.lost_ms, why in member.lost_why) == ("member-2 joined", 500, True)
+    assert lost == Lose("member-1", 1, {A: "id"}, why)
+    assert (farewell.request.member_id, farewell.request.member_epoch) == ("member-1", -1)
+    assert (joining.request.member_id, joining.request.member_epoch) == ("member-2", 0)
+    assert (member.phase, list(member.owned)) == (Phase.JOINED, [A])
+    assert (member.why, member.lost_ms, member.lost_why) == ("member-2 joined", 500, why)
+
+
+def test_a_static_one_that_was_reset_leaves_for_a_while():
+    member, heartbeat = joined(A, instance_id="rack-7")
+
+    _, farewell = member.on_answer(heartbeat.number, GroupHeartbeatReply(member_epoch=1, is_reset=True), 500)
+
+    assert farewell.request.member_epoch == -2

@@ -32,6 +32,7 @@ class Client:
         self.assigned = set()  # what it was told that it may own
         self.owned = set()  # what it works on: within assigned, and what it has not given back yet
         self.asked = None  # ticket of the heartbeat under way
+        self.is_reset = False  # it was told so
 
     def hear(self, reply):
         self.asked = None
@@ -41,6 +42,7 @@ class Client:
         if reply.error:
             return  # e.g. the coordinator has changed: it asks again
         assert reply.member_epoch >= self.epoch, "a member's epoch went back"
+        self.is_reset = reply.is_reset
         if reply.assignment is None:
             assert reply.member_epoch == self.epoch
             return
@@ -124,13 +126,17 @@ class Groups(RuleBasedStateMachine):
     @precondition(lambda self: any(client.epoch for client in self.live()))
     @rule(data=st.data(), seconds=st.integers(1, 13))
     def beat_without_fetching(self, data, seconds):
-        """For so long that it is reset, perhaps: it hears of that, or that has not survived yet."""
+        """For so long that it is reset, perhaps."""
         client = data.draw(st.sampled_from([one for one in self.live() if one.epoch]))
         self.idle.add(client.name)
         for _ in range(seconds):
             self.desk.pass_time(1_000)
             if client.is_in:
                 self.say(client, is_fetching=False)
+            if client.is_reset:  # it loses everything at once, and leaves
+                client.is_in = False
+                self.desk.send(beat(client.name, said.LEAVING))
+                break
             self.hear_all()
             self.some_were_silent()
 
