@@ -48,6 +48,13 @@ class Stall(NamedTuple):
     leader_epoch: int  # in which it was led meanwhile; -1: it was not, for sure
 
 
+class Resets(NamedTuple):
+    """How often a client was reset in a row, and when last."""
+
+    times: int
+    at_ms: int
+
+
 class Held:
     """A reply that waits for records to survive."""
 

@@ -15,8 +15,9 @@ this file:
    has confirmed lately (``leaders``). Without a leader, or with a new one, it is not the member's fault.
 5. What has to be given back is not looked at: that has a deadline of its own. And a coordinator that cannot write puts
    nobody out: its members cannot learn where to begin either.
-6. A reset that did not help is not repeated as soon: each makes the group's next one wait twice as long, up to
-   ``1 << DOUBLINGS_MAX`` times; when so long twice over nobody was reset, all that is forgotten.
+6. A reset that did not help is not repeated as soon: each makes the next one of that client wait twice as long, up to
+   ``1 << DOUBLINGS_MAX`` times; when it was not reset for twice that long, all that is forgotten. A client is known by
+   its instance id, or by what it calls itself, and its host: members come back under other names.
 7. A reset takes nothing away: one owner at any time holds. What was owned goes to others when the member has left; one
    that does not within its session, and beats on, is put out. If it fetches again before, it may stay.
 8. Nothing of this is written: with another coordinator the time begins anew.
@@ -30,12 +31,13 @@ from typing import TypeAlias
 from ...transport import group_messages as said
 from .events import Effect, GroupPartition, Notice
 from .group import Group
-from .members import Member, Stall
+from .members import Member, Resets, Stall
 from .offsets import named
 from .state import Groups
 
 WAIT_SHARE = 3  # a heartbeat is parked for at most this part of the session
 DOUBLINGS_MAX = 5
+CLIENTS_MAX = 64  # of one group whose resets are remembered, the last ones
 
 LeaderEpochOf: TypeAlias = Callable[[GroupPartition, int], int]  # (partition, now_ms) → leader epoch; -1: none for sure
 
@@ -82,8 +84,8 @@ class Watchdog:
         partition, stall = longest(stalls)
         if stall.for_ms < patience_ms or now_ms - surviving.able_ms < patience_ms:
             return []
-        group.resets += 1
-        group.reset_ms = member.reset_ms = now_ms
+        self._count(group, member, now_ms)
+        member.reset_ms = now_ms
         beside = f" (and {len(stalls) - 1} more)" if len(stalls) > 1 else ""
         member.reset_why = (
             f"{member.described()} was reset: it owned {partition}{beside} and did not fetch it for"
@@ -92,7 +94,7 @@ class Watchdog:
         values = {
             "group": group.group_id,
             "member": member.described(),
-            "partition": partition,
+            "partition": str(partition),
             "stalled": len(stalls),
             "owned": len(member.holds),
             "ms": stall.for_ms,
@@ -102,11 +104,24 @@ class Watchdog:
     def _patience_ms(self, group: Group, member: Member, now_ms: int) -> int:
         """Return how long a partition may be stalled (rule 6)."""
         usual_ms = max(self._groups.settings.group_fetch_stall_ms, member.session_timeout_ms)
-        patience_ms = usual_ms << min(group.resets, DOUBLINGS_MAX)
-        if group.resets and now_ms - group.reset_ms > 2 * patience_ms:
-            group.resets = 0
+        before = group.resets.get(_client(member))
+        if before is None:
+            return usual_ms
+        patience_ms = usual_ms << min(before.times, DOUBLINGS_MAX)
+        if now_ms - before.at_ms > 2 * patience_ms:
+            del group.resets[_client(member)]
             return usual_ms
         return patience_ms
+
+    def _count(self, group: Group, member: Member, now_ms: int) -> None:
+        before = group.resets.pop(_client(member), None)
+        group.resets[_client(member)] = Resets(before.times + 1 if before is not None else 1, now_ms)
+        while len(group.resets) > CLIENTS_MAX:
+            del group.resets[next(iter(group.resets))]
+
+
+def _client(member: Member) -> tuple[str, str]:
+    return (member.instance_id, "") if member.instance_id else (member.client_id, member.host)
 
 
 def longest(stalls: Mapping[GroupPartition, Stall]) -> tuple[GroupPartition, Stall]:

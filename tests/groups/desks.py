@@ -103,9 +103,9 @@ class Desk:
         self.take(self.rules.on_request(request, caller, self.now_ms, self.wall_ms))
         return self.tickets
 
-    def ask(self, request):
+    def ask(self, request, **caller):
         """Return the reply, which comes at once."""
-        return self.replies[self.send(request)]
+        return self.replies[self.send(request, **caller)]
 
     def heartbeat(self, member_id, epoch, *, group="billing", **more):
         return self.ask(beat(member_id, epoch, group=group, **more))

@@ -6,7 +6,7 @@ from callboard.actors.groups.events import GroupSettings
 from callboard.errors import ErrorCode
 from callboard.transport import group_messages as said
 
-from .desks import Desk, numbers
+from .desks import Desk, beat, numbers
 
 STALL_MS = 30_000
 BEAT_MS = 1_000
@@ -256,6 +256,18 @@ def test_resets_that_do_not_help_become_rarer_and_one_that_did_is_forgotten():
     live(desk, 2 * 33 * STALL_MS, name="last")
     began_ms = desk.now_ms
     live(desk, 60 * STALL_MS, name="last", stalled=[2])
+    assert (desk.now_ms - began_ms) // STALL_MS == 1
+
+
+def test_other_clients_of_the_group_have_the_usual_time():
+    desk = one_member()
+    live(desk, 2 * STALL_MS, stalled=[2])
+    desk.heartbeat("one", said.LEAVING)
+
+    desk.ask(beat("two", said.JOINING, topics=["orders"], assignors=["sticky"]), client_id="another")
+    began_ms = desk.now_ms
+    assert live(desk, 4 * STALL_MS, name="two", stalled=[2]).is_reset
+
     assert (desk.now_ms - began_ms) // STALL_MS == 1
 
 
