@@ -270,7 +270,13 @@ def _forgets_a_partition_once(send: Any) -> Any:
 
 
 UNWATCHED = replace(
-    PROFILES["groups"], name="unwatched", settings={**PROFILES["groups"].settings, "group_fetch_stall_ms": 0}
+    PROFILES["groups"],
+    name="unwatched",
+    kinds={},  # nothing else need go wrong
+    members=2,
+    members_beside=0,
+    safety_ms=1_500.0,
+    settings={**PROFILES["groups"].settings, "group_fetch_stall_ms": 0},
 )
 WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
 DEPOSED = replace(PROFILES["groups"], name="deposed", kinds={"estrange": 3.0, "pause": 1.0}, safety_ms=5_000.0)
@@ -433,6 +439,5 @@ plant(
     "a member owns a partition, lives, and fetches it no more; without the watchdog that would be for ever",
     ("client.group:GroupSide._send_heartbeat", _forgets_a_partition_once),
     profile=UNWATCHED,
-    first_seed=2,
     finds=frozenset({"stuck"}),
 )
