@@ -14,7 +14,7 @@ Rules of this file:
 3. An idle fetch waits at the broker, and is answered the moment there is something: at first ``WAIT_MS_MIN``, then as
    long as nothing has come from that broker, ``wait_ms`` at most. So whoever is idle costs next to nothing, and whoever
    reads what is written just now notices soon that nothing comes (rule 6). What ``fetch_min_bytes`` asks for is waited
-   for as long as the application says.
+   for as long as the application says. After a failure the wait is short once: only an answer shows that it is over.
 4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic
    begins a new ``generation`` or a new request, and what comes for the old one is dropped. The answer to a guess
    counts only if it joins on to what is there; if not, or if it is an error, what comes next is asked for exactly, and
@@ -437,6 +437,8 @@ class Fetcher:
                 )
             )
         wait_ms = self._wait_ms(broker, now_ms)
+        if any(state.failures for state, _ in wanted):
+            wait_ms = min(wait_ms, WAIT_MS_MIN)
         late_ms = now_ms + wait_ms + SLOW_ANSWER_MS
         states = tuple(state for state, _ in wanted)
         for state in states:

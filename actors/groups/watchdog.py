@@ -13,8 +13,8 @@ this file:
    may be apart. A paused client, coordinator or host, or a cut link, adds next to nothing.
 4. Only time counts in which the partition was led, in one and the same leader epoch, as a picture says that the store
    has confirmed lately (``leaders``). Without a leader, or with a new one, it is not the member's fault.
-5. What has to be given back is not looked at: that has a deadline of its own. And a coordinator that cannot write puts
-   nobody out: its members cannot learn where to begin either.
+5. What has to be given back is not looked at: that has a deadline of its own. And a coordinator whose appends fail, or
+   take long, resets nobody: its members cannot learn where to begin either.
 6. A reset that did not help is not repeated as soon: each makes the next one of that client wait twice as long, up to
    ``1 << DOUBLINGS_MAX`` times; when it was not reset for twice that long, all that is forgotten. A client is known by
    its instance id, or by what it calls itself, and its host: members come back under other names.
@@ -77,12 +77,12 @@ class Watchdog:
         return stalls
 
     def _judge(self, group: Group, member: Member, now_ms: int) -> list[Effect]:
-        surviving, stalls = self._groups.surviving, member.stalled
-        if not stalls or not self._groups.settings.group_fetch_stall_ms or surviving.is_refused:
+        stalls = member.stalled
+        if not stalls or not self._groups.settings.group_fetch_stall_ms:
             return []
         patience_ms = self._patience_ms(group, member, now_ms)
         partition, stall = longest(stalls)
-        if stall.for_ms < patience_ms or now_ms - surviving.able_ms < patience_ms:
+        if min(stall.for_ms, now_ms - self._groups.surviving.able_since_ms(now_ms)) < patience_ms:
             return []
         self._count(group, member, now_ms)
         member.reset_ms = now_ms

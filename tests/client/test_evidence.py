@@ -7,7 +7,7 @@ from test_fetcher import EPOCH, SETTINGS, A, AView, B, a_fetcher, data, fetch, r
 
 from callboard.client.evidence import Evidence
 from callboard.client.fetch_state import Credit
-from callboard.client.fetcher import GRACE_MS, Deliver
+from callboard.client.fetcher import GRACE_MS, WAIT_MS_MIN, Deliver
 from callboard.client.group import Granted
 from callboard.client.inbox import Inbox
 from callboard.client.metadata import PartitionLeader
@@ -85,6 +85,24 @@ def test_asking_in_vain_again_and_again_is_no_fetching():
         now += 1_000
 
     assert rig.stalled(now) == [A]
+
+
+def test_an_idle_partition_that_is_led_by_another_one_now_is_fetched_soon():
+    """Its fetch could wait at the new leader for as long as a stall is borne with, unanswered."""
+    rig = Rig(settings=SETTINGS._replace(wait_ms=30_000))
+    now = 100_000  # since when that broker is quiet
+    rig.fetcher._fed_ms[1] = 0
+    reply(rig.fetcher, fetch(rig.fetcher, now=now), error=ErrorCode.NOT_LEADER_FOR_PARTITION, now=now)
+    now += 100
+    request = fetch(rig.fetcher, now=now)
+    now += request.wait_ms
+    rig.fetcher.on_reply(request.request_id, [], {}, None, now)
+
+    assert request.wait_ms == WAIT_MS_MIN
+    assert rig.stalled(now) == []
+    again = fetch(rig.fetcher, now=now)
+    assert again.wait_ms == 30_000
+    assert rig.stalled(now + again.wait_ms) == []
 
 
 def test_a_broker_that_says_for_ever_that_it_does_not_lead_feeds_nobody():

@@ -314,6 +314,21 @@ def test_a_coordinator_that_cannot_write_puts_nobody_out():
     assert live(desk, 3 * BEAT_MS, stalled=[2]).is_reset
 
 
+def test_a_coordinator_whose_appends_take_long_resets_nobody():
+    desk = one_member()
+    live(desk, STALL_MS - 2 * BEAT_MS, stalled=[2])
+    desk.survives = False
+    desk.send(said.OffsetFetchRequest(group_id="billing"))
+    desk.rules.on_sent(desk.under_way[-1].number, desk.now_ms)
+
+    assert not live(desk, 5_000, stalled=[2]).is_reset
+
+    desk.survives = True
+    desk.write()
+    assert not live(desk, STALL_MS - BEAT_MS, stalled=[2]).is_reset
+    assert live(desk, 3 * BEAT_MS, stalled=[2]).is_reset
+
+
 def test_a_heartbeat_that_waits_is_answered_when_its_member_is_reset():
     desk = one_member()
     for _ in range(29):
