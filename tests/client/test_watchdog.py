@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from group_members import T0, T1, Recorder, poll_until
+from group_members import T0, T1, T2, Recorder, poll_until
 from test_consumer import fill, read
 
-SESSION_MS = 1_500  # at least so long a stall is borne with
+from callboard.transport.group_messages import GroupHeartbeatRequest
+
+SESSION_MS = 6_000  # at least so long a stall is borne with
 
 
 @pytest.fixture
@@ -28,14 +30,28 @@ def forget(consumer, key):
     consumer._io.post(consumer._fetching.fetcher.states.pop, key)
 
 
+def beats(cluster):
+    return [request for request in cluster.requests_of(GroupHeartbeatRequest) if request.member_epoch > 0]
+
+
+def beat(cluster, consumer, times=1):
+    """Poll for some heartbeats, with a third of a session between them for the coordinator."""
+    for _ in range(times):
+        before = len(beats(cluster))
+        cluster.call(cluster.groups.time_passes, SESSION_MS // 3)
+        poll_until(lambda before=before: len(beats(cluster)) > before, consumer)
+
+
 def test_a_consumer_that_forgets_a_partition_reads_it_again_by_itself_and_says_why(watched, member):
     watched.create("t", 2)
     listener = Recorder()
     consumer = member(session_timeout_ms=SESSION_MS, group_instance_id="rack-7")
     consumer.subscribe("t", listener=listener)
     consumer.poll(0)
+    beat(watched, consumer)
 
     forget(consumer, T1)
+    beat(watched, consumer, times=5)
     fill(watched, 10, partition=1)
 
     assert read(consumer, 10) == list(range(10))
@@ -55,17 +71,16 @@ def test_health_says_so_before_the_coordinator_acts(cluster, member):
     poll_until(lambda: "t-1: nobody fetches it" in consumer.health().trouble, consumer)
 
 
-def test_who_does_not_poll_pauses_or_waits_for_records_is_not_reset(watched, member):
+def test_a_consumer_that_is_not_polled_is_paused_or_waits_for_records_says_that_it_fetches(watched, member):
     watched.create("t", 3)
     fill(watched, 500, partition=2)
-    consumer = member("t", session_timeout_ms=SESSION_MS, heartbeat_interval_ms=300, max_partition_fetch_bytes=1_000)
+    consumer = member("t", session_timeout_ms=SESSION_MS, heartbeat_interval_ms=20, max_partition_fetch_bytes=1_000)
     consumer.poll(0)
     consumer.pause(T1)
-    before = consumer.group_metadata().member_id
+    fetching = consumer._fetching.fetcher
+    poll_until(lambda: fetching.states[T2].credit.buffered > 1_000)
 
-    beats = consumer._fetching.group.member
-    begun = beats._last_number
-    poll_until(lambda: beats._last_number > begun + 8)  # nobody polls meanwhile: longer than a stall is borne with
+    before = len(beats(watched))
+    poll_until(lambda: len(beats(watched)) > before + 5)
 
-    assert consumer.group_metadata().member_id == before
-    assert consumer.explain().lost_ms == -1
+    assert all(request.is_fetching for request in beats(watched)[before + 1 :])
