@@ -6,7 +6,8 @@ a member (``actors/groups/watchdog.py``); but it must be told by somebody who do
 membership says what is *owned*, and of each of these partitions something is demanded from those who should know:
 
 1. the fetcher knows it, and somebody reads what comes of it: a reader of that position, or it lies there to be read;
-2. and a fetch of it was answered, and what was asked since is not late (``FetchState.fed_until_ms``);
+2. and a fetch of it was answered, and what was asked since is not late (``FetchState.fed_until_ms``); a broker that
+   refuses for what ails itself has answered, one that says that it does not lead, has not;
 3. or nothing is wanted of it now: it is paused, the application was told of an error and has to do something, or as
    much as may be is fetched and not consumed. Whether that is so is looked up where the records lie: a buffer that
    counts as full, and holds nothing, would never be fetched into again.

@@ -33,6 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ..errors import (
+    BrokerResponseError,
     CallboardError,
     ErrorCode,
     LogTruncationError,
@@ -307,6 +308,7 @@ class Fetcher:
             if error is not None:
                 state.flights.clear()
                 self._back_off(state, now_ms, is_soon_over=True)
+                _note_refusal(state, error, now_ms)
             elif entry is None:  # nothing new there while the broker waited: that is no failure
                 state.flights, state.failures = [], 0
                 state.fed_until_ms = now_ms + GRACE_MS
@@ -510,6 +512,7 @@ class Fetcher:
             return self._tell(state, error)
         is_stale = is_metadata_stale(error.errno)
         self._back_off(state, now_ms, is_soon_over=is_stale)
+        _note_refusal(state, error, now_ms)
         hint = [Hint(entry.topic_id, entry.partition, entry.leader, entry.leader_epoch)] if entry.leader >= 0 else []
         return [*hint, Refresh(f"{state.key}: {error.errno.name}")] if is_stale else []
 
@@ -556,3 +559,10 @@ class Fetcher:
         first = self.settings.retry_backoff_ms
         pause = (min(first, ELECTION_BACKOFF_MS) if is_soon_over else first) << min(state.failures - 1, 20)
         state.retry_at_ms = now_ms + min(self.settings.retry_backoff_max_ms, pause)
+
+
+def _note_refusal(state: FetchState, error: CallboardError, now_ms: int) -> None:
+    """A broker that has too much to do, say, has answered: asking another one, or anew, would not help."""
+    is_brokers_own = isinstance(error, BrokerResponseError) and not is_metadata_stale(error.errno)
+    if is_brokers_own and error.retriable:
+        state.fed_until_ms = max(state.fed_until_ms, now_ms + GRACE_MS)

@@ -60,7 +60,11 @@ def describe_health(
         elif state is not None and state.failures:
             trouble.append(f"{key}: {state.failures} fetches in a row failed")
         elif key in stalled:
-            trouble.append(f"{key}: nobody fetches it" if state is None else f"{key}: its fetch is not answered")
+            trouble.append(
+                f"{key}: nobody fetches it"
+                if state is None
+                else f"{key}: its fetches are not answered, or reach nobody"
+            )
     behind = {
         str(key): reader.high_watermark - reader.position
         for key, reader in readers.items()

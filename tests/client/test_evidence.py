@@ -13,7 +13,7 @@ from callboard.client.inbox import Inbox
 from callboard.client.metadata import PartitionLeader
 from callboard.client.patience import SLOW_ANSWER_MS
 from callboard.client.reading import Decoding
-from callboard.errors import ConnectionLostError, ErrorCode
+from callboard.errors import ConnectionLostError, ErrorCode, OverloadedError
 from callboard.transport.messages import EARLIEST_TIMESTAMP
 
 LATE_MS = SETTINGS.wait_ms + SLOW_ANSWER_MS  # when the answer to a fetch that was sent at 0 is late
@@ -85,6 +85,20 @@ def test_asking_in_vain_again_and_again_is_no_fetching():
         now += 1_000
 
     assert rig.stalled(now) == [A]
+
+
+@pytest.mark.parametrize("is_of_all", [True, False])
+def test_a_broker_that_has_too_much_to_do_is_not_the_members_fault(is_of_all):
+    rig, now = Rig(), 0
+    for _ in range(40):
+        for effect in rig.fetcher.drain(now):
+            if is_of_all:
+                rig.fetcher.on_reply(effect.request_id, [], {}, OverloadedError("too much"), now)
+            else:
+                reply(rig.fetcher, effect, error=ErrorCode.OVERLOADED, now=now)
+        now += 1_000
+
+    assert rig.stalled(now) == []
 
 
 def test_an_idle_partition_that_is_led_by_another_one_now_is_fetched_soon():
