@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..errors import CallboardError
+from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, TopicPartition
 from .fetch_state import Credit
 from .fetcher import Deliver, TellError, TellPosition, TellTruncated, TellWatermarks
@@ -170,7 +170,7 @@ class Inbox:
         """
         found: dict[TopicPartition, list[AnyRecord]] = {}
         for key, reader in list(self.ready.items()):
-            if reader.is_paused:
+            if reader.is_held:
                 continue
             try:
                 records, freed = reader.take(limit, self._decoding)
@@ -193,7 +193,7 @@ class Inbox:
         """Return batches until ``limit`` records are reached; None: there are none."""
         found: dict[TopicPartition, list[RecordColumns]] = {}
         for key, reader in list(self.ready.items()):
-            if reader.is_paused:
+            if reader.is_held:
                 continue
             while limit > 0 and (reader.chunks or reader.chunk is not None):
                 columns, freed = reader.take_columns(self._decoding)
@@ -211,7 +211,7 @@ class Inbox:
             SerializationError, CorruptRecordError: its next record cannot be handed out.
         """
         for key, reader in list(self.ready.items()):
-            if reader.is_paused:
+            if reader.is_held:
                 continue
             del self.ready[key]
             self.give_back(reader.prepare(self._decoding), reader)
@@ -220,8 +220,19 @@ class Inbox:
             if reader.at < len(reader.records):
                 return reader
             if reader.bad is not None:
-                raise reader.bad
+                raise reader.bad.with_traceback(None)  # it may be raised often
         return None
+
+    def pass_over(self, reader: PartitionReader, error: SerializationError) -> None:
+        """What could not be read has been dealt with: go on behind it, if it is the next one still; after the others'
+        turn."""
+        if not reader.pass_over(error):
+            return
+        if reader.is_used_up:
+            self.give_back(reader.release(), reader)
+        self.ready.pop(reader.key, None)
+        if reader.has_data:
+            self.ready[reader.key] = reader
 
     def give_back(self, freed: int, reader: PartitionReader | None = None) -> None:
         """So many bytes of fetched data are used up: the I/O thread may fetch as many."""
