@@ -111,6 +111,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True, omit_defaults=True):
     offset_metadata_bytes_max: Annotated[int, Meta(ge=0, le=MIB)] = 4_096  # of one committed offset, as UTF-8
     group_session_timeout_ms_min: Milliseconds = 1_000
     group_session_timeout_ms_max: Milliseconds = 1_800_000
+    group_fetch_stall_ms: Annotated[int, Meta(ge=0)] = 30_000  # owned, led and not fetched so long: reset; 0: never
     group_members_max: Positive = 1_000
     groups_max: Positive = 10_000  # of one partition of __consumer_offsets
 

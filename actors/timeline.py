@@ -40,6 +40,7 @@ NOTABLE = frozenset(
         "election",
         "experiment",
         "follower",
+        "group",
         "host",
         "isr",
         "leader",

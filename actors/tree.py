@@ -42,6 +42,7 @@ from .broker import Broker
 from .controller.controller import Controller
 from .doors import Doors
 from .groups.hosting import GroupHosting
+from .groups.leaders import Leaders
 from .groups.proof import Proofs
 from .inspect import Inspection
 from .logdirs import LogDirectories
@@ -126,6 +127,7 @@ def broker_branch(options: ProcessOptions, context: Context) -> ChildSpec:
                 numbers=questions,
                 retention_clock=retention_clock,
                 proofs=Proofs(),
+                leaders=Leaders(),
             ),
         ),
         ChildSpec(name="peers", start=_router(options, doors, inspection, directories, "peers")),

@@ -94,12 +94,19 @@ def _member(member: MemberDescription) -> tuple[object, ...]:
         member.instance_id,
         member.client_id,
         member.host,
-        member.state,
+        _state(member),
         member.member_epoch,
         f"{human.duration(member.heartbeat_ms_ago)} ago" if member.heartbeat_ms_ago >= 0 else "",
         owns or "nothing",
         "" if target == owns else target or "nothing",
     )
+
+
+def _state(member: MemberDescription) -> str:
+    """Its state, and what it does not fetch, if that is so for longer than a moment."""
+    if not member.stalled_ms:
+        return member.state
+    return f"{member.state}, {partitions_text(member.stalled)} not fetched for {human.duration(member.stalled_ms)}"
 
 
 @click.command(cls=Command, short_help="Show how far groups are behind, partition by partition.")

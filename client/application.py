@@ -109,6 +109,12 @@ class Application:
     def is_waiting(self) -> bool:
         return self._inside > 0
 
+    def has_reader(self, key: TopicPartition, generation: int) -> bool:
+        return self._inbox.has_reader(key, generation)
+
+    def holds(self, key: TopicPartition | None, generation: int) -> bool:
+        return self._inbox.holds(key, generation)
+
     def on_change(self, change: Change) -> None:
         self.changes.append(change)
         self._woken()

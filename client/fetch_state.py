@@ -9,6 +9,8 @@ from ..model import TopicPartition
 from .lookahead import Lookahead
 from .metadata import PartitionLeader
 
+NEVER_FED_MS = -(1 << 62)
+
 
 class Credit:
     """Bytes that have been fetched and not yet consumed. Two threads, one number each: no lock.
@@ -43,12 +45,14 @@ class FetchState:
         "credit",
         "error",
         "failures",
+        "fed_until_ms",
         "fetch_offset",
         "flights",
         "generation",
         "high_watermark",
         "is_asking_offset",
         "is_paused",
+        "is_truncated",
         "key",
         "last_epoch",
         "leader",
@@ -67,6 +71,7 @@ class FetchState:
         self.reset_to: int | None = None  # the timestamp to look an offset up for
         self.is_asking_offset = False
         self.is_paused = False
+        self.is_truncated = False  # the consumer has to go back first
         self.flights: list[Flight] = []  # in the order of their offsets; at most FLIGHTS_MAX
         self.lookahead = Lookahead()
         self.high_watermark = 0  # as the last answer told it
@@ -74,11 +79,14 @@ class FetchState:
         self.topic_id = ""  # the incarnation that fetch_offset belongs to
         self.failures = 0  # in a row
         self.retry_at_ms = 0
+        # Until then it counts as fetched (``evidence``): an answer has come, and what was asked since is not late.
+        self.fed_until_ms = NEVER_FED_MS
         self.error: CallboardError | None = None  # told to the consumer, until it seeks or the error has passed
 
     def begin_at(self, offset: int | None, reset_to: int | None) -> None:
         """The next to be fetched is this, or where ``reset_to`` says: nothing before it was seen."""
         self.fetch_offset, self.reset_to, self.last_epoch = offset, reset_to, -1
+        self.is_truncated = False
 
     @property
     def in_flight(self) -> int:

@@ -14,7 +14,7 @@ Rules of this file:
 3. An idle fetch waits at the broker, and is answered the moment there is something: at first ``WAIT_MS_MIN``, then as
    long as nothing has come from that broker, ``wait_ms`` at most. So whoever is idle costs next to nothing, and whoever
    reads what is written just now notices soon that nothing comes (rule 6). What ``fetch_min_bytes`` asks for is waited
-   for as long as the application says.
+   for as long as the application says. After a failure the wait is short once: only an answer shows that it is over.
 4. An answer counts only for the fetch it belongs to: a seek, another leader or another incarnation of the topic
    begins a new ``generation`` or a new request, and what comes for the old one is dropped. The answer to a guess
    counts only if it joins on to what is there; if not, or if it is an error, what comes next is asked for exactly, and
@@ -33,6 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ..errors import (
+    BrokerResponseError,
     CallboardError,
     ErrorCode,
     LogTruncationError,
@@ -51,6 +52,7 @@ from .patience import ELECTION_BACKOFF_MS, LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtB
 
 FLIGHTS_MAX = 2  # requests that a partition is in
 WAIT_MS_MIN = 500  # rule 3
+GRACE_MS = 3_000  # from an answer to the next request, if there is to be one: pauses are shorter
 
 
 class FetchSettings(NamedTuple):
@@ -306,8 +308,10 @@ class Fetcher:
             if error is not None:
                 state.flights.clear()
                 self._back_off(state, now_ms, is_soon_over=True)
+                _note_refusal(state, error, now_ms)
             elif entry is None:  # nothing new there while the broker waited: that is no failure
                 state.flights, state.failures = [], 0
+                state.fed_until_ms = now_ms + GRACE_MS
             else:
                 effects += self._on_entry(state, *landed, entry, data.get(place, []), now_ms)
         if error is not None and is_ours:
@@ -435,8 +439,14 @@ class Fetcher:
                 )
             )
         wait_ms = self._wait_ms(broker, now_ms)
+        if any(state.failures for state, _ in wanted):
+            wait_ms = min(wait_ms, WAIT_MS_MIN)
+        late_ms = now_ms + wait_ms + SLOW_ANSWER_MS
         states = tuple(state for state, _ in wanted)
-        self.requests[request_id] = _Asked(broker, now_ms + wait_ms + SLOW_ANSWER_MS, states)
+        for state in states:
+            if not state.failures:  # else only an answer shows that asking helps
+                state.fed_until_ms = max(state.fed_until_ms, late_ms)
+        self.requests[request_id] = _Asked(broker, late_ms, states)
         return SendFetch(request_id, broker, tuple(entries), max(room, self.settings.partition_bytes), wait_ms)
 
     def _wait_ms(self, broker: int, now_ms: int) -> int:
@@ -469,6 +479,7 @@ class Fetcher:
         elif entry.error or entry.diverging_end_offset >= 0:
             state.flights.clear()
             return self._on_error(state, entry, now_ms) if entry.error else self._on_truncated(state, entry)
+        state.fed_until_ms = max(state.fed_until_ms, now_ms + GRACE_MS)
         return self._on_data(state, entry, [data for data in frames if data], spans)
 
     def _joins_on(self, state: FetchState, spans: list[Span]) -> bool:
@@ -501,6 +512,7 @@ class Fetcher:
             return self._tell(state, error)
         is_stale = is_metadata_stale(error.errno)
         self._back_off(state, now_ms, is_soon_over=is_stale)
+        _note_refusal(state, error, now_ms)
         hint = [Hint(entry.topic_id, entry.partition, entry.leader, entry.leader_epoch)] if entry.leader >= 0 else []
         return [*hint, Refresh(f"{state.key}: {error.errno.name}")] if is_stale else []
 
@@ -514,7 +526,7 @@ class Fetcher:
 
     def _on_truncated(self, state: FetchState, entry: FetchEntryReply) -> list[Effect]:
         """Nothing more is fetched before the consumer has gone back: what it holds may be gone, too (rule 7)."""
-        seen, state.fetch_offset, state.reset_to = state.fetch_offset, None, None
+        seen, state.fetch_offset, state.reset_to, state.is_truncated = state.fetch_offset, None, None, True
         offset = entry.diverging_end_offset
         if self.settings.reset_timestamp is None:
             detail = (
@@ -547,3 +559,10 @@ class Fetcher:
         first = self.settings.retry_backoff_ms
         pause = (min(first, ELECTION_BACKOFF_MS) if is_soon_over else first) << min(state.failures - 1, 20)
         state.retry_at_ms = now_ms + min(self.settings.retry_backoff_max_ms, pause)
+
+
+def _note_refusal(state: FetchState, error: CallboardError, now_ms: int) -> None:
+    """A broker that has too much to do, say, has answered: asking another one, or anew, would not help."""
+    is_brokers_own = isinstance(error, BrokerResponseError) and not is_metadata_stale(error.errno)
+    if is_brokers_own and error.retriable:
+        state.fed_until_ms = max(state.fed_until_ms, now_ms + GRACE_MS)

@@ -34,6 +34,7 @@ from .commits import Effect as CommitEffect
 from .committed import CommittedQuestion, Found
 from .config import ConsumerConfig
 from .coordinator import Coordinator
+from .evidence import Evidence, Shelf
 from .fetch_state import Credit
 from .fetcher import Effect as FetchEffect
 from .fetcher import Fetcher, TellError
@@ -74,7 +75,7 @@ class Change(NamedTuple):
     why: str
 
 
-class Applicant(Protocol):
+class Applicant(Shelf, Protocol):
     """The application, as the I/O thread sees it: read from here, moved by the application's threads."""
 
     def progress(self) -> object:
@@ -117,7 +118,9 @@ class GroupSide:
         self.loop, self.clock, self.cluster = loop, clock, cluster
         self.group_id = config.group_id or ""
         self.coordinator = Coordinator()
-        self.member = Member(_member_settings(config), new_id or (lambda: f"{client_id[:100]}-{secrets.token_hex(12)}"))
+        new_id = new_id or (lambda: f"{client_id[:100]}-{secrets.token_hex(12)}")
+        self.evidence = Evidence(fetcher, applicant)
+        self.member = Member(_member_settings(config), new_id, self.evidence.stalled)
         self.commits = Commits()
         self.begun: dict[TopicPartition, int] = {}  # where each partition began; for explain
         self._config, self._fetcher = config, fetcher
@@ -425,7 +428,9 @@ class GroupSide:
         self._pump_fetching()
 
     def _lose(self, effect: Lose) -> None:
+        """Nothing is kept of how it was fetched: if that was why, it begins with new states, and by newer metadata."""
         self._fetcher.on_unassign(effect.partitions)
+        self.cluster.refresh()
         keys = tuple(sorted(effect.partitions))
         self._change(Change("lost", effect.member_id, effect.member_epoch, {}, keys, effect.why))
         if self.member.phase is Phase.BARRED and self.member.error is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..model import TopicPartition
+from .fetch_state import NEVER_FED_MS
 from .io import IoThread
 from .membership import Phase
 from .reading import PartitionReader
@@ -52,6 +53,7 @@ def describe_health(
     unreachable_ms = 0 if cluster.unreachable_since_ms is None else now - cluster.unreachable_since_ms
     if unreachable_ms:
         trouble.append(str(cluster.unreachable_error()))
+    stalled = _stalled(fetching, now)
     for key, reader in readers.items():
         state, leader = states.get(key), cluster.metadata.leader(*key)
         if why := bad_records.trouble(reader) or reader.error:
@@ -60,6 +62,12 @@ def describe_health(
             trouble.append(f"{key}: no leader")
         elif state is not None and state.failures:
             trouble.append(f"{key}: {state.failures} fetches in a row failed")
+        elif key in stalled:
+            trouble.append(
+                f"{key}: nobody fetches it"
+                if state is None
+                else f"{key}: its fetches are not answered, or reach nobody"
+            )
     behind = {
         str(key): reader.high_watermark - reader.position
         for key, reader in readers.items()
@@ -82,6 +90,15 @@ def describe_health(
     )
 
 
+def _stalled(fetching: Fetching, now_ms: int) -> frozenset[TopicPartition]:
+    """What a member owns and says that it does not fetch, but for what it has only just been given."""
+    group, states = fetching.group, fetching.fetcher.states
+    if group is None:
+        return frozenset()
+    found = group.evidence.stalled(list(group.member.owned), now_ms)
+    return frozenset(key for key in found if key not in states or states[key].fed_until_ms > NEVER_FED_MS)
+
+
 class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """What a consumer is doing. ``str`` gives it line by line."""
 
@@ -99,6 +116,8 @@ class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat_ms: int  # how long ago the coordinator answered; -1: never
     last_fetch_ms: int  # how long ago a broker answered a fetch; -1: never
     waits_for: str  # what would have to happen for the next record to come
+    lost_ms: int = -1  # how long ago the member lost all that it owned, and joined again; -1: never
+    lost_why: str = ""
     bad_records: str = ""  # how many could not be read, and what became of them; "": none
 
     def __str__(self) -> str:
@@ -112,6 +131,8 @@ class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
         for name, partitions in (("next poll takes over", self.coming), ("next poll gives back", self.going)):
             if partitions:
                 lines.append(f"{name}: {', '.join(partitions)}")
+        if self.lost_ms >= 0:
+            lines.append(f"lost everything: {self.lost_ms / 1000:.1f} s ago ({self.lost_why})")
         if self.bad_records:
             lines.append(f"bad records: {self.bad_records}")
         heartbeat = f"last heartbeat: {_told(self.last_heartbeat_ms)}, " if self.group_id is not None else ""
@@ -156,6 +177,8 @@ def explain(
         last_fetch_ms=_ago(now, fetching.answered_ms),
         waits_for=_waits_for(inbox, fetching, io, bad_records, bool(changes)),
         bad_records=str(bad_records),
+        lost_ms=_ago(now, member.lost_ms) if member is not None else -1,
+        lost_why=member.lost_why if member is not None else "",
     )
 
 

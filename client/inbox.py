@@ -142,6 +142,23 @@ class Inbox:
             return next((reader for reader in self.arrivals.values() if reader.key == item.key), None)
         return self.arrivals.get(item.generation)
 
+    # -- what the I/O thread asks, beside whoever holds the lock -----------------------------------
+
+    def has_reader(self, key: TopicPartition, generation: int) -> bool:
+        """Say whether what is fetched for that position reaches a reader. Before all is sorted it may."""
+        reader = self.readers.get(key)
+        is_read = (reader is not None and reader.generation == generation) or generation in self.arrivals
+        return is_read or bool(self.items)
+
+    def holds(self, key: TopicPartition | None, generation: int) -> bool:
+        """Say whether records of that position lie here, of any for ``None``, or may."""
+        if self.items:
+            return True
+        if key is None:
+            return any(one.holds for one in (*list(self.readers.values()), *list(self.arrivals.values())))
+        reader = self.arrivals.get(generation) or self.readers.get(key)
+        return reader is not None and reader.generation == generation and reader.holds
+
     # -- what is handed out ------------------------------------------------------------------------
 
     def take(self, limit: int) -> dict[TopicPartition, list[AnyRecord]] | None:

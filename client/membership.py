@@ -22,11 +22,13 @@ Rules of this file:
    One whose instance id was taken by another never does: that is for a person.
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
    with its partitions, and joins again when the application comes back.
+6. Each heartbeat says whether all that is owned is fetched, or what is not. It is not the member that knows that: it
+   asks those who fetch (``evidence``). One that owns and does not fetch is told so: it leaves, and joins anew (rule 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -55,6 +57,7 @@ LAST_COMMIT_MS = 5_000  # … with a commit, as one by itself
 OUT_OF_GROUP = (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH, ErrorCode.ILLEGAL_GENERATION)
 
 Partitions = Mapping[TopicPartition, str]  # each with the id of its topic
+Stalled = Callable[[Collection[TopicPartition], int], Collection[TopicPartition]]  # (owned, now_ms) → of these
 
 
 class Phase(StrEnum):
@@ -139,11 +142,14 @@ class _Sent(NamedTuple):
 
 
 class Member:
-    """A member's state. ``new_id`` gives a name that was never used before."""
+    """A member's state. ``new_id`` gives a name that was never used before.
 
-    def __init__(self, settings: MemberSettings, new_id: Callable[[], str]) -> None:
+    ``stalled``: says of which partitions it cannot be shown that they are fetched (rule 6); ``None``: nobody can say.
+    """
+
+    def __init__(self, settings: MemberSettings, new_id: Callable[[], str], stalled: Stalled | None = None) -> None:
         self.settings = settings
-        self._new_id = new_id
+        self._new_id, self._stalled = new_id, stalled
         self.phase = Phase.OUT
         self.member_id = ""
         self.epoch = JOINING  # as the last answer said; it only grows under one name
@@ -164,6 +170,8 @@ class Member:
         self.polled_ms = 0  # when the application came last
         self.is_application_here = False  # it is inside a poll, for as long as it likes
         self.failures = 0  # in a row
+        self.lost_ms = -1  # when it lost all that it owned last, if it ever did, …
+        self.lost_why = ""  # … and why
         self.joined_ms = -1  # when it joined last, under its present name or one of before
         self._not_before_ms = 0
         self._sent: dict[int, _Sent] = {}
@@ -256,7 +264,7 @@ class Member:
             self._known_owned = sent.owned if sent.epoch == reply.member_epoch else None
         if sent.epoch == reply.member_epoch:
             self._on_heard(sent.owned)
-        return self._take(reply, sent, told_from_ms, now_ms)
+        return self._on_reset(reply, now_ms) if reply.is_reset else self._take(reply, sent, told_from_ms, now_ms)
 
     def on_silence(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
         """A heartbeat was not answered: its time is over, or the connection ended."""
@@ -355,6 +363,7 @@ class Member:
             farewell = [self._farewell(now_ms, is_stuck=True)] if is_known else []
             lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
             self.phase, self.why = Phase.STUCK, why
+            self.lost_ms, self.lost_why = now_ms, why
             self._forget()
             return [*farewell, lost]
         if 0 <= self.give_back_by_ms <= now_ms:
@@ -371,7 +380,13 @@ class Member:
         failures = self.failures
         self._begin(now_ms)
         self.why, self.failures = why, failures
+        self.lost_ms, self.lost_why = now_ms, why
         return [lost]
+
+    def _on_reset(self, reply: GroupHeartbeatReply, now_ms: int) -> list[Effect]:
+        """It owned what it did not fetch (rule 6): nothing is worked on any more, and others may have it."""
+        farewell = self._farewell(now_ms, is_stuck=False)
+        return [*self._lose(reply.why, now_ms), farewell]
 
     def _on_refusal(self, number: int, error: CallboardError, now_ms: int) -> list[Effect]:
         code = getattr(error, "errno", ErrorCode.UNKNOWN)
@@ -473,6 +488,7 @@ class Member:
         is_subscription_news = is_joining or self._known_subscribed != self._subscribed
         owned = frozenset(self.owned.items())
         wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
+        stalled = self._stalled(self.owned, now_ms) if self._stalled is not None else ()
         request = GroupHeartbeatRequest(
             group_id=settings.group_id,
             member_id=self.member_id,
@@ -485,6 +501,8 @@ class Member:
             rebalance_timeout_ms=settings.max_poll_interval_ms,
             owned=by_topic(self.owned) if is_joining or self._known_owned != owned else None,
             max_wait_ms=wait_ms,
+            is_fetching=self._stalled is not None and not stalled,
+            stalled=by_topic({key: self.owned[key] for key in stalled}),
         )
         self._last_number += 1
         self._sent[self._last_number] = _Sent(now_ms, self.epoch, self._subscribed, owned)

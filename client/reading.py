@@ -164,6 +164,11 @@ class PartitionReader:
         """Whether nothing may be handed out, whatever there is."""
         return self.is_paused or self.is_in_hand
 
+    @property
+    def holds(self) -> bool:
+        """Whether fetched data is here that is not given back yet: also what the last record handed out is of."""
+        return self.chunk is not None or self.has_data
+
     def take(self, limit: int, decoding: Decoding) -> tuple[list[AnyRecord], int]:
         """Return up to ``limit`` records, and the bytes of fetched data that are used up. Moves the position.
 

@@ -200,6 +200,7 @@ class _Members:
             topics=[TOPIC] if is_new else None,
             owned=[] if is_new else [owned] if group not in self._told else None,
             max_wait_ms=0 if is_new else self.plan.heartbeat_interval_ms,
+            is_fetching=True,
         )
         if not is_new:
             self._told.add(group)

@@ -258,6 +258,26 @@ def _gives_no_grace(of: Any) -> Any:
     return lambda cls, member_id, value, now_ms, _=0: of(cls, member_id, value, now_ms)
 
 
+def _forgets_a_partition_once(send: Any) -> Any:
+    """With its member's eighth heartbeat the fetch layer forgets one that is owned, and nobody notices."""
+
+    def send_and_forget(self: Any, effect: Any) -> None:
+        if effect.number == 8 and self.member.owned:
+            self._fetcher.states.pop(min(self.member.owned), None)
+        send(self, effect)
+
+    return send_and_forget
+
+
+UNWATCHED = replace(
+    PROFILES["groups"],
+    name="unwatched",
+    kinds={},  # nothing else need go wrong
+    members=2,
+    members_beside=0,
+    safety_ms=1_500.0,
+    settings={**PROFILES["groups"].settings, "group_fetch_stall_ms": 0},
+)
 WORST_OF_TIMES = replace(PROFILES["chases"], name="worst", kinds={"lag": 2.0, "chase-leader": 3.0})
 DEPOSED = replace(PROFILES["groups"], name="deposed", kinds={"estrange": 3.0, "pause": 1.0}, safety_ms=5_000.0)
 JOINERS = replace(
@@ -405,7 +425,7 @@ plant(
     ("actors.groups.members:Member.of", _gives_no_grace),
     profile=DEPOSED,
     finds=frozenset({"two-owners", "fenced-commit"}),
-    first_seed=52,
+    first_seed=108,
 )
 plant(
     "handed-twice",
@@ -413,4 +433,11 @@ plant(
     ("client.consumer:Consumer._read", _repeats_one_of_three),
     profile="groups",
     finds=frozenset({"int-nonmonotonic-poll"}),
+)
+plant(
+    "forgets-a-partition",
+    "a member owns a partition, lives, and fetches it no more; without the watchdog that would be for ever",
+    ("client.group:GroupSide._send_heartbeat", _forgets_a_partition_once),
+    profile=UNWATCHED,
+    finds=frozenset({"stuck"}),
 )

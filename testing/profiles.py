@@ -77,7 +77,11 @@ GROUPS = {
     "kill-metadata": 0.5,
 }
 KIB = 1 << 10
-GROUP_SETTINGS: dict[str, Any] = {"group_session_timeout_ms_min": 100, "offsets_topic_partitions": 2}
+GROUP_SETTINGS: dict[str, Any] = {
+    "group_session_timeout_ms_min": 100,
+    "group_fetch_stall_ms": 2_000,  # of a member that is to be mended within the time that a run has
+    "offsets_topic_partitions": 2,
+}
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile

@@ -72,6 +72,7 @@ class Outcome:
     checks: int = 0
     virtual_ms: float = 0.0
     events: list[bytes] = field(default_factory=list)
+    resets: list[str] = field(default_factory=list)  # of members, by the watchdog: what was logged
 
     @property
     def is_good(self) -> bool:
@@ -182,7 +183,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         outcome = Outcome(self.seed, self.profile.name, self.faults)
-        with _listening(self.log, self.errors), offsets_topic_with(self.profile.offsets_configs):
+        with _listening(self.log, self.errors, outcome.resets), offsets_topic_with(self.profile.offsets_configs):
             try:
                 self._start()
                 self._hurt()
@@ -562,15 +563,17 @@ class _NotConverged(Exception):
 class _listening(logging.Handler):  # noqa: N801 - a context manager
     """Keep the errors that the cluster logs, and what it says of elections; keep both off the terminal."""
 
-    def __init__(self, elections: list[str], errors: list[str]) -> None:
+    def __init__(self, elections: list[str], errors: list[str], resets: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self._elections, self._errors = elections, errors
+        self._elections, self._errors, self._resets = elections, errors, resets
         self._logger = logging.getLogger("callboard")
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
         if line.startswith("leader.elected_"):
             self._elections.append(line)
+        if line.startswith("group.member_reset"):
+            self._resets.append(line)
         if record.levelno >= logging.ERROR:
             self._errors.append(line)
 

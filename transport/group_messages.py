@@ -77,6 +77,9 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     ``is_stuck`` goes with leaving: the application has not polled for ``max_poll_interval_ms``.
     ``last_offsets`` likewise: what the member commits before it leaves, in the generation ``last_epoch``. Both are
     done, or neither: who is refused is a member still, and commits as ever to learn what is wrong.
+    ``is_fetching``: every partition that it owns is being fetched, as the answers show, or it wants no records of it
+    now. If not, ``stalled`` names those of which that cannot be said; none named: it can be said of none. For how long
+    the coordinator bears with that: ``group_fetch_stall_ms``.
     """
 
     group_id: str
@@ -93,10 +96,15 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     is_stuck: bool = False
     last_offsets: list[OffsetCommitEntry] = []
     last_epoch: Int64 = NO_MEMBER
+    is_fetching: bool = False
+    stalled: list[TopicPartitions] = []
 
 
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):
     """``assignment``: what the member may own now, all of it; None: as it was.
+
+    ``is_reset``: it has owned something for long and not fetched it, ``why`` says what. It loses all that it owns at
+    once, leaves, and joins again under another name. One that does not leave within its session is put out.
 
     UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH: it is out; what it owned is lost to it, it may join with a new name.
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
@@ -107,6 +115,7 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     assignment: list[TopicPartitions] | None = None
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
+    is_reset: bool = False
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):
@@ -192,7 +201,12 @@ class DescribeGroupsRequest(Request, frozen=True, kw_only=True, tag="describe_gr
 
 
 class MemberDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
-    """``state``: "stable", "revoking" (has to give back), "waiting" (for what others have to give back), "away"."""
+    """``state``: "stable", "revoking" (has to give back), "waiting" (for what others have to give back), "away",
+    "reset" (was told to leave and join anew).
+
+    ``stalled``: what it owns and does not fetch, as it says itself, or does not say; for ``stalled_ms`` at most.
+    ``fetching_ms_ago``: when it said last that it fetches all that it owns; -1: not since its coordinator knows it.
+    """
 
     member_id: str
     instance_id: str = ""
@@ -205,6 +219,9 @@ class MemberDescription(Part, frozen=True, kw_only=True, omit_defaults=True):
     target: list[TopicPartitions] = []
     heartbeat_ms_ago: Int64 = -1
     session_timeout_ms: Int64 = 0
+    fetching_ms_ago: Int64 = -1
+    stalled: list[TopicPartitions] = []
+    stalled_ms: Int64 = 0
 
 
 class GroupDescription(Part, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,7 +12,8 @@ Pure: what comes goes in with the time, effects come out.
 5. What needs no record, a read and a heartbeat without news, is answered with a proof that it is still the coordinator
    (``proof``): the members of one that is deposed and does not know must not live on by it.
 
-What the parts do: ``heartbeats`` (members come, live and go), ``commits`` (offsets), ``caretaking`` (who looks after
+What the parts do: ``heartbeats`` (members come, live and go), ``watchdog`` (who does not fetch what
+it owns), ``commits`` (offsets), ``caretaking`` (who looks after
 groups), ``group`` (one group), ``state`` (what all share).
 """
 
@@ -26,11 +27,12 @@ from ...transport import group_messages as said
 from .caretaking import Caretaking
 from .commits import Commits
 from .events import Caller, Effect, GroupRequest, GroupSettings, Reply, TopicPicture
-from .heartbeats import WAIT_SHARE, Heartbeats
+from .heartbeats import Heartbeats
 from .members import Refused
 from .records import GroupKey, GroupValue, MemberKey, MemberValue, OffsetValue, decode
 from .state import Groups
 from .surviving import refusal
+from .watchdog import WAIT_SHARE, LeaderEpochOf, Watchdog, always_led
 
 STALL_MS = 250  # called so much later than next_due_ms: this process was not listening
 SWEEP_MS = 60_000  # between looks for what expires
@@ -39,10 +41,11 @@ SWEEP_MS = 60_000  # between looks for what expires
 class Coordinating:
     """All groups of one partition of ``__consumer_offsets``, in one leader epoch."""
 
-    def __init__(self, settings: GroupSettings) -> None:
+    def __init__(self, settings: GroupSettings, leader_epoch_of: LeaderEpochOf = always_led) -> None:
+        """``leader_epoch_of``: who knows of a partition in which epoch it is led now; -1: in none, for sure."""
         self._groups = groups = Groups(settings)
         commits, caretaking = Commits(groups), Caretaking(groups)
-        self._heartbeats = Heartbeats(groups, commits)
+        self._heartbeats = Heartbeats(groups, commits, Watchdog(groups, leader_epoch_of))
         self._handlers: Mapping[type[Any], Callable[[Any, Caller, int, int], list[Effect]]] = {
             said.GroupHeartbeatRequest: self._heartbeats.on_heartbeat,
             said.OffsetCommitRequest: commits.on_commit,

@@ -39,8 +39,9 @@ from ..partition.retention import RetentionClock
 from ..runtime import Context, LoopActor, LoopRef
 from .asking import Ask, CoordinatorBegan, CoordinatorGone, GroupAnswers, GroupTicket, TopicsTold
 from .coordinating import Coordinating
-from .events import Effect, GroupSettings, Record, Write
+from .events import Effect, GroupSettings, Notice, Record, Write
 from .journal import Journal
+from .leaders import Leaders
 from .loading import Loading
 from .proof import Proofs
 from .records import marker
@@ -102,8 +103,10 @@ class Coordinator(LoopActor):
         numbers: Iterator[int],
         retention_clock: RetentionClock,
         proofs: Proofs,
+        leaders: Leaders,
     ) -> None:
-        """``numbers``: of questions, through all coordinators of the process (rule 2). ``proofs``: only read here."""
+        """``numbers``: of questions, through all coordinators of the process (rule 2). ``proofs`` and ``leaders`` are
+        only read here."""
         super().__init__(context, address, parent)
         self.partition = partition
         self.leader_epoch = leader_epoch
@@ -113,9 +116,10 @@ class Coordinator(LoopActor):
         self._numbers = numbers
         self._retention_clock = retention_clock
         self._proofs = proofs
+        self._leaders = leaders
         self._door = address.removeprefix(f"{broker_address}/")  # where the replica's answers come to
         self._topics: TopicsTold | None = None
-        self._rules = Coordinating(self._settings)  # of this load
+        self._rules = self._new_rules()  # of this load
         self._journal = Journal()  # likewise
         self._loading: Loading | None = None  # None: the marker is not acknowledged yet, or it is done
         self._is_serving = False
@@ -154,7 +158,7 @@ class Coordinator(LoopActor):
 
     def _load(self) -> None:
         """Begin anew, with the marker (rule 1)."""
-        self._rules, self._journal, self._loading = Coordinating(self._settings), Journal(), None
+        self._rules, self._journal, self._loading = self._new_rules(), Journal(), None
         self._is_serving, self._load_began_ms = False, self._now_ms()
         if self._topics is not None:
             self.on_topics_told(self._topics)
@@ -269,7 +273,7 @@ class Coordinator(LoopActor):
             )
             code = ErrorCode.NOT_COORDINATOR if error in _MOVED else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
             self._perform(self._rules.give_up(code, f"what was decided could not be stored: {problem}"))
-            self._rules, self._is_serving = Coordinating(self._settings), False  # refuses until it is loaded
+            self._rules, self._is_serving = self._new_rules(), False  # refuses until it is loaded
         self._load_later(problem)
 
     def _append(self, records: list[Record]) -> None:
@@ -313,6 +317,8 @@ class Coordinator(LoopActor):
         for effect in effects:
             if isinstance(effect, Write):
                 self._journal.add(effect)
+            elif isinstance(effect, Notice):
+                event(logger, effect.name, logging.WARNING, **effect.values)
             elif isinstance(effect.ticket, GroupTicket):
                 self._answers.setdefault(effect.ticket.door, []).append((effect.ticket.number, effect.reply))
 
@@ -323,6 +329,9 @@ class Coordinator(LoopActor):
                 self._tell_sibling(door, GroupAnswers(some))
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _new_rules(self) -> Coordinating:
+        return Coordinating(self._settings, self._leaders.leader_epoch_of)
 
     def _now_ms(self) -> int:
         return self.context.clock.monotonic_ms()

@@ -51,4 +51,7 @@ def _member(member: Member, now_ms: int) -> MemberDescription:
         target=as_message(sorted(member.target)),
         heartbeat_ms_ago=max(0, now_ms - member.seen_ms),
         session_timeout_ms=member.session_timeout_ms,
+        fetching_ms_ago=max(0, now_ms - member.fetching_ms) if member.fetching_ms >= 0 else -1,
+        stalled=as_message(sorted(member.stalled)),
+        stalled_ms=max((stall.for_ms for stall in member.stalled.values()), default=0),
     )

@@ -1,11 +1,12 @@
 """What the rules of groups are told, and what they answer: plain values.
 
-Effects are a closed union: a reply for whoever waits behind a ticket, or records that must survive before more is said.
+Effects are a closed union: a reply for whoever waits behind a ticket, records that must survive before more is said, or
+an event for the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -46,6 +47,7 @@ class GroupSettings(msgspec.Struct, frozen=True, kw_only=True):
     session_timeout_ms: int = 1_500  # of brokers: how old a proof of leadership may be that a heartbeat is answered by
     group_session_timeout_ms_min: int = 1_000
     group_session_timeout_ms_max: int = 1_800_000
+    group_fetch_stall_ms: int = 30_000  # of the watchdog (``watchdog.py``); 0: there is none
     group_members_max: int = 1_000
     groups_max: int = 10_000  # of one coordinator
     offset_metadata_bytes_max: int = 4_096  # of one offset, as UTF-8
@@ -84,4 +86,11 @@ class Write(NamedTuple):
     records: list[Record]
 
 
-Effect: TypeAlias = Reply | Write
+class Notice(NamedTuple):
+    """Log an event: something that whoever looks after the cluster should hear of."""
+
+    name: str
+    values: Mapping[str, object]
+
+
+Effect: TypeAlias = Reply | Write | Notice

@@ -23,7 +23,7 @@ from ...errors import ErrorCode, InvariantViolated
 from ...transport.group_messages import ASSIGNORS
 from .assignors import assign
 from .events import GroupPartition, Record, TopicPicture
-from .members import Gone, Member
+from .members import Gone, Member, Resets
 from .offsets import GroupOffsets
 from .records import GroupValue, MemberValue, group_record, member_record
 
@@ -47,6 +47,7 @@ class Group:
         self.gone: dict[str, Gone] = {}  # the last GONE_MAX, by member id; not written
         self.offsets = GroupOffsets()
         self.written = 0  # the last Write that tells of members; moved by Coordinating
+        self.resets: dict[tuple[str, str], Resets] = {}  # by client, the last one last; not written, moved by Watchdog
         self._wanted: dict[GroupPartition, str] = {}  # targets, turned round
         self._is_changed = False  # the group's own record
         self._changed: dict[str, None] = {}  # members whose record has changed, or is to go

@@ -21,16 +21,16 @@ from .members import NEVER_MS, Member, Parked, Refused
 from .offsets import named
 from .state import Groups
 from .unknown import unknown
-
-WAIT_SHARE = 3  # a heartbeat is parked for at most this part of the session
+from .watchdog import WAIT_SHARE, Watchdog
 
 
 class Heartbeats:
     """What members say, and what their silence means."""
 
-    def __init__(self, groups: Groups, commits: Commits) -> None:
+    def __init__(self, groups: Groups, commits: Commits, watchdog: Watchdog) -> None:
         self._groups = groups
         self._commits = commits
+        self._watchdog = watchdog
 
     def on_heartbeat(
         self, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int, wall_ms: int
@@ -38,7 +38,7 @@ class Heartbeats:
         group = self._groups.by_id.get(request.group_id)
         member = group.members.get(request.member_id) if group is not None else None
         if group is not None and member is not None and request.member_epoch > 0 and not member.is_away:
-            return self._on_member(group, member, request, caller, now_ms)
+            return self._on_member(group, member, request, caller, now_ms, wall_ms)
         if refused := check_heartbeat(request):
             return self._groups.refuse(request, caller, refused)
         if request.member_epoch == said.JOINING and (member is None or not member.is_away):
@@ -65,12 +65,19 @@ class Heartbeats:
         if request.member_epoch == said.LEAVING_FOR_A_WHILE:
             return self._on_leaving_for_a_while(group, member, request, caller, now_ms)
         why = "left: its application did not poll within max_poll_interval_ms" if request.is_stuck else "left"
-        effects = self._groups.put_out(group, member, f"{member.described()} {why}", now_ms, wall_ms)
+        why = member.reset_why or f"{member.described()} {why}"
+        effects = self._groups.put_out(group, member, why, now_ms, wall_ms)
         reply = said.GroupHeartbeatReply(id=request.id, member_epoch=request.member_epoch, group_epoch=group.epoch)
         return effects + self._groups.surviving.reply(caller.ticket, reply, group.written)
 
     def _on_member(
-        self, group: Group, member: Member, request: said.GroupHeartbeatRequest, caller: Caller, now_ms: int
+        self,
+        group: Group,
+        member: Member,
+        request: said.GroupHeartbeatRequest,
+        caller: Caller,
+        now_ms: int,
+        wall_ms: int,
     ) -> list[Effect]:
         """A member lives: take what it says, tell it what is new, or park its heartbeat."""
         epoch = request.member_epoch
@@ -79,11 +86,15 @@ class Heartbeats:
             return self._groups.refuse(request, caller, Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group)
         member.heard(now_ms)
         member.has_spoken = True
-        effects: list[Effect] = []
+        effects = self._watchdog.on_heartbeat(group, member, request, now_ms)
+        if member.reset_why and now_ms - member.reset_ms >= member.session_timeout_ms:
+            why = f"{member.reset_why}; it was told, and did not leave"
+            effects += self._groups.put_out(group, member, why, now_ms, wall_ms)
+            return effects + self._groups.refuse(request, caller, _unknown(request, group, now_ms), group)
         if request.owned is not None or request.topics is not None or request.assignors:
             if refused := self._take_words(group, member, request, now_ms):
                 return self._groups.refuse(request, caller, refused)
-            effects = self._groups.settle(group)
+            effects += self._groups.settle(group)
         if member.parked is not None:
             effects += self._groups.tell_parked(group, member)  # nobody listens there any more
         if request.max_wait_ms <= 0 or member.has_news(epoch):

@@ -8,7 +8,7 @@ what is, and coordinators are started and stopped. Rules of this file:
 2. A restart of this actor disturbs no coordinator that is right as it is.
 3. Coordinators hear of topics from here: one look at the picture for all of them.
 4. A coordinator that is past its restart limit cannot be helped here: another leader is asked for, and gets a new one.
-5. When the store confirms the picture, coordinators can see it (``proof.py``).
+5. When the store confirms the picture, coordinators can see it (``proof.py``), and who leads what (``leaders.py``).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..specs import ChildSpec, GaveUp, StartChild, StopChild
 from .asking import CoordinatorBegan, TopicsTold
 from .coordinator import Coordinator
 from .events import TopicPicture
+from .leaders import Leaders
 from .proof import Proofs
 
 logger = logging.getLogger(__name__)
@@ -60,15 +61,16 @@ class GroupHosting(LoopActor):
         numbers: Iterator[int],
         retention_clock: RetentionClock,
         proofs: Proofs,
+        leaders: Leaders,
     ) -> None:
-        """``proofs``: of the process, likewise; this actor writes them."""
+        """``proofs``, ``leaders``: of the process, likewise; this actor writes them."""
         super().__init__(context, address, parent)
         self._settings = settings
         self._broker_id = broker_id
         self._broker_address = broker_address
         self._numbers = numbers
         self._retention_clock = retention_clock
-        self._proofs = proofs
+        self._proofs, self._leaders = proofs, leaders
         self._image = ClusterImage.empty()
         self._incarnation = ""  # of the session that this life of the process has; "": none just now
         self._topic_id = TopicId("")  # of __consumer_offsets; "": there is none
@@ -87,6 +89,7 @@ class GroupHosting(LoopActor):
 
     def on_metadata_changed(self, changed: MetadataChanged) -> None:
         self._image = changed.image
+        self._leaders.on_image(changed.image)
         keys = changed.keys
         if keys is None or any(kind_of(key) == "topic" for key in keys):
             self._tell_topics()
@@ -105,6 +108,7 @@ class GroupHosting(LoopActor):
         """The picture that was applied last was the store's at that time (``proof.py``)."""
         if self._told is not None and confirmed.incarnation == self._incarnation:
             self._proofs.confirm(self._wanted(), confirmed.at_ms)
+            self._leaders.confirm(confirmed.at_ms)
 
     def _apply(self) -> None:
         wanted = self._wanted()
@@ -138,6 +142,7 @@ class GroupHosting(LoopActor):
             numbers=self._numbers,
             retention_clock=self._retention_clock,
             proofs=self._proofs,
+            leaders=self._leaders,
         )
         return ChildSpec(name=str(partition), start=start, restart=Restart.TRANSIENT, on_give_up=OnGiveUp.LEAVE_OFFLINE)
 

@@ -41,6 +41,20 @@ class Parked(NamedTuple):
     until_ms: int
 
 
+class Stall(NamedTuple):
+    """A partition that its owner does not fetch (``watchdog.py``)."""
+
+    for_ms: int  # that count
+    leader_epoch: int  # in which it was led meanwhile; -1: it was not, for sure
+
+
+class Resets(NamedTuple):
+    """How often a client was reset in a row, and when last."""
+
+    times: int
+    at_ms: int
+
+
 class Held:
     """A reply that waits for records to survive."""
 
@@ -58,9 +72,11 @@ class Member:
     __slots__ = (
         "asked",
         "assignors",
+        "beat_ms",
         "client_id",
         "epoch",
         "far_ms",
+        "fetching_ms",
         "has_spoken",
         "held",
         "holds",
@@ -72,8 +88,11 @@ class Member:
         "parked",
         "pattern",
         "rebalance_timeout_ms",
+        "reset_ms",
+        "reset_why",
         "seen_ms",
         "session_timeout_ms",
+        "stalled",
         "target",
         "told_complete",
         "topics",
@@ -116,6 +135,12 @@ class Member:
         self.held: list[Held] = []  # its heartbeats' answers that wait for records to survive
         self.has_spoken = False  # it has named an epoch: so it has heard that it is a member
         self.told_complete = False  # its last answer said so
+        # Moved by Watchdog:
+        self.beat_ms = now_ms  # when its last heartbeat came, whatever was waited for since
+        self.fetching_ms = -1  # when it said last that it fetches all that it owns; -1: it has not
+        self.stalled: dict[GroupPartition, Stall] = {}  # within what it held when it beat last
+        self.reset_why = ""  # it is told to leave and to join anew, and this is why; "": it is not
+        self.reset_ms = 0  # since when
 
     @property
     def rank(self) -> str:
@@ -129,6 +154,8 @@ class Member:
 
     @property
     def state(self) -> str:
+        if self.reset_why:
+            return "reset"
         return "revoking" if self.asked else "stable" if self.is_complete else "waiting"
 
     @property
@@ -147,7 +174,8 @@ class Member:
 
     def has_news(self, known_epoch: int) -> bool:
         """Something to say to the member that knows this epoch."""
-        return known_epoch != self.epoch or (not self.told_complete and self.is_complete)
+        is_completed = not self.told_complete and self.is_complete
+        return known_epoch != self.epoch or is_completed or bool(self.reset_why)
 
     def given(self) -> list[GroupPartition]:
         """What it may own: all that it holds and has not been asked for. Sorted."""

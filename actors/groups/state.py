@@ -70,7 +70,8 @@ class Groups:
             group_epoch=group.epoch,
             assignment=None if known_epoch == member.epoch else as_message(member.given()),
             is_complete=is_complete,
-            why=group.why,
+            why=member.reset_why or group.why,
+            is_reset=bool(member.reset_why),
         )
         number, effects = group.written, list[Effect]()
         if self.must_prove and number <= self.surviving.written:

@@ -18,6 +18,7 @@ from .proof import NEVER_PROVEN_MS
 from .records import PROOF
 
 RECORDS_PER_WRITE_MAX = 1_000  # of what need not be atomic
+SLOW_MS = 1_000  # an append that takes longer: whoever waits for it can do nothing about that
 
 
 class _Batch:
@@ -38,6 +39,8 @@ class Surviving:
         self.number = 0  # of the last write; moved by write
         self.written = 0  # all up to it survive; moved by on_written
         self.proven_ms = NEVER_PROVEN_MS  # when it was sure last that this coordinator is the one; only grows
+        self.able_ms = NEVER_PROVEN_MS  # since when appends are taken, and soon, as far as is known
+        self._is_refused = False  # the last one was not
         self._sent = 0  # written <= it <= number: the last that was handed to the log, at …
         self._sent_ms = NEVER_PROVEN_MS
         self._under_way: dict[int, _Batch] = {}  # by number, written < number; without gaps
@@ -77,6 +80,11 @@ class Surviving:
         """This coordinator was the one at that time."""
         self.proven_ms = max(self.proven_ms, at_ms)
 
+    def able_since_ms(self, now_ms: int) -> int:
+        """Return since when appends are taken, and soon; now, if they are not."""
+        is_slow = self.written < self._sent and now_ms - self._sent_ms > SLOW_MS
+        return now_ms if self._is_refused or is_slow else self.able_ms
+
     def on_sent(self, number: int, now_ms: int) -> None:
         """Everything up to ``number`` is handed to the log now."""
         self._sent, self._sent_ms = number, now_ms
@@ -86,6 +94,7 @@ class Surviving:
         batches = [self._under_way[number] for number in range(self.written + 1, self._sent + 1)]
         if not batches or not all(batch.is_proof for batch in batches):
             return None
+        self._is_refused = True
         for batch in batches:
             for held in batch.held:
                 held.reply = refusal(type(held.reply), held.reply.id, code, detail)
@@ -111,6 +120,10 @@ class Surviving:
             raise InvariantViolated(f"write {number} survives, but the last one was {self.number}")
         if number <= self._sent:
             self.on_proven(self._sent_ms)
+            if now_ms - self._sent_ms > SLOW_MS:
+                self.able_ms = now_ms
+        if self._is_refused:
+            self._is_refused, self.able_ms = False, now_ms
         return self._settle(number, now_ms)
 
     def _settle(self, number: int, seen_ms: int | None) -> list[Effect]:

@@ -96,6 +96,19 @@ def test_a_group_is_described_with_its_members(cluster, groups):
     assert document["members"][0]["target"] == [{"topic": "t", "topic_id": "", "partitions": [0, 1]}]
 
 
+def test_what_a_member_does_not_fetch_stands_beside_its_state(cluster, groups):
+    cluster.group("billing", 1).members = [
+        MemberDescription(
+            member_id="m1",
+            state="stable",
+            stalled=[TopicPartitions(topic="t", partitions=[0, 2])],
+            stalled_ms=12_000,
+        )
+    ]
+
+    assert "stable, t:0,2 not fetched for 12" in groups("describe", "billing").out
+
+
 def test_lag_is_shown_by_partition_with_what_was_missed_and_a_total(groups, billing):
     ended = groups("lag", "billing")
 

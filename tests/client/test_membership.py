@@ -553,3 +553,52 @@ def test_one_whose_last_commit_was_refused_says_once_more_that_it_leaves_and_wit
 
     assert (again.request.member_epoch, again.request.last_offsets) == (-1, [])
     assert again.request.member_id == farewell.request.member_id
+
+
+# -- what it says of its fetching --------------------------------------------------------------------
+
+
+def test_each_heartbeat_names_what_is_owned_and_not_fetched():
+    member, first = joined(A, B, C)
+    stalled = [B]
+    member._stalled = lambda owned, _: [key for key in owned if key in stalled]
+
+    member.on_answer(first.number, NOTHING_NEW, 1_000)
+    (named,) = sent(member, 2_000).request.stalled
+
+    assert (named.topic, named.topic_id, named.partitions) == ("t", "id", [1])
+    stalled.clear()
+    member.on_answer(member._last_number, NOTHING_NEW, 3_000)
+    again = sent(member, 4_000).request
+    assert (again.is_fetching, again.stalled) == (True, [])
+
+
+def test_a_member_that_nobody_vouches_for_says_nothing():
+    _, heartbeat = joined(A)
+
+    assert (heartbeat.request.is_fetching, heartbeat.request.stalled) == (False, [])
+
+
+def test_one_that_was_reset_loses_everything_leaves_joins_anew_and_remembers_why():
+    member, heartbeat = joined(A)
+    why = "member-1 was reset: it owned t-0 and did not fetch it for 30,000 ms, though it was led"
+    told = GroupHeartbeatReply(member_epoch=1, group_epoch=1, is_reset=True, why=why)
+
+    lost, farewell = member.on_answer(heartbeat.number, told, 500)
+    joining = sent(member, 500)
+    member.on_answer(farewell.number, GroupHeartbeatReply(member_epoch=-1, group_epoch=2), 505)
+    member.on_answer(joining.number, granting(A, epoch=3, why="member-2 joined"), 510)
+
+    assert lost == Lose("member-1", 1, {A: "id"}, why)
+    assert (farewell.request.member_id, farewell.request.member_epoch) == ("member-1", -1)
+    assert (joining.request.member_id, joining.request.member_epoch) == ("member-2", 0)
+    assert (member.phase, list(member.owned)) == (Phase.JOINED, [A])
+    assert (member.why, member.lost_ms, member.lost_why) == ("member-2 joined", 500, why)
+
+
+def test_a_static_one_that_was_reset_leaves_for_a_while():
+    member, heartbeat = joined(A, instance_id="rack-7")
+
+    _, farewell = member.on_answer(heartbeat.number, GroupHeartbeatReply(member_epoch=1, is_reset=True), 500)
+
+    assert farewell.request.member_epoch == -2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from callboard.actors.groups.coordinating import Coordinating
-from callboard.actors.groups.events import Caller, GroupPartition, GroupSettings, Reply, TopicPicture, Write
+from callboard.actors.groups.events import Caller, GroupPartition, GroupSettings, Notice, Reply, TopicPicture, Write
 from callboard.actors.groups.records import PROOF
 from callboard.transport import group_messages as said
 
@@ -11,7 +11,10 @@ ORDERS = {"orders": TopicPicture("o1", 4)}
 
 
 class Desk:
-    """Drives a ``Coordinating``; ``replies`` has what was answered, by ticket, and ``log`` what survives."""
+    """Drives a ``Coordinating``; ``replies`` has what was answered, by ticket, and ``log`` what survives.
+
+    ``led``: the leader epochs of partitions of orders that are not led in epoch 0.
+    """
 
     def __init__(self, topics=None, *, settings=None, log=(), survives=True, now_ms=0, proven=True):
         self.settings = settings or GroupSettings(broker_id=1)
@@ -21,9 +24,11 @@ class Desk:
         self.log = list(log)
         self.under_way = []
         self.replies = {}
+        self.notices = []
+        self.led = {}
         self.now_ms, self.wall_ms = now_ms, 1_000_000 + now_ms
         self.tickets = 0
-        self.rules = Coordinating(self.settings)
+        self.rules = Coordinating(self.settings, lambda partition, _: self.led.get(partition.partition, 0))
         for record in self.log:
             self.rules.replay(*record)
         self.rules.on_proven(self.now_ms)
@@ -38,6 +43,8 @@ class Desk:
             if isinstance(effect, Reply):
                 assert effect.ticket not in self.replies, "a ticket was answered twice"
                 self.replies[effect.ticket] = effect.reply
+            elif isinstance(effect, Notice):
+                self.notices.append(effect)
             else:
                 assert isinstance(effect, Write)
                 assert effect.records
@@ -96,9 +103,9 @@ class Desk:
         self.take(self.rules.on_request(request, caller, self.now_ms, self.wall_ms))
         return self.tickets
 
-    def ask(self, request):
+    def ask(self, request, **caller):
         """Return the reply, which comes at once."""
-        return self.replies[self.send(request)]
+        return self.replies[self.send(request, **caller)]
 
     def heartbeat(self, member_id, epoch, *, group="billing", **more):
         return self.ask(beat(member_id, epoch, group=group, **more))
@@ -147,11 +154,16 @@ def _state_of(group):
     )
 
 
-def beat(member_id, epoch, *, group="billing", owned=None, **more):
-    """``owned``: numbers of partitions of orders, or what the message has."""
+def beat(member_id, epoch, *, group="billing", owned=None, stalled=(), **more):
+    """``owned``, and ``stalled``: numbers of partitions of orders, or what the message has."""
     if owned and isinstance(owned[0], int):
         owned = [said.TopicPartitions(topic="orders", partitions=list(owned))]
-    return said.GroupHeartbeatRequest(group_id=group, member_id=member_id, member_epoch=epoch, owned=owned, **more)
+    if stalled:
+        stalled = [said.TopicPartitions(topic="orders", partitions=list(stalled))]
+    more = {"is_fetching": not stalled, **more}
+    return said.GroupHeartbeatRequest(
+        group_id=group, member_id=member_id, member_epoch=epoch, owned=owned, stalled=list(stalled), **more
+    )
 
 
 def numbers(assignment):

@@ -32,6 +32,7 @@ class Client:
         self.assigned = set()  # what it was told that it may own
         self.owned = set()  # what it works on: within assigned, and what it has not given back yet
         self.asked = None  # ticket of the heartbeat under way
+        self.is_reset = False  # it was told so
 
     def hear(self, reply):
         self.asked = None
@@ -41,6 +42,7 @@ class Client:
         if reply.error:
             return  # e.g. the coordinator has changed: it asks again
         assert reply.member_epoch >= self.epoch, "a member's epoch went back"
+        self.is_reset = reply.is_reset
         if reply.assignment is None:
             assert reply.member_epoch == self.epoch
             return
@@ -65,7 +67,9 @@ class Groups(RuleBasedStateMachine):
         self.clients = []
         self.names = 0
         self.epochs = {}  # the highest epoch a partition was given with
-        self.desk = Desk(self.topics, settings=GroupSettings(broker_id=1), survives=survives)
+        self.idle = set()  # who has said once that it does not fetch
+        settings = GroupSettings(broker_id=1, group_fetch_stall_ms=SESSION_MS)
+        self.desk = Desk(self.topics, settings=settings, survives=survives)
 
     # -- what clients do
 
@@ -118,6 +122,23 @@ class Groups(RuleBasedStateMachine):
     def heartbeat(self, data):
         """One heartbeat, also when the one before was not answered: then that answer is lost."""
         self.say(data.draw(st.sampled_from(self.live())))
+
+    @precondition(lambda self: any(client.epoch for client in self.live()))
+    @rule(data=st.data(), seconds=st.integers(1, 13))
+    def beat_without_fetching(self, data, seconds):
+        """For so long that it is reset, perhaps."""
+        client = data.draw(st.sampled_from([one for one in self.live() if one.epoch]))
+        self.idle.add(client.name)
+        for _ in range(seconds):
+            self.desk.pass_time(1_000)
+            if client.is_in:
+                self.say(client, is_fetching=False)
+            if client.is_reset:  # it loses everything at once, and leaves
+                client.is_in = False
+                self.desk.send(beat(client.name, said.LEAVING))
+                break
+            self.hear_all()
+            self.some_were_silent()
 
     @precondition(lambda self: self.live())
     @rule(data=st.data(), how_many=st.integers(1, 3))
@@ -307,6 +328,11 @@ class Groups(RuleBasedStateMachine):
         }
         for part in wanted:  # nobody waits for what nobody has
             assert part in group.owners
+
+    @invariant()
+    def who_fetches_is_never_reset(self):
+        for notice in self.desk.notices:
+            assert notice.values["member"].split()[0] in self.idle
 
     @invariant()
     def replaying_what_was_written_gives_the_same(self):

@@ -10,6 +10,7 @@ from callboard.testing.group_simulation import WATCHER
 from callboard.testing.loop import SimLoop
 from callboard.testing.nemesis import Fault
 from callboard.testing.network import SimNetwork
+from callboard.testing.plants import planted
 from callboard.testing.profiles import PROFILES
 from callboard.testing.recording import read_lines
 from callboard.testing.simulation import Simulation, _NotConverged, run_seed
@@ -23,6 +24,7 @@ def runs(workers):
     for run in [workers.submit(run_seed, seed, "groups") for seed in range(12)]:
         outcome = run.result()
         assert outcome.is_good, outcome.report()
+        assert outcome.resets == [], "nobody forgets to fetch"
         found.append(read_lines(outcome.events))
     return found
 
@@ -105,6 +107,15 @@ def test_a_member_that_is_paused_past_its_session_comes_back_under_another_name(
 
     names = {owned.member for owned in run.groups.runs[0].history.owned if owned.member.startswith("member-1/")}
     assert len(names) > 1
+
+
+def test_a_member_that_forgets_a_partition_is_reset_and_everything_is_read_all_the_same():
+    """Without the watchdog it would be stuck (``test_plants``). Put out at once, it would be beside the next owner."""
+    with planted("forgets-a-partition"):
+        outcome = run_seed(4, "groups")
+
+    assert outcome.is_good, outcome.report()
+    assert [line.split()[0] for line in outcome.resets] == ["group.member_reset"]
 
 
 def test_no_thread_of_a_run_is_left():
