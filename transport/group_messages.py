@@ -34,6 +34,15 @@ class TopicPartitions(Part, frozen=True, kw_only=True, omit_defaults=True):
     partitions: list[Int64] = []
 
 
+class CommittedOffsets(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What is committed of some partitions of a topic: ``offsets`` has one for each of ``partitions``, -1 for none."""
+
+    topic: str
+    topic_id: str = ""
+    partitions: list[Int64] = []
+    offsets: list[Int64] = []
+
+
 class FindCoordinatorsRequest(Request, frozen=True, kw_only=True, tag="find_coordinators", omit_defaults=True):
     """Ask any broker who coordinates these groups."""
 
@@ -98,6 +107,9 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):
     """``assignment``: what the member may own now, all of it; None: as it was.
 
+    ``committed``: where those begin that it is given with this answer. Nobody but the member can commit there from then
+    on. Of a partition that is not named here it asks (``OffsetFetchRequest``), and so it does if it owned it already.
+
     UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH: it is out; what it owned is lost to it, it may join with a new name.
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
     """
@@ -105,6 +117,7 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     member_epoch: Int64 = 0
     group_epoch: Int64 = 0
     assignment: list[TopicPartitions] | None = None
+    committed: list[CommittedOffsets] = []
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
 
