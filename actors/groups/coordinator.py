@@ -53,7 +53,8 @@ ASK_MS = 10_000  # for one question to the replica; longer than a follower may l
 RETRY_MS = 10  # between attempts to load, at least …
 RETRY_SHARE = 4  # … and this part of what has been waited: what passes is noticed late by no more …
 RETRY_MS_MAX = 1_000  # … at most
-EARLY_MS = 100  # that a heartbeat waits for the end of loading; less than any member waits for an answer
+EARLY_MS = 100  # that a heartbeat waits for the end of loading, at most …
+EARLY_SHARE = 10  # … and this part of the shortest session: less than any member waits for an answer
 EARLY_MAX = 1_000  # heartbeats that do
 READ_BYTES = 64 * 1024  # of one fetch: what is replayed in one turn, some milliseconds
 DOORS = ("router", "peers")
@@ -226,7 +227,8 @@ class Coordinator(LoopActor):
         is_heartbeat = isinstance(ask.request, GroupHeartbeatRequest)
         if is_heartbeat and not self._is_serving and len(self._early) < EARLY_MAX:
             if not self._early:
-                self.set_timer(EARLY_MS, _EarlyOverdue())
+                shortest_ms = self._settings.group_session_timeout_ms_min
+                self.set_timer(min(EARLY_MS, shortest_ms // EARLY_SHARE), _EarlyOverdue())
             self._early.append(ask)
         else:
             self._answer(ask)

@@ -405,7 +405,10 @@ def test_a_heartbeat_that_comes_while_its_coordinator_loads_waits_and_is_not_ref
     assert [reply.error for reply in (*lives, *joins)] == [0, 0]
 
 
-def test_a_heartbeat_waits_for_the_end_of_loading_only_so_long(grouped):
+@pytest.mark.parametrize(("shortest_session_ms", "waits_ms"), [(1_000, EARLY_MS), (300, 30)])
+def test_a_heartbeat_waits_for_the_end_of_loading_only_so_long(shortest_session_ms, waits_ms):
+    """Its member must not take the coordinator for silent."""
+    grouped = Grouped(broker={"group_session_timeout_ms_min": shortest_session_ms})
     epoch = grouped.join("a").member_epoch
     broker = grouped.coordinator()
     endpoint = grouped.cluster.client_endpoint(broker)
@@ -415,7 +418,7 @@ def test_a_heartbeat_waits_for_the_end_of_loading_only_so_long(grouped):
     until_loading(grouped, broker)
 
     told = in_background(grouped, endpoint, grouped.heartbeat("a", epoch))
-    grouped.cluster.loop.advance(EARLY_MS - 10)
+    grouped.cluster.loop.advance(waits_ms - 10)
     assert told == []
     grouped.cluster.loop.advance(20)
 
