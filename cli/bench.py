@@ -26,8 +26,6 @@ bench = LazyGroup(
     },
 )
 
-ROUNDS = 3  # of one kill and one close each, of ``bench groups``
-
 PARTS = (
     ("one partition", "ms"),
     ("the last of a signal", "worst_of_a_signal_ms"),
@@ -164,6 +162,16 @@ def _print_faults(figures: list[dict[str, Any]]) -> None:
     help="After which a silent member is out.",
 )
 @click.option(
+    "--joins", type=WholeNumber(min=1), default=10, show_default=True, help="First members of groups, one by one."
+)
+@click.option(
+    "--rounds",
+    type=WholeNumber(min=0),
+    default=3,
+    show_default=True,
+    help="In each one member is killed and one closed; 0: leave that out.",
+)
+@click.option(
     "--groups",
     "group_count",
     type=WholeNumber(min=0),
@@ -173,7 +181,14 @@ def _print_faults(figures: list[dict[str, Any]]) -> None:
 )
 @json_option
 def groups(
-    members: int, partitions: int, rate: int, session_timeout_ms: int, group_count: int, as_json: bool
+    members: int,
+    partitions: int,
+    rate: int,
+    session_timeout_ms: int,
+    joins: int,
+    rounds: int,
+    group_count: int,
+    as_json: bool,
 ) -> ExitStatus:
     """Start three brokers and a group, kill one member, close another, and look at the others meanwhile.
 
@@ -186,7 +201,12 @@ def groups(
 
     moved = rebalance.measure(
         rebalance.Plan(
-            members=members, partitions=partitions, rate=rate, session_timeout_ms=session_timeout_ms, rounds=ROUNDS
+            members=members,
+            partitions=partitions,
+            rate=rate,
+            session_timeout_ms=session_timeout_ms,
+            joins=joins,
+            rounds=rounds,
         )
     )
     figures = rebalance.summary(moved)
@@ -208,15 +228,18 @@ def _row(what: str, departures: list[dict[str, Any]], of: Callable[[list[float]]
 def _print_groups(figures: dict[str, Any]) -> None:
     rows = []
     for how in ("killed", "closed"):
-        some = [one for one in figures["departures"] if one["how"] == how]
+        if not (some := [one for one in figures["departures"] if one["how"] == how]):
+            continue
         rows.append(_row(f"one is {how}", some, statistics.median))
         if len(some) > 1:
             rows.append(_row(f"… longest of {len(some)}", some, max))
     click.echo(f"{figures['members']} members, {figures['partitions']} partitions, {figures['rate']} records a second")
     heads = ("", "partitions", "moved besides", "assigned", "read", "p99 before", "longest pause", "above p99")
-    print_table(heads, rows)
+    if rows:
+        print_table(heads, rows)
     first = figures["first_records_ms"]
-    click.echo(f"first member of a group: records after {first['p50']:.0f} ms (longest {first['max']:.0f})")
+    longest = f"longest of {first['count']}: {first['max']:.0f}"
+    click.echo(f"first member of a group: records after {first['p50']:.0f} ms ({longest})")
     if costs := figures.get("costs"):
         click.echo(
             f"{costs['groups']} groups of one member: {costs['heartbeats_a_second']:.0f} heartbeats a second cost "

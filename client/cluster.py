@@ -1,8 +1,8 @@
 """The client's connections: first contact, one connection a broker, metadata. A shell on the I/O thread.
 
 First contact: all bootstrap endpoints are tried at once, the first that answers is asked for metadata. From then on
-brokers are reached where the metadata says (ipc on the same machine), each connected when it is first needed; the
-bootstrap connections are closed, and come back only when no known broker can be reached.
+brokers are reached where the metadata says (ipc on the same machine), each connected when it is first needed. With the
+first of them the bootstrap connections are closed, and come back only when no known broker can be reached.
 
 Every failed attempt is remembered by endpoint with its stage, so that an error can say: which endpoints, how far each
 came, what to try. A call raises it only when its time is over, for a broker may just be restarting; the log says it
@@ -33,6 +33,7 @@ from .metadata import Metadata, RefreshPolicy
 ASK_TIMEOUT_MS = 5_000  # of one metadata request to one broker, at most; another is asked then
 ASK_TIMEOUT_MS_FIRST = 500  # … of the first; a broker that has stopped must not hold up the news of who leads instead
 ASKED_MAX = 5  # brokers at once
+AHEAD_MAX = 5  # connections, when it is not certain that they will be needed
 DOUBT_MS = 2_000  # how long a broker that did not answer is asked only when there is no other
 TELL_AFTER_MS = 1_000  # without any broker; once lost, a broker needs about two seconds to come back …
 TELL_LOST_AFTER_MS = 5_000  # … so that is told later
@@ -151,6 +152,12 @@ class Cluster:
     def connect_to(self, endpoint: str, on_state: Callable[[ConnectionState], None]) -> Connection:
         """Connect to something that is no broker (a host). The caller closes it."""
         return self._transport.connect(endpoint, client_id=self._client_id, on_state=on_state)
+
+    def connect_ahead(self, broker_ids: Iterable[int]) -> None:
+        """These will probably be asked soon: connect to some of them, so that it need not be waited for then."""
+        unknown = sorted(set(broker_ids).intersection(self.metadata.brokers).difference(self._connections))
+        for broker_id in self.rng.sample(unknown, min(len(unknown), max(0, AHEAD_MAX - len(self._connections)))):
+            self.connection(broker_id)
 
     def anyone(self) -> Connection | None:
         """Return a connection that is ready, of a broker if possible; chosen by chance."""
@@ -320,9 +327,15 @@ class Cluster:
         if self.metadata.brokers and self._seed_connections:
             if not self._connections:  # keep one contact: with the broker nearest to what is asked next
                 self.connection(next(iter(self.metadata.brokers)))
-            seeds, self._seed_connections = self._seed_connections, {}
-            for connection in seeds.values():  # not at once: something may be asked over it just now
-                self._loop.call_later(ASK_TIMEOUT_MS / 1000, connection.close)
+            self._leave_seeds()
+
+    def _leave_seeds(self) -> None:
+        """Drop the seeds once a broker that the metadata name can be asked instead."""
+        if not self.metadata.brokers or not any(one.is_ready for one in self._connections.values()):
+            return
+        seeds, self._seed_connections = self._seed_connections, {}
+        for connection in seeds.values():  # not at once: something may be asked over it just now
+            self._loop.call_later(ASK_TIMEOUT_MS / 1000, connection.close)
 
     # -- what connections tell ---------------------------------------------------------------------
 
@@ -335,6 +348,7 @@ class Cluster:
         self._note(state)
         if state.is_ready:
             self._lost.discard(broker_id)
+            self._leave_seeds()
             self._on_contact()
             self._listener.on_connected(broker_id)
             return
@@ -381,6 +395,8 @@ class Cluster:
         for ask in waiting:
             if ask.expires is not None:
                 ask.expires.cancel()
+            if isinstance(ask.message, MetadataRequest):
+                self._policy.on_sent()
             self.ask_any(ask.message, ask.on_reply, ask.timeout_ms)
         if self._policy.answered_ms < 0 and not self._policy.is_asking:
             self.refresh()

@@ -337,7 +337,7 @@ class Fetcher:
             if leader is None or leader.broker_id < 0:
                 continue
             if state.fetch_offset is None:
-                effects += self._look_up(state)
+                effects += self._look_up(state, leader)
             elif room > 0 and self._has_credit(state) and self.view.is_connected(leader.broker_id):
                 state.leader, state.topic_id = leader, leader.topic_id
                 by_broker.setdefault(leader.broker_id, []).append((state, state.fetch_offset))
@@ -456,8 +456,8 @@ class Fetcher:
             return self.settings.wait_ms
         return min(self.settings.wait_ms, max(WAIT_MS_MIN, quiet_ms))
 
-    def _look_up(self, state: FetchState) -> list[Effect]:
-        if state.is_asking_offset or state.reset_to is None:
+    def _look_up(self, state: FetchState, leader: PartitionLeader) -> list[Effect]:
+        if state.is_asking_offset or state.reset_to is None or not self.view.is_connected(leader.broker_id):
             return []
         state.is_asking_offset = True
         return [LookUpOffset(state.key, state.generation, state.reset_to)]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ..errors import CallboardError
-from ..model import TopicPartition
+from ..model import OffsetAndTimestamp, TopicPartition
 from ..storage.batch import iter_batches
 from ..transport.loop import Timer
 from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, FetchReply, FetchRequest, Reply
@@ -38,7 +38,7 @@ from .group import Applicant, Granted, GroupSide
 from .io import Done, IoThread
 from .lookahead import Span
 from .metadata import PartitionLeader
-from .offsets import Found, OffsetsQuestion
+from .offsets import Found, FoundOrNot, OffsetsAsTheyCome, OffsetsQuestion
 from .patience import DoubtBrokers
 
 RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, "none": None}
@@ -233,14 +233,22 @@ class Fetching:
         if has_news:
             self._woken()
 
-    def _on_offset(self, effect: LookUpOffset, found: Found | None, error: BaseException | None) -> None:
+    def _look_up_all(self, effects: Sequence[LookUpOffset]) -> None:
+        """Ask each leader once; what one has answered goes on at once, and together."""
+        wanted = {effect.key: effect.timestamp_ms for effect in effects}
+        tell = partial(self._on_offsets, {effect.key: effect.generation for effect in effects})
+        OffsetsAsTheyCome(self._loop, self._clock, self.cluster, wanted, LOOK_UP_MS, tell).ask()
+
+    def _on_offsets(self, generations: Mapping[TopicPartition, int], found: FoundOrNot) -> None:
         if self._is_ended:
             return
-        answer = found.get(effect.key) if found is not None else None
-        known = error if isinstance(error, CallboardError) else None
         now = self._clock.monotonic_ms()
-        offset = answer.offset if answer is not None else None
-        self._perform(self.fetcher.on_offset(effect.key, effect.generation, offset, known, now))
+        effects: list[Effect] = []
+        for key, answer in found.items():
+            error = answer if isinstance(answer, CallboardError) else None
+            offset = answer.offset if isinstance(answer, OffsetAndTimestamp) else None
+            effects += self.fetcher.on_offset(key, generations[key], offset, error, now)
+        self._perform(effects)
         self._pump()
 
     def _on_timer(self) -> None:
@@ -277,11 +285,12 @@ class Fetching:
     def _put_all(self, effects: Iterable[Effect]) -> bool:
         """Perform them; return whether somebody who polls must be woken."""
         has_news = False
+        unknown: list[LookUpOffset] = []
         for effect in effects:
             if isinstance(effect, SendFetch):
                 self._fetch(effect)
             elif isinstance(effect, LookUpOffset):
-                self.look_up({effect.key: effect.timestamp_ms}, LOOK_UP_MS, partial(self._on_offset, effect))
+                unknown.append(effect)
             elif isinstance(effect, Refresh):
                 self.cluster.refresh()
             elif isinstance(effect, DoubtBrokers):
@@ -292,6 +301,8 @@ class Fetching:
             else:
                 self._put(effect)
                 has_news = has_news or not isinstance(effect, TellWatermarks)
+        if unknown:
+            self._look_up_all(unknown)
         return has_news
 
     def _fetch(self, effect: SendFetch) -> None:
@@ -345,6 +356,8 @@ class Fetching:
             if self._is_subscribed(subscription, name, is_internal=topic.is_internal)
         ]
         group.on_topics_seen({name: len(topics[name].partitions) for name in names})
+        if not group.member.owned:
+            self.cluster.connect_ahead(part.leader for name in names for part in topics[name].partitions.values())
         if subscription.pattern is None:
             names = sorted(subscription.topics)
         elif not names and not self.cluster.knows_all:

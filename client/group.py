@@ -423,8 +423,10 @@ class GroupSide:
             Change("assigned", effect.member_id, effect.member_epoch, generations, tuple(generations), effect.why)
         )
         self.cluster.add_interest({key.topic for key in generations})
-        done = partial(self._on_begin, generations, effect.member_id)
-        self._ask_committed(dict(effect.partitions), self._identity, BEGIN_MS, done)
+        self._begin({key: generations[key] for key in effect.committed}, effect.committed)
+        if asked := {key: topic_id for key, topic_id in effect.partitions.items() if key not in effect.committed}:
+            done = partial(self._on_begin, {key: generations[key] for key in asked}, effect.member_id)
+            self._ask_committed(asked, self._identity, BEGIN_MS, done)
         self._pump_fetching()
 
     def _lose(self, effect: Lose) -> None:
@@ -455,15 +457,18 @@ class GroupSide:
         if found is None:
             self._on_no_beginning(generations, member_id, error)
             return
+        self._begin(generations, {key: at.offset for key, at in found.items() if at is not None})
+        self._pump_fetching()
+
+    def _begin(self, generations: Mapping[TopicPartition, int], committed: Mapping[TopicPartition, int]) -> None:
+        """Where nothing was committed the policy says."""
         effects: list[FetchEffect] = []
         for key, generation in generations.items():
-            committed = found.get(key)
-            offset = committed.offset if committed is not None else None
-            effects += self._fetcher.on_begin(key, generation, offset=offset, reset_to=self._reset_to(key))
-            if offset is not None:
+            if (offset := committed.get(key, -1)) >= 0:
                 self.begun[key] = offset
+            begins_at = offset if offset >= 0 else None
+            effects += self._fetcher.on_begin(key, generation, offset=begins_at, reset_to=self._reset_to(key))
         self._perform_fetching(effects)
-        self._pump_fetching()
 
     def _on_no_beginning(
         self, generations: Mapping[TopicPartition, int], member_id: str | None, error: BaseException | None

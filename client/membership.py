@@ -97,12 +97,13 @@ class SendHeartbeat(NamedTuple):
 
 
 class Assign(NamedTuple):
-    """The member owns these too."""
+    """The member owns these too. ``committed``: what is committed there, -1 for nothing; else it is to be asked."""
 
     member_id: str
     member_epoch: int
     partitions: Partitions
     why: str
+    committed: Mapping[TopicPartition, int] = {}
 
 
 class Revoke(NamedTuple):
@@ -436,11 +437,21 @@ class Member:
         self.why = reply.why or self.why
         # A coordinator that answers at once without news must not be asked without end.
         self._not_before_ms = now_ms if is_news else sent.sent_ms + self.settings.heartbeat_interval_ms
-        effects = self._reconcile(told_from_ms)
+        effects = self._reconcile(told_from_ms, self._beginnings(reply))
         self.phase = Phase.JOINED  # last: another thread looks whether what it will own is known
         return effects
 
-    def _reconcile(self, since_ms: int) -> list[Effect]:
+    def _beginnings(self, reply: GroupHeartbeatReply) -> dict[TopicPartition, int]:
+        """Return where partitions begin, of those that the answer says it of."""
+        found = {}
+        for some in reply.committed:
+            for partition, offset in zip(some.partitions, some.offsets, strict=False):
+                key = TopicPartition(some.topic, partition)
+                if self.granted.get(key) == some.topic_id:
+                    found[key] = offset
+        return found
+
+    def _reconcile(self, since_ms: int, committed: Mapping[TopicPartition, int] | None = None) -> list[Effect]:
         """Make what is owned equal to what is granted: first out, then in. It was not asked for before ``since_ms``."""
         out = {
             key: topic_id
@@ -459,7 +470,8 @@ class Member:
         if out:
             effects.append(Revoke(self.member_id, self.epoch, out, self.why))
         if new:
-            effects.append(Assign(self.member_id, self.epoch, new, self.why))
+            told = {key: offset for key, offset in (committed or {}).items() if key in new}
+            effects.append(Assign(self.member_id, self.epoch, new, self.why, told))
         return effects
 
     def _on_heard(self, owned: frozenset[tuple[TopicPartition, str]]) -> None:

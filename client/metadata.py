@@ -223,6 +223,11 @@ class RefreshPolicy:
     def on_asked(self) -> None:
         self.is_asking, self.is_wanted = True, False
 
+    def on_sent(self) -> None:
+        """What was asked had to wait until somebody could be asked: it answers what was wanted meanwhile, too."""
+        if self.is_asking:
+            self.is_wanted = False
+
     def on_answer(self, now_ms: int, *, is_news: bool) -> None:
         """An answer came. The next one, if it is wanted soon, comes at once after news, else after a pause."""
         self.is_asking = False

@@ -6,7 +6,7 @@ A shell on the I/O thread. Timestamps: -1 (latest) means the high watermark, -2 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import (
@@ -37,6 +37,7 @@ RETRY_MS = 20
 ATTEMPT_MS = 5_000
 
 Found = dict[TopicPartition, "OffsetAndTimestamp | None"]  # None: no record at or after the timestamp
+FoundOrNot = dict[TopicPartition, "OffsetAndTimestamp | CallboardError | None"]
 
 
 class LeadersQuestion:
@@ -244,3 +245,30 @@ class AnyOffsetsQuestion(OffsetsQuestion):
             self._found[key] = why or CallboardTimeoutError(f"the leader of {key} does not answer")
         self._left = {}
         self._end(None)
+
+
+class OffsetsAsTheyCome(AnyOffsetsQuestion):
+    """Tells of each partition when its leader has answered: ``tell`` may be called often, once for each partition."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        cluster: Cluster,
+        wanted: Mapping[TopicPartition, int],
+        timeout_ms: int,
+        tell: Callable[[FoundOrNot], None],
+    ) -> None:
+        super().__init__(loop, clock, cluster, wanted, timeout_ms, lambda *_: None)
+        self._tell = tell
+
+    def _take(self, reply: Any) -> None:
+        super()._take(reply)
+        if self._found:
+            found, self._found = self._found, {}
+            self._tell(found)
+
+    def _end(self, error: CallboardError | None) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._tell({**self._found, **dict.fromkeys(self._left, error)})

@@ -40,7 +40,7 @@ class Plan:
     session_timeout_ms: int = 2_000
     heartbeat_interval_ms: int = 500
     joins: int = 10  # lone members of new groups
-    rounds: int = 1  # in each one member is killed and one closes; before the next, two others come in their place
+    rounds: int = 1  # in each one member is killed, one closes; before the next two come in their place; 0: none
     quiet_s: float = 4.0  # of undisturbed reading, of which the percentiles before are
 
 
@@ -81,7 +81,8 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
         load.wait_for_progress(plan.partitions)
         _wait_until(lambda: _is_running(running), f"{OFFSETS_TOPIC} to be made ahead of the first group")
         measured.first_records_ms = [_first_records_ms(running, number) for number in range(plan.joins)]
-        members = [stack.enter_context(_member(running, plan, number)) for number in range(plan.members)]
+        started = plan.members if plan.rounds else 0
+        members = [stack.enter_context(_member(running, plan, number)) for number in range(started)]
         for number in range(plan.rounds):
             while len(members) < plan.members:
                 members.append(stack.enter_context(_member(running, plan, plan.members * (number + 1) + len(members))))
@@ -104,6 +105,7 @@ def summary(measured: Measured) -> dict[str, Any]:
             for one in measured.departures
         ],
         "first_records_ms": {
+            "count": len(measured.first_records_ms),
             "p50": round(percentile(measured.first_records_ms, 0.5), 1),
             "max": round(max(measured.first_records_ms, default=0.0), 1),
         },
@@ -117,6 +119,7 @@ def _is_running(running: RunningCluster) -> bool:
             (topic,) = admin.describe_topics([OFFSETS_TOPIC])
         except UnknownTopicOrPartitionError:
             return False
+        admin.list_groups()  # that is answered when every coordinator has begun
     return all(one.leader >= 0 and len(one.isr) == len(one.replicas) for one in topic.partitions)
 
 

@@ -34,6 +34,15 @@ class TopicPartitions(Part, frozen=True, kw_only=True, omit_defaults=True):
     partitions: list[Int64] = []
 
 
+class CommittedOffsets(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What is committed of some partitions of a topic: ``offsets`` has one for each of ``partitions``, -1 for none."""
+
+    topic: str
+    topic_id: str = ""
+    partitions: list[Int64] = []
+    offsets: list[Int64] = []
+
+
 class FindCoordinatorsRequest(Request, frozen=True, kw_only=True, tag="find_coordinators", omit_defaults=True):
     """Ask any broker who coordinates these groups."""
 
@@ -106,6 +115,9 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     ``is_reset``: it has owned something for long and not fetched it, ``why`` says what. It loses all that it owns at
     once, leaves, and joins again under another name. One that does not leave within its session is put out.
 
+    ``committed``: where those begin that it is given with this answer. Nobody but the member can commit there from then
+    on. Of a partition that is not named here it asks (``OffsetFetchRequest``), and so it does if it owned it already.
+
     UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH: it is out; what it owned is lost to it, it may join with a new name.
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
     """
@@ -113,6 +125,7 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     member_epoch: Int64 = 0
     group_epoch: Int64 = 0
     assignment: list[TopicPartitions] | None = None
+    committed: list[CommittedOffsets] = []
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
     is_reset: bool = False

@@ -5,7 +5,8 @@ What they want remembered is appended to the partition as anybody's records are,
 Rules of this file:
 
 1. **Load, then serve.** Marker, acknowledged; read up to it; serve (``loading.py``). Until then requests are refused
-   as COORDINATOR_LOAD_IN_PROGRESS.
+   as COORDINATOR_LOAD_IN_PROGRESS; heartbeats not at once: mostly it is over within ``EARLY_MS``, and who was refused
+   would come back later than that.
 2. **One question at a time** is under way at the replica: the marker, a fetch, or a batch (``journal.py``). Tickets are
    numbered through all coordinators that this process ever has: an answer to an earlier one finds nobody.
 3. **What does not surely survive is forgotten.** An append that is refused, or not answered for ``ASK_MS``: the rules'
@@ -32,6 +33,7 @@ from ...errors import ErrorCode, InvariantViolated
 from ...model import OFFSETS_TOPIC, LeaderEpoch, TopicPartition
 from ...storage.batch import encode_batch
 from ...transport import messages as m
+from ...transport.group_messages import GroupHeartbeatRequest
 from ...transport.loop import Timer
 from ..log import event
 from ..partition.events import Answers, Fetch, Produce, Ticket
@@ -49,8 +51,12 @@ from .records import marker
 logger = logging.getLogger(__name__)
 
 ASK_MS = 10_000  # for one question to the replica; longer than a follower may lag before the set goes on without it
-RETRY_MS = 50  # between attempts to load, doubled …
-RETRY_MS_MAX = 1_000
+RETRY_MS = 10  # between attempts to load, at least …
+RETRY_SHARE = 4  # … and this part of what has been waited: what passes is noticed late by no more …
+RETRY_MS_MAX = 1_000  # … at most
+EARLY_MS = 100  # that a heartbeat waits for the end of loading, at most …
+EARLY_SHARE = 10  # … and this part of the shortest session: less than any member waits for an answer
+EARLY_MAX = 1_000  # heartbeats that do
 READ_BYTES = 64 * 1024  # of one fetch: what is replayed in one turn, some milliseconds
 DOORS = ("router", "peers")
 
@@ -72,6 +78,11 @@ class _AskOverdue:
 
 
 @dataclass(frozen=True, slots=True)
+class _EarlyOverdue:
+    """Who has come before this coordinator serves has waited enough."""
+
+
+@dataclass(frozen=True, slots=True)
 class _RulesDue:
     """Something in the rules waits for this time, or did when the timer was set."""
 
@@ -86,6 +97,7 @@ class Coordinator(LoopActor):
         TopicsTold: "on_topics_told",
         _LoadDue: "on_load_due",
         _AskOverdue: "on_ask_overdue",
+        _EarlyOverdue: "on_early_overdue",
         _RulesDue: "on_rules_due",
     }
 
@@ -123,8 +135,9 @@ class Coordinator(LoopActor):
         self._journal = Journal()  # likewise
         self._loading: Loading | None = None  # None: the marker is not acknowledged yet, or it is done
         self._is_serving = False
+        self._early: list[Ask] = []  # heartbeats that came before it serves
         self._problem = ""  # why it does not load
-        self._retry_ms = RETRY_MS
+        self._waits_since_ms = -1  # that it cannot load; -1: it can, as far as is known
         self._load_began_ms = 0
         self._asked: Ticket | None = None  # the question under way (rule 2)
         self._overdue: Timer | None = None  # of it
@@ -171,8 +184,10 @@ class Coordinator(LoopActor):
         if problem != self._problem:
             event(logger, "coordinator.waits", partition=self.partition, epoch=self.leader_epoch, why=problem)
         self._problem = problem
-        self.set_timer(self._retry_ms, _LoadDue())
-        self._retry_ms = min(2 * self._retry_ms, RETRY_MS_MAX)
+        if self._waits_since_ms < 0:
+            self._waits_since_ms = self._now_ms()
+        waited_ms = self._now_ms() - self._waits_since_ms
+        self.set_timer(min(RETRY_MS_MAX, max(RETRY_MS, waited_ms // RETRY_SHARE)), _LoadDue())
 
     def _on_marker(self, reply: m.ProduceEntryReply) -> None:
         self._loading = Loading(reply.log_start_offset, reply.base_offset)
@@ -196,9 +211,10 @@ class Coordinator(LoopActor):
 
     def _serve(self, loading: Loading) -> None:
         now_ms = self._now_ms()
-        self._loading, self._is_serving, self._problem, self._retry_ms = None, True, "", RETRY_MS
+        self._loading, self._is_serving, self._problem, self._waits_since_ms = None, True, "", -1
         self._rules.on_proven(self._load_began_ms)  # by the marker
         self._perform(self._rules.loaded(now_ms, self.context.clock.wall_ms()))
+        self._answer_early()
         event(
             logger,
             "coordinator.serves",
@@ -212,6 +228,25 @@ class Coordinator(LoopActor):
     # -- requests, topics, time ----------------------------------------------------------------------
 
     def on_ask(self, ask: Ask) -> None:
+        is_heartbeat = isinstance(ask.request, GroupHeartbeatRequest)
+        if is_heartbeat and not self._is_serving and len(self._early) < EARLY_MAX:
+            if not self._early:
+                shortest_ms = self._settings.group_session_timeout_ms_min
+                self.set_timer(min(EARLY_MS, shortest_ms // EARLY_SHARE), _EarlyOverdue())
+            self._early.append(ask)
+        else:
+            self._answer(ask)
+
+    def on_early_overdue(self, _: _EarlyOverdue) -> None:
+        self._answer_early()
+
+    def _answer_early(self) -> None:
+        """Who has waited is served, or refused."""
+        early, self._early = self._early, []
+        for ask in early:
+            self._answer(ask)
+
+    def _answer(self, ask: Ask) -> None:
         self._rules.on_proven(self._proofs.proven_ms(self.partition, self.leader_epoch))
         self._perform(self._rules.on_request(ask.request, ask.caller, self._now_ms(), self.context.clock.wall_ms()))
 

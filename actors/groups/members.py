@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import NamedTuple
 
 from ...errors import ErrorCode
@@ -55,15 +55,25 @@ class Resets(NamedTuple):
     at_ms: int
 
 
+Complete = Callable[[AnyReply], AnyReply]
+
+
 class Held:
     """A reply that waits for records to survive."""
 
-    __slots__ = ("member", "reply", "ticket")
+    __slots__ = ("complete", "member", "reply", "ticket")
 
-    def __init__(self, ticket: Hashable, reply: AnyReply, member: Member | None = None) -> None:
+    def __init__(
+        self, ticket: Hashable, reply: AnyReply, member: Member | None = None, complete: Complete | None = None
+    ) -> None:
         self.ticket = ticket
         self.reply = reply
         self.member = member  # whose session goes on when the reply is sent
+        self.complete = complete  # adds what is only known then
+
+    def final(self) -> AnyReply:
+        """Return the reply as it goes out, once what it waits for survives."""
+        return self.reply if self.complete is None or self.reply.error else self.complete(self.reply)
 
 
 class Member:
@@ -180,6 +190,10 @@ class Member:
     def given(self) -> list[GroupPartition]:
         """What it may own: all that it holds and has not been asked for. Sorted."""
         return sorted(partition for partition in self.holds if partition not in self.asked)
+
+    def newly_given(self, known_epoch: int) -> list[GroupPartition]:
+        """What it was given since the epoch that it knows. Sorted."""
+        return sorted(part for part, since in self.holds.items() if since > known_epoch and part not in self.asked)
 
     def described(self) -> str:
         """The member as a person may be told of it."""

@@ -6,6 +6,8 @@
    assignment grows or shrinks elsewhere does not fail, and one from before a partition moved on does.
 4. Offsets expire only while the group has no members, and only so long after the last change (B23). A topic that was
    deleted takes its offsets along.
+5. A member is told where a partition begins with the answer that gives it, if that waits for the record that says so:
+   then whatever was committed before has survived, too, and from then on nobody but the member can commit there.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ...errors import ErrorCode
-from ...transport.group_messages import OffsetCommitEntry, OffsetFetchEntryReply, TopicPartitions
+from ...transport.group_messages import CommittedOffsets, OffsetCommitEntry, OffsetFetchEntryReply, TopicPartitions
 from .events import GroupPartition, TopicPicture
 from .members import Refused
 from .records import OffsetValue
@@ -61,6 +63,17 @@ class GroupOffsets:
         return [
             fetched_entry(partition, self.committed.get(partition, NONE_COMMITTED))
             for partition in named(wanted, topics)
+        ]
+
+    def beginnings(self, partitions: Iterable[GroupPartition]) -> list[CommittedOffsets]:
+        """Return what is committed of these, which are sorted: together by topic."""
+        found: dict[tuple[str, str], dict[int, int]] = {}
+        for partition in partitions:
+            value = self.committed.get(partition, NONE_COMMITTED)
+            found.setdefault((partition.topic, partition.topic_id), {})[partition.partition] = value.offset
+        return [
+            CommittedOffsets(topic=topic, topic_id=topic_id, partitions=list(some), offsets=list(some.values()))
+            for (topic, topic_id), some in found.items()
         ]
 
     def expired(self, wall_ms: int, retention_ms: int, empty_since_ms: int) -> list[GroupPartition]:

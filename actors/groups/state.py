@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any
+
+import msgspec
 
 from ...errors import ErrorCode
 from ...transport import group_messages as said
@@ -62,7 +65,7 @@ class Groups:
         return self.surviving.reply(caller.ticket, reply, group.written if group is not None else 0)
 
     def tell(self, group: Group, member: Member, ticket: Hashable, request_id: int, known_epoch: int) -> list[Effect]:
-        """Tell the member how things are; its assignment, if it knows another epoch."""
+        """Tell the member how things are; its assignment, if it knows another epoch, and where what is new begins."""
         is_complete = member.told_complete = member.is_complete
         reply = said.GroupHeartbeatReply(
             id=request_id,
@@ -76,7 +79,9 @@ class Groups:
         number, effects = group.written, list[Effect]()
         if self.must_prove and number <= self.surviving.written:
             number, effects = self.surviving.prove()
-        return effects + self.surviving.reply(ticket, reply, number, member)
+        new = member.newly_given(known_epoch) if known_epoch != member.epoch else []
+        complete = partial(_with_beginnings, group, new) if new else None
+        return effects + self.surviving.reply(ticket, reply, number, member, complete)
 
     def tell_parked(self, group: Group, member: Member) -> list[Effect]:
         if (parked := member.parked) is None:
@@ -141,3 +146,8 @@ class Groups:
         del self.by_id[group.group_id]
         self.deletion = self.surviving.number
         return effects
+
+
+def _with_beginnings(group: Group, given: list[GroupPartition], reply: AnyReply) -> AnyReply:
+    """Say besides where these begin (rule 5 of ``offsets``)."""
+    return msgspec.structs.replace(reply, committed=group.offsets.beginnings(given))

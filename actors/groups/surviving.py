@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from ...errors import ErrorCode, InvariantViolated
 from ...transport.shapes import Reply as AnyReply
 from .events import Effect, Record, Reply, Write
-from .members import Held, Member
+from .members import Complete, Held, Member
 from .offsets import Changes, GroupOffsets
 from .proof import NEVER_PROVEN_MS
 from .records import PROOF
@@ -100,11 +100,23 @@ class Surviving:
                 held.reply = refusal(type(held.reply), held.reply.id, code, detail)
         return self._settle(self._sent, None)
 
-    def reply(self, ticket: Hashable, reply: AnyReply, number: int, member: Member | None = None) -> list[Effect]:
-        """Reply, once everything up to ``number`` survives. ``member``: whose session goes on when it is sent."""
+    def reply(
+        self,
+        ticket: Hashable,
+        reply: AnyReply,
+        number: int,
+        member: Member | None = None,
+        complete: Complete | None = None,
+    ) -> list[Effect]:
+        """Reply, once everything up to ``number`` survives.
+
+        Args:
+            member: whose session goes on when it is sent.
+            complete: adds what is known, and proven, when it has waited; to a reply that goes out at once nothing is.
+        """
         if number <= self.written:
             return [Reply(ticket, reply)]
-        held = Held(ticket, reply, member)
+        held = Held(ticket, reply, member, complete)
         self._under_way[number].held.append(held)
         if member is not None:
             member.held.append(held)
@@ -139,7 +151,7 @@ class Surviving:
                     member.held.remove(held)
                     if seen_ms is not None:
                         member.heard(seen_ms)
-                effects.append(Reply(held.ticket, held.reply))
+                effects.append(Reply(held.ticket, held.final()))
         return effects
 
     def waiting(self) -> list[Held]:

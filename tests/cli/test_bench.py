@@ -102,7 +102,24 @@ def test_a_member_that_dies_and_one_that_closes_are_measured_and_shown(callboard
     assert "3 members, 6 partitions, 200 records a second" in ended.out
     for how, partitions in (("killed", 2), ("closed", 3)):  # no partition moved that need not
         assert re.search(rf"one is {how} +{partitions} +0( +-?\d+ ms){{5}}", ended.out), ended.out
-    assert re.search(r"first member of a group: records after \d+ ms", ended.out)
+    assert re.search(r"first member of a group: records after \d+ ms \(longest of 1: \d+\)", ended.out)
+
+
+def test_what_is_not_measured_is_not_shown(callboard, monkeypatch):
+    from callboard.testing import rebalance
+
+    def measured(plan):
+        assert (plan.joins, plan.rounds) == (2, 0)
+        return rebalance.Measured(plan, first_records_ms=[20.0, 30.0])
+
+    monkeypatch.setattr(rebalance, "measure", measured)
+
+    ended = callboard("bench", "groups", "--joins", "2", "--rounds", "0", "--groups", "0")
+
+    assert ended.out.splitlines() == [
+        "10 members, 100 partitions, 1000 records a second",
+        "first member of a group: records after 20 ms (longest of 2: 30)",
+    ]
 
 
 def test_heartbeats_and_commits_are_measured_and_shown():

@@ -24,7 +24,7 @@ def endpoint(broker_id):
 class World:
     """Three brokers that tell who they are, one client that knows them all; some brokers are silent."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, *, is_met=True):
         self.loop, self.network = SimLoop(seed), LoopbackNetwork()
         self.clock = SimClock(self.loop)
         self.silent, self.asked, self.answered = set(), [], 0
@@ -33,12 +33,14 @@ class World:
         config = ProducerConfig(bootstrap_servers=[endpoint(broker_id) for broker_id in BROKERS])
         transport = LoopbackTransport(self.loop, self.clock, network=self.network, seed=seed)
         self.client = Cluster(self.loop, self.clock, transport, config, "client", self, rng=random.Random(seed))
+        self.can_ask = []  # somebody, whenever metadata came
         self.client.start()
-        self.loop.run_until(lambda: self.answered)
-        for broker_id in BROKERS:
-            self.client.connection(broker_id)
-        self.loop.run_until(lambda: all(map(self.client.is_connected, BROKERS)))
-        self.loop.advance(100)
+        if is_met:
+            self.loop.run_until(lambda: self.answered)
+            for broker_id in BROKERS:
+                self.client.connection(broker_id)
+            self.loop.run_until(lambda: all(map(self.client.is_connected, BROKERS)))
+            self.loop.advance(100)
 
     def serve(self, broker_id):
         transport = LoopbackTransport(self.loop, self.clock, network=self.network, owner=str(broker_id))
@@ -58,6 +60,7 @@ class World:
 
     def on_metadata(self):
         self.answered += 1
+        self.can_ask.append(self.client.anyone() is not None)
 
     def on_connected(self, broker_id): ...
 
@@ -116,3 +119,44 @@ def test_when_nobody_answers_the_question_ends_once_and_is_put_again():
     world.silent.clear()
 
     assert world.refreshed(within_ms=5_000)
+
+
+# -- first contact ---------------------------------------------------------------------------------
+
+
+def test_what_is_wanted_while_nobody_can_be_asked_yet_is_asked_for_once():
+    world = World(0, is_met=False)
+    world.client.add_interest(["t"])
+    world.client.refresh()
+    world.client.refresh()
+
+    world.loop.run_until(lambda: world.answered)
+    world.loop.advance(1_000)
+
+    assert len(world.asked) == 1
+
+
+def test_there_is_always_somebody_to_ask_on_the_way_from_the_seeds_to_the_brokers():
+    world = World(0, is_met=False)
+    made = []
+    connect = world.client._transport.connect
+    world.client._transport.connect = lambda endpoint, **more: made.append(endpoint) or connect(endpoint, **more)
+
+    world.loop.run_until(lambda: world.answered)
+    world.client.ask_any(m.MetadataRequest(), lambda *_: None, 1_000)
+    world.loop.advance(10_000)
+
+    assert world.can_ask == [True]
+    assert len(made) == 1, "no seed a second time"
+    assert world.client._seed_connections == {}
+
+
+def test_whoever_will_probably_be_asked_is_connected_ahead_and_not_everybody(monkeypatch):
+    monkeypatch.setattr("callboard.client.cluster.AHEAD_MAX", 2)
+    world = World(0, is_met=False)
+    world.loop.run_until(lambda: world.answered)
+
+    world.client.connect_ahead([1, 2, 3, 9])
+    world.client.connect_ahead([1, 2, 3, 9])
+
+    assert len(world.client._connections) == 2

@@ -177,6 +177,18 @@ def test_an_unknown_position_is_looked_up_once_and_told():
     assert fetch(fetcher).entries[0].fetch_offset == 42
 
 
+def test_an_unknown_position_is_looked_up_as_soon_as_the_leader_is_connected():
+    fetcher = Fetcher(SETTINGS, AView())
+    fetcher.on_assign(A, 1, Credit(), offset=None, reset_to=EARLIEST_TIMESTAMP)
+    fetcher.view.connected = False
+    assert fetcher.drain(0) == []
+
+    fetcher.view.connected = True
+    fetcher.on_connected(1)
+
+    assert fetcher.drain(0) == [LookUpOffset(A, 1, EARLIEST_TIMESTAMP)]
+
+
 def test_a_look_up_that_ends_after_a_seek_changes_nothing():
     fetcher = Fetcher(SETTINGS, AView())
     fetcher.on_assign(A, 1, Credit(), offset=None, reset_to=EARLIEST_TIMESTAMP)

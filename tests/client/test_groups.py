@@ -24,10 +24,12 @@ from callboard.errors import (
     UnknownTopicOrPartitionError,
 )
 from callboard.transport.group_messages import (
+    JOINING,
     LEAVING,
     FindCoordinatorsRequest,
     GroupHeartbeatRequest,
     OffsetCommitRequest,
+    OffsetFetchRequest,
 )
 from callboard.transport.messages import ListOffsetsRequest
 
@@ -68,6 +70,47 @@ def test_a_lone_member_reads_everything(cluster, member):
     fill(cluster, 50, partition=1, first=50)
 
     assert sorted(read(member("t"), 100)) == list(range(100))
+
+
+def test_a_member_that_joins_asks_each_leader_once_where_to_begin_and_the_coordinator_nothing_more(cluster, member):
+    cluster.create("t", 6)
+    fill(cluster, 10)
+
+    assert read(member("t"), 10) == list(range(10))
+
+    assert cluster.requests_of(OffsetFetchRequest) == [], "the answer to joining has said it"
+    assert [len(asked.entries) for asked in cluster.requests_of(ListOffsetsRequest)] == [3, 3]
+    joins = [one for one in cluster.requests_of(GroupHeartbeatRequest) if one.member_epoch == JOINING]
+    assert len(joins) == len(cluster.requests_of(FindCoordinatorsRequest)) == 1
+
+
+def test_what_was_committed_needs_no_question_at_all(cluster, member):
+    cluster.create("t")
+    fill(cluster, 20)
+    first = member("t")
+    assert read(first, 20) == list(range(20))
+    first.commit({T0: 10})
+    first.close(autocommit=False)
+    asked = len(cluster.requests_of(ListOffsetsRequest))
+
+    assert read(member("t"), 10) == list(range(10, 20))
+
+    assert cluster.requests_of(OffsetFetchRequest) == []
+    assert len(cluster.requests_of(ListOffsetsRequest)) == asked
+
+
+def test_a_coordinator_that_does_not_say_where_to_begin_is_asked(cluster, member, monkeypatch):
+    """One of before."""
+    monkeypatch.setattr("callboard.actors.groups.state._with_beginnings", lambda group, given, reply: reply)
+    cluster.create("t")
+    fill(cluster, 20)
+    first = member("t")
+    assert read(first, 20) == list(range(20))
+    first.commit({T0: 10})
+    first.close(autocommit=False)
+
+    assert read(member("t"), 10) == list(range(10, 20))
+    assert len(cluster.requests_of(OffsetFetchRequest)) == 2
 
 
 def test_partitions_are_shared_and_each_record_is_read_by_one(cluster, member):

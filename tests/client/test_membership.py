@@ -16,7 +16,7 @@ from callboard.client.membership import (
 )
 from callboard.errors import ConnectionLostError, ErrorCode
 from callboard.model import TopicPartition
-from callboard.transport.group_messages import GroupHeartbeatReply, OffsetCommitEntry, TopicPartitions
+from callboard.transport.group_messages import CommittedOffsets, GroupHeartbeatReply, OffsetCommitEntry, TopicPartitions
 
 A, B, C = (TopicPartition("t", number) for number in range(3))
 LOST = ConnectionLostError("cut")
@@ -36,11 +36,21 @@ def sent(member, now=0) -> SendHeartbeat:
     return effect
 
 
-def granting(*keys, epoch=1, topic_id="id", complete=True, why="") -> GroupHeartbeatReply:
+def granting(*keys, epoch=1, topic_id="id", complete=True, why="", committed=()) -> GroupHeartbeatReply:
     of = TopicPartitions(topic="t", topic_id=topic_id, partitions=[key.partition for key in keys])
     return GroupHeartbeatReply(
-        member_epoch=epoch, group_epoch=epoch, assignment=[of] if keys else [], is_complete=complete, why=why
+        member_epoch=epoch,
+        group_epoch=epoch,
+        assignment=[of] if keys else [],
+        is_complete=complete,
+        why=why,
+        committed=list(committed),
     )
+
+
+def at(*offsets, topic_id="id") -> CommittedOffsets:
+    """What is committed of partitions 0, 1, … of t."""
+    return CommittedOffsets(topic="t", topic_id=topic_id, partitions=list(range(len(offsets))), offsets=list(offsets))
 
 
 def refusing(error: ErrorCode, detail="") -> GroupHeartbeatReply:
@@ -80,6 +90,24 @@ def test_what_the_answer_grants_is_owned_at_once():
     assert effects == [Assign("member-1", 1, {A: "id", B: "id"}, "it joined")]
     assert set(member.owned) == {A, B}
     assert (member.phase, member.is_complete) == (Phase.JOINED, True)
+
+
+def test_what_is_new_begins_where_the_answer_says_and_what_is_owned_already_goes_on():
+    member = a_member()
+    [assign] = member.on_answer(sent(member).number, granting(A, committed=[at(7)]), 5)
+    assert assign.committed == {A: 7}
+
+    [assign] = member.on_answer(sent(member, 5).number, granting(A, B, C, epoch=2, committed=[at(3, -1)]), 9)
+
+    assert (set(assign.partitions), assign.committed) == ({B, C}, {B: -1})
+
+
+def test_what_was_committed_of_a_topic_of_before_says_nothing():
+    member = a_member()
+
+    [assign] = member.on_answer(sent(member).number, granting(A, committed=[at(7, topic_id="old")]), 5)
+
+    assert assign.committed == {}
 
 
 def test_a_join_that_is_not_answered_is_sent_again_under_the_same_name():
@@ -227,9 +255,9 @@ def test_a_partition_is_revoked_once_however_often_the_answer_says_it():
 def test_a_partition_granted_again_while_it_is_given_back_is_assigned_after_that():
     member, heartbeat = joined(A, B)
     member.on_answer(heartbeat.number, granting(A, epoch=2), 50)
-    assert member.on_answer(sent(member, 50).number, granting(A, B, epoch=3), 60) == []
+    assert member.on_answer(sent(member, 50).number, granting(A, B, epoch=3, committed=[at(1, 1)]), 60) == []
 
-    assert member.on_revoked([B]) == [Assign("member-1", 3, {B: "id"}, "")]
+    assert member.on_revoked([B]) == [Assign("member-1", 3, {B: "id"}, "")], "it has committed since: where is asked"
     assert set(member.owned) == {A, B}
 
 

@@ -156,6 +156,24 @@ def test_what_is_needed_after_a_quiet_time_is_another_matter():
     assert asked_in_vain(policy, now, 3) == [0, 5, 5]
 
 
+def test_what_was_wanted_before_the_question_was_sent_is_answered_by_it():
+    policy = RefreshPolicy(max_age_ms=300_000)
+    policy.want(0)
+    policy.on_asked()
+    policy.want(1)
+    policy.on_sent()
+    policy.on_answer(2, is_news=True)
+
+    assert policy.due_ms(2) > 2
+
+    policy.want(3)
+    policy.on_asked()
+    policy.on_sent()
+    policy.want(4)
+    policy.on_answer(5, is_news=True)
+    assert policy.due_ms(5) == 5, "what was wanted later is not"
+
+
 def test_news_make_the_next_question_free():
     policy = RefreshPolicy(max_age_ms=300_000)
     policy.want(0)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import random
+from itertools import pairwise
 from typing import Annotated, get_args, get_origin
 
 import msgspec
 import pytest
 
 from callboard.actors.controller.internal import CONFIGS
+from callboard.actors.groups.coordinator import EARLY_MS, RETRY_MS, RETRY_SHARE, Coordinator
 from callboard.actors.groups.events import GroupRequest
 from callboard.actors.groups.naming import partition_of
 from callboard.actors.lifecycle import Fail
 from callboard.config import Limits
 from callboard.errors import CallboardError, ErrorCode
 from callboard.model import OFFSETS_TOPIC
+from callboard.testing.loop import SimClock
 from callboard.testing.simulated import METADATA_ENDPOINT, end_of_session
 from callboard.transport import group_messages as said
 from callboard.transport import messages as m
@@ -197,7 +200,7 @@ def test_a_parked_heartbeat_is_answered_when_there_is_news_for_its_member(groupe
 def in_background(grouped, endpoint, request):
     """Ask, and return the list that the reply will be put into."""
     cluster, told = grouped.cluster, []
-    context = cluster.processes["broker-1"].context
+    context = cluster.processes[f"broker-{grouped.live[0]}"].context
     connection = context.transport.connect(endpoint, client_id="background", on_state=lambda _: None)
     connection.request(request, lambda reply, _: told.append(reply), timeout_ms=120_000)
     return told
@@ -379,6 +382,67 @@ def test_nothing_is_answered_from_what_is_not_loaded_yet(grouped):
     assert [reply.error for reply in replies] == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS] * 4
     assert grouped.ask(said.ListGroupsRequest(), broker).loading
     assert grouped.actor(broker).describe().role.startswith("loading")
+
+
+def until_loading(grouped, broker):
+    """Have the coordinator fail, and return when another one loads."""
+    ref = grouped.actor(broker).actor_ref
+    ref.post(Fail())
+    grouped.cluster.run_until(lambda: (one := grouped.actor(broker)) is not None and one is not ref.actor)
+    assert grouped.actor(broker).describe().role == "loading"
+
+
+def test_a_heartbeat_that_comes_while_its_coordinator_loads_waits_and_is_not_refused(grouped):
+    epoch = grouped.join("a").member_epoch
+    broker = grouped.coordinator()
+    endpoint = grouped.cluster.client_endpoint(broker)
+    until_loading(grouped, broker)
+
+    lives = in_background(grouped, endpoint, grouped.heartbeat("a", epoch))
+    joins = in_background(grouped, endpoint, grouped.heartbeat("b", 0, topics=["orders"], assignors=["range"]))
+    grouped.cluster.run_until(lambda: lives and joins)
+
+    assert [reply.error for reply in (*lives, *joins)] == [0, 0]
+
+
+@pytest.mark.parametrize(("shortest_session_ms", "waits_ms"), [(1_000, EARLY_MS), (300, 30)])
+def test_a_heartbeat_waits_for_the_end_of_loading_only_so_long(shortest_session_ms, waits_ms):
+    """Its member must not take the coordinator for silent."""
+    grouped = Grouped(broker={"group_session_timeout_ms_min": shortest_session_ms})
+    epoch = grouped.join("a").member_epoch
+    broker = grouped.coordinator()
+    endpoint = grouped.cluster.client_endpoint(broker)
+    for other in grouped.live:
+        if other != broker:
+            grouped.cluster.kill(f"broker-{other}")
+    until_loading(grouped, broker)
+
+    told = in_background(grouped, endpoint, grouped.heartbeat("a", epoch))
+    grouped.cluster.loop.advance(waits_ms - 10)
+    assert told == []
+    grouped.cluster.loop.advance(20)
+
+    assert [reply.error for reply in told] == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+
+
+def test_what_keeps_a_coordinator_from_loading_is_noticed_to_be_over_by_a_part_of_what_it_took(grouped, monkeypatch):
+    grouped.join("a")
+    broker = grouped.coordinator()
+    clock, times = SimClock(grouped.cluster.loop).monotonic_ms, []
+    load = Coordinator._load
+    monkeypatch.setattr(Coordinator, "_load", lambda self: (times.append(clock()), load(self)))
+    for other in grouped.live:
+        if other != broker:
+            grouped.cluster.crash(f"broker-{other}")
+    grouped.cluster.run_until(lambda: len(grouped.offsets_leader(broker).part.rules.isr) == 1)
+    times.clear()
+    grouped.actor(broker).actor_ref.post(Fail())
+
+    grouped.cluster.loop.advance(4_000)
+
+    pauses = [(after - before, before - times[0]) for before, after in pairwise(times)]
+    assert len(times) > 10
+    assert all(pause <= max(RETRY_MS, waited // RETRY_SHARE) + 5 for pause, waited in pauses), pauses
 
 
 def test_an_append_that_fails_is_forgotten_and_everything_is_loaded_again(grouped):

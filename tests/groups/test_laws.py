@@ -82,12 +82,29 @@ class Groups(RuleBasedStateMachine):
                 self.note_epochs(client)
 
     def note_epochs(self, client):
-        before = set(client.assigned)
-        client.hear(self.desk.replies[client.asked])
+        before, owned = set(client.assigned), set(client.owned)
+        reply = self.desk.replies[client.asked]
+        client.hear(reply)
+        self.is_told_where_to_begin(client, owned, reply)
         for partition in client.assigned - before:
             highest = self.epochs.get(partition, (0, None))
             assert client.epoch > highest[0] or highest[1] == client.name, "fencing by epochs would fail"
             self.epochs[partition] = max(highest, (client.epoch, client.name))
+
+    def is_told_where_to_begin(self, client, owned, reply):
+        """What it is told that is committed where it begins is so for good, and nobody else's commit is on its way."""
+        for some in reply.committed:
+            for number, offset in zip(some.partitions, some.offsets, strict=True):
+                partition = GroupPartition(some.topic, some.topic_id, number)
+                assert partition in client.assigned
+                if partition not in owned:
+                    assert offset == self.last_committed(partition)
+
+    def last_committed(self, partition):
+        offsets = self.group().offsets
+        states = [offsets.committed, *offsets.under_way]
+        found = [state[partition] for state in states if partition in state]
+        return found[-1].offset if found and found[-1] is not None else -1
 
     @precondition(lambda self: len(self.live()) < 5)
     @rule(

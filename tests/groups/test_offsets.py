@@ -519,3 +519,64 @@ def test_a_member_whose_last_commit_is_refused_has_not_left():
     assert late.error == ErrorCode.FENCED_MEMBER_EPOCH
     assert desk.committed() == {}
     assert [member.member_id for member in desk.described().members] == ["m1"]
+
+
+# -- where a member begins
+
+
+def told(reply):
+    """Return where partitions of orders begin, of those that an answer says it of."""
+    return {n: at for some in reply.committed for n, at in zip(some.partitions, some.offsets, strict=True)}
+
+
+def test_a_member_is_told_with_what_it_is_given_where_that_begins():
+    desk = Desk()
+    desk.commit("", said.NO_MEMBER, {1: 7, 3: 0})
+
+    joined = desk.join("m1")
+
+    assert told(joined) == {0: -1, 1: 7, 2: -1, 3: 0}
+    assert [some.topic_id for some in joined.committed] == ["o1"]
+    assert told(desk.heartbeat("m1", joined.member_epoch)) == {}
+
+
+def test_who_takes_over_is_told_what_was_committed_last_however_late_that_survives():
+    desk = Desk()
+    leaving = desk.join("m1").member_epoch
+    staying = desk.join("m2").member_epoch
+    leaving = desk.heartbeat("m1", leaving).member_epoch
+    desk.heartbeat("m1", leaving, owned=[0, 1])
+    staying = desk.heartbeat("m2", staying).member_epoch
+    parked = desk.park("m2", staying, owned=[2, 3])
+    desk.survives = False
+    entries = [said.OffsetCommitEntry(topic="orders", partition=0, offset=5)]
+
+    desk.send(beat("m1", said.LEAVING, last_offsets=entries, last_epoch=leaving))
+    desk.write(1)
+    assert parked not in desk.replies
+    desk.write()
+
+    assert told(desk.replies[parked]) == {0: 5, 1: -1}, "of what it had already it knows it"
+
+
+def test_where_a_partition_begins_is_not_told_when_the_member_may_have_begun_already():
+    """The answer was lost, or has gone astray: perhaps the member has committed since."""
+    desk = Desk()
+    desk.join("m1")
+
+    again = desk.join("m1")
+
+    assert (told(again), len(again.assignment)) == ({}, 1)
+
+
+def test_a_refusal_says_nothing_of_where_partitions_begin():
+    desk = Desk()
+    desk.survives = False
+    waiting = desk.send(beat("m1", 0, topics=["orders"], assignors=["sticky"]))
+    desk.send(said.RemoveMembersRequest(group_id="billing", member_ids=["m1"]))
+
+    desk.write()
+
+    assert desk.replies[waiting].error == ErrorCode.UNKNOWN_MEMBER_ID
+    assert isinstance(desk.replies[waiting].committed, list)
+    assert told(desk.replies[waiting]) == {}
