@@ -90,6 +90,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
                 raise TypeError(f"subscribe: expected topic names, got {type(name).__name__}")
             if not is_topic_name(name):
                 raise InvalidTopicError(f"subscribe: {name[:TOPIC_NAME_MAX]!r} is not a topic name")
+        if not isinstance(getattr(pattern, "pattern", pattern), str | None):  # a compiled one is welcome
+            raise TypeError(f"subscribe: pattern: expected str, got {type(pattern).__name__}")
         try:
             matcher = re.compile(pattern) if pattern is not None else None
         except re.error as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ from .fetcher import (
     SendFetch,
     TellError,
     TellPosition,
+    TellReset,
     TellTruncated,
     TellWatermarks,
 )
@@ -40,6 +42,8 @@ from .lookahead import Span
 from .metadata import PartitionLeader
 from .offsets import Found, OffsetsQuestion
 from .patience import DoubtBrokers
+
+log = logging.getLogger("callboard.client")
 
 RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, "none": None}
 LOOK_UP_MS = 60_000  # of one look-up; then again
@@ -284,6 +288,8 @@ class Fetching:
                 self.look_up({effect.key: effect.timestamp_ms}, LOOK_UP_MS, partial(self._on_offset, effect))
             elif isinstance(effect, Refresh):
                 self.cluster.refresh()
+            elif isinstance(effect, TellReset):
+                self._log_reset(effect)
             elif isinstance(effect, DoubtBrokers):
                 self.cluster.doubt(effect.broker_ids)
             elif isinstance(effect, Hint):
@@ -293,6 +299,13 @@ class Fetching:
                 self._put(effect)
                 has_news = has_news or not isinstance(effect, TellWatermarks)
         return has_news
+
+    def _log_reset(self, effect: TellReset) -> None:
+        key, offset, log_start_offset = effect
+        missed = f", {log_start_offset - offset} records were deleted unread" if offset < log_start_offset else ""
+        policy = self._config.auto_offset_reset
+        where = f"the {'first' if policy == 'earliest' else 'next'} record (auto_offset_reset={policy!r})"
+        log.warning("%s: %s: offset %d is outside the log%s; going on at %s", self._client_id, key, offset, missed, where)
 
     def _fetch(self, effect: SendFetch) -> None:
         connection = self.cluster.connection(effect.broker_id)

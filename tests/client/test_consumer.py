@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -625,3 +626,6 @@ def test_arguments_of_a_wrong_type_are_told_in_words(cluster, consumer):
         c.offsets_for_times([TopicPartition("t", 0)])
     with pytest.raises(IllegalArgumentError, match=r"subscribe: '\(' is not a regular expression"):
         c.subscribe(pattern="(")
+    for pattern in (b"logs-.*", 5, re.compile(b"logs-.*")):
+        with pytest.raises(TypeError, match=r"subscribe: pattern: expected str, got (bytes|int|Pattern)"):
+            c.subscribe(pattern=pattern)
