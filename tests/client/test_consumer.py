@@ -324,13 +324,14 @@ def test_errors_that_pass_are_not_told(cluster, consumer, code):
     assert read(consumer("t"), 10) == list(range(10))
 
 
-def test_an_offset_outside_the_log_is_reset_or_told(cluster, consumer):
+def test_an_offset_outside_the_log_is_reset_or_told(cluster, consumer, caplog):
     cluster.create("t")
     fill(cluster, 10)
     c = consumer()
     c.assign([T0])
     c.seek(T0, 1_000)
     assert read(c, 10) == list(range(10))
+    assert "t-0: offset 1000 is outside the log; going on at the first record" in caplog.text
 
     strict = consumer(auto_offset_reset="none")
     strict.assign([T0])

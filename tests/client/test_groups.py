@@ -399,6 +399,17 @@ def test_explain_says_what_a_member_does_and_waits_for(cluster, member):
     assert "there are none for it" in idle.explain().waits_for
 
 
+def test_a_topic_that_is_not_there_is_what_a_member_waits_for_and_no_good_health(cluster, member):
+    cluster.create("t")
+    consumer = member("gone", unknown_topic_timeout_ms=50)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        consumer.poll(10_000)
+
+    assert "there is no topic 'gone'" in consumer.explain().waits_for
+    assert not consumer.health().is_ok
+    assert "there is no topic 'gone'" in consumer.health().trouble[0]
+
+
 def test_a_poll_after_an_iteration_that_was_left_counts_its_last_record_as_done(cluster, member):
     cluster.create("t")
     fill(cluster, 10)
