@@ -195,6 +195,8 @@ class GroupSide:
     def _commit_and_leave(self, last: Commit, leave: Callable[[int], list[MemberEffect]], done: Done[None]) -> None:
         def on_committed(_: None, error: BaseException | None) -> None:
             self._say_farewell(leave(self.clock.monotonic_ms()), lambda *_: done(None, error))
+            if self.clock.monotonic_ms() >= last.until_ms:
+                done(None, error)  # who leaves has no time to hear that it has left
 
         self._commit(last, on_committed)
 
@@ -382,7 +384,10 @@ class GroupSide:
             unreachable = self.cluster.unreachable_error()
             self.loop.call_soon(self._on_heartbeat, effect.number, unreachable, [])
             return
-        connection.request(effect.request, partial(self._on_heartbeat, effect.number), timeout_ms=effect.timeout_ms)
+        timeout_ms = effect.timeout_ms
+        if self._last is not None:  # the farewell, and there is no time after this
+            timeout_ms = max(1, min(timeout_ms, self._last.until_ms - self.clock.monotonic_ms()))
+        connection.request(effect.request, partial(self._on_heartbeat, effect.number), timeout_ms=timeout_ms)
 
     def _on_heartbeat(self, number: int, reply: Reply | CallboardError, _payload: list[bytes]) -> None:
         if self._is_ended:

@@ -11,6 +11,7 @@ from group_members import T0, T1, T2, T3, Recorder, committed, poll_until
 from test_consumer import fill, read
 
 from callboard import (
+    CallboardTimeoutError,
     CommitFailedError,
     ErrorCode,
     ForkedClientError,
@@ -538,6 +539,38 @@ def test_a_last_commit_that_is_refused_is_tried_again_and_the_farewell_follows(c
 
     assert [len(farewell.last_offsets) for farewell in farewells(cluster)] == [1, 0]
     assert member().committed(T0) == 10
+
+
+@pytest.mark.parametrize("silent", [GroupHeartbeatRequest, OffsetCommitRequest])
+def test_a_close_ends_within_its_bound_though_the_coordinator_is_silent(cluster, member, silent, caplog):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t", heartbeat_interval_ms=5_000)
+    assert read(consumer, 10) == list(range(10))
+    cluster.add_fault(GroupHeartbeatRequest, "drop", count=100)
+    cluster.add_fault(OffsetCommitRequest, "drop", count=100)
+    if silent is OffsetCommitRequest:
+        consumer.commit_async()
+    since = time.monotonic()
+
+    consumer.close(timeout_ms=200)
+
+    assert time.monotonic() - since < 0.9
+    assert "commit of t-0@10 failed: commit: not acknowledged in time" in caplog.text
+
+
+def test_a_commit_ends_within_its_bound_though_the_coordinator_is_silent(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    consumer.poll(0)
+    cluster.add_fault(OffsetCommitRequest, "drop", count=100)
+    since = time.monotonic()
+
+    with pytest.raises(CallboardTimeoutError, match="not acknowledged in time") as raised:
+        consumer.commit({T0: 0}, timeout_ms=100)
+
+    assert raised.value.outcome_unknown
+    assert time.monotonic() - since < 0.9
 
 
 def test_what_a_listener_commits_as_it_gives_back_is_not_overtaken_by_the_last_commit(cluster, member):
