@@ -254,7 +254,13 @@ class GroupSide:
 
     def on_metadata(self) -> None:
         self._step_questions()  # where the coordinator is may be known only now
+        self._look_for_topics()
         self._pump()
+
+    def _look_for_topics(self) -> None:
+        """The coordinator knows of other topics than we do, and some may match the pattern."""
+        if self.member.pattern and self.member.topics_version > self.cluster.metadata.version:
+            self.cluster.refresh()
 
     def on_connected(self, broker_id: int) -> None:
         if broker_id == self.coordinator.broker_id:
@@ -399,6 +405,7 @@ class GroupSide:
             self._perform(self.member.on_silence(number, reply, now))
         elif reply.error or isinstance(reply, GroupHeartbeatReply):
             self._perform(self.member.on_answer(number, reply, now))
+            self._look_for_topics()
         if self.member.phase is Phase.OUT and self._waiting_to_leave is not None:
             done, self._waiting_to_leave = self._waiting_to_leave, None
             last, self._last = self._last, None

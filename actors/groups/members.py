@@ -76,6 +76,7 @@ class Member:
         "session_timeout_ms",
         "target",
         "told_complete",
+        "told_topics",
         "topics",
     )
 
@@ -116,6 +117,7 @@ class Member:
         self.held: list[Held] = []  # its heartbeats' answers that wait for records to survive
         self.has_spoken = False  # it has named an epoch: so it has heard that it is a member
         self.told_complete = False  # its last answer said so
+        self.told_topics = 0  # the ``topics_version`` of its last answer
 
     @property
     def rank(self) -> str:

@@ -34,6 +34,7 @@ class Groups:
         self.settings = settings
         self.by_id: dict[str, Group] = {}  # each has members, a record, offsets, or some under way
         self.topics: Mapping[str, TopicPicture] = {}  # by name
+        self.topics_version = 0  # of the metadata with which topics came or went last
         self.surviving = Surviving()
         self.must_prove = True  # who is told that it lives: the last proof is old; moved by Coordinating with each call
         self.deletion = 0  # the last write that made a group go
@@ -71,11 +72,17 @@ class Groups:
             assignment=None if known_epoch == member.epoch else as_message(member.given()),
             is_complete=is_complete,
             why=group.why,
+            topics_version=self.topics_version if member.pattern else 0,
         )
+        member.told_topics = self.topics_version
         number, effects = group.written, list[Effect]()
         if self.must_prove and number <= self.surviving.written:
             number, effects = self.surviving.prove()
         return effects + self.surviving.reply(ticket, reply, number, member)
+
+    def has_other_topics(self, member: Member) -> bool:
+        """Say whether topics came or went since a member with a pattern was told."""
+        return bool(member.pattern) and member.told_topics != self.topics_version
 
     def tell_parked(self, group: Group, member: Member) -> list[Effect]:
         if (parked := member.parked) is None:

@@ -105,7 +105,7 @@ def test_groups_are_independent_of_each_other(cluster, member):
 
 def test_a_pattern_is_made_topics_by_the_client_and_later_ones_join(cluster, member):
     cluster.create("orders-eu")
-    consumer = member(metadata_max_age_ms=50)
+    consumer = member(heartbeat_interval_ms=4_000)
     consumer.subscribe(pattern="orders-.*")
     consumer.poll(0)
     assert consumer.assignment() == {TopicPartition("orders-eu", 0)}
@@ -113,7 +113,9 @@ def test_a_pattern_is_made_topics_by_the_client_and_later_ones_join(cluster, mem
     cluster.create("orders-us")
     cluster.create("returns")
 
+    since = time.monotonic()
     poll_until(lambda: len(consumer.assignment()) == 2, consumer)
+    assert time.monotonic() - since < 2  # not with the next heartbeat, nor when metadata are old
     assert consumer.subscription() == {"orders-eu", "orders-us"}
 
 
