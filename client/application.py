@@ -84,9 +84,6 @@ class Application:
         self.asked: dict[TopicPartition, OffsetAndMetadata] = {}  # of the last commit that went out, by partition …
         self.committed: dict[TopicPartition, int] = {}  # … and what that one has committed; NOT_KNOWN: not yet, perhaps
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
-        self.left: Mapping[
-            TopicPartition, int
-        ] = {}  # of an asynchronous iteration: polled, but not handed out from there
         self.named: set[TopicPartition] = set()  # in commits since it began to leave: what it says itself counts
         self.performer = 0  # the thread that performs a change
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
@@ -124,7 +121,7 @@ class Application:
         """A thread polls."""
         if self.performer == threading.get_ident():
             raise IllegalStateError("poll: a rebalance listener must not poll")
-        self.handing, self.left = None, {}  # whatever it was busy with, it has finished
+        self.handing = None  # whatever it was busy with, it has finished
         with self._counting:
             self._polls += 1
             self._inside += 1
@@ -238,7 +235,6 @@ class Application:
                 continue
             if record is not None and record.topic_partition == key:
                 position = min(position, record.offset)
-            position = min(position, self.left.get(key, position))
             if position != self.committed.get(key, begun.get(key, NOT_KNOWN)):
                 found[key] = OffsetAndMetadata(position)
         return found

@@ -31,7 +31,7 @@ from .fetching import Subscription
 from .health import ConsumerExplanation, ConsumerHealth, describe_health, explain
 from .io import Done
 from .positions import Positions
-from .reading import RecordColumns
+from .reading import PartitionReader, RecordColumns
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -237,29 +237,32 @@ class Consumer(Committing, Positions, Generic[K, V]):
     def _iterate(self) -> Iterator[ConsumerRecord[K, V]]:
         timeout = self.config.consumer_timeout_ms
         timeout_ms = float("inf") if timeout is None else timeout
-        application = self._application
         while True:
             reader = self._read(self._inbox.next_reader, timeout_ms)
             if reader is None:
                 return
-            records = reader.records
-            for at in range(reader.at, len(records)):
-                if reader.records is not records or reader.at != at or reader.is_paused:
-                    break  # a seek, a pause or a poll came between
-                record = records[at]
-                reader.at = at + 1
-                reader.position = record.offset + 1
-                if application is None:
-                    yield record
-                    continue
-                application.handing = record  # until its step has finished
+            yield from self._records_of(reader)
+
+    def _records_of(self, reader: PartitionReader) -> Iterator[ConsumerRecord[K, V]]:
+        """Hand out what is decoded of a partition, record by record, until something comes between. Never waits."""
+        application, records = self._application, reader.records
+        for at in range(reader.at, len(records)):
+            if reader.records is not records or reader.at != at or reader.is_paused:
+                break  # a seek, a pause or a poll came between
+            record = records[at]
+            reader.at = at + 1
+            reader.position = record.offset + 1
+            if application is None:
                 yield record
-                application.handing = None
-                if application.changes or application.is_commit_due:
-                    break
-            with self._lock:
-                if reader.records is records and reader.at >= len(records) and reader.bad is None:
-                    self._inbox.give_back(reader.release(), reader)
+                continue
+            application.handing = record  # until its step has finished
+            yield record
+            application.handing = None
+            if application.changes or application.is_commit_due:
+                break
+        with self._lock:
+            if reader.records is records and reader.at >= len(records) and reader.bad is None:
+                self._inbox.give_back(reader.release(), reader)
 
     def _forget_readers(self) -> None:
         self._inbox.forget()
