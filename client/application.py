@@ -159,8 +159,8 @@ class Application:
 
     def is_joining(self) -> bool:
         """Say whether the first poll still waits for what it is about to be given."""
-        if not self.join_until_ms:
-            return False
+        if not self.join_until_ms or self._inbox.subscription is None:
+            return False  # what was assigned by hand is there
         member = self.group.member if self.group is not None else None
         now = self._now_ms()
         if member is not None and member.phase is Phase.JOINED and not self.changes:

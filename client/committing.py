@@ -129,7 +129,8 @@ class Committing(ConsumerCore):
     def _before_reading(self, application: Application) -> None:
         """A thread of the application has come: what it was given before it has done with."""
         group = self._side(application)
-        if application.comes_first() or group.member.phase is Phase.STUCK:
+        is_member = self._inbox.subscription is not None
+        if is_member and (application.comes_first() or group.member.phase is Phase.STUCK):
             self._io.post(group.look)
         if application.should_commit():
             self._commit_automatically(application)
@@ -270,6 +271,9 @@ class Committing(ConsumerCore):
         self._inbox.sort()
         readers = self._inbox.readers
         if offsets is None:
+            member = self._side(application).member
+            if not readers and member.phase is Phase.BARRED and member.error is not None:
+                raise member.error  # what it had was lost: this is no success
             positions = {
                 key: OffsetAndMetadata(reader.position)
                 for key, reader in readers.items()

@@ -54,6 +54,9 @@ class Subscription(NamedTuple):
     topics: frozenset[str]
     pattern: re.Pattern[str] | None = None
 
+    def covers(self, topic: str) -> bool:
+        return topic in self.topics if self.pattern is None else self.pattern.fullmatch(topic) is not None
+
 
 class Assigned(NamedTuple):
     """A partition of a subscribed topic is being read from now on."""
@@ -378,11 +381,9 @@ class Fetching:
         return f"sha256 {hashlib.sha256(told.encode(errors='surrogatepass')).hexdigest()}"
 
     def _is_subscribed(self, subscription: Subscription, name: str, *, is_internal: bool) -> bool:
-        if subscription.pattern is None:
-            return name in subscription.topics
-        if is_internal and self._config.exclude_internal_topics:
+        if subscription.pattern is not None and is_internal and self._config.exclude_internal_topics:
             return False
-        return subscription.pattern.fullmatch(name) is not None
+        return subscription.covers(name)
 
     def missing_topic_error(self) -> CallboardError | None:
         """Return why a subscribed topic cannot be read, if that is certain. From any thread."""

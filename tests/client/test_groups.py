@@ -226,6 +226,8 @@ def test_a_member_whose_instance_id_was_taken_is_told_and_stays_away(cluster, me
         poll_until(lambda: False, first)
 
     assert first.assignment() == set()
+    with pytest.raises(FencedInstanceIdError):
+        first.commit()  # nothing is left to commit, and that is no success
 
 
 def test_a_static_member_that_comes_back_has_its_partitions_again_and_nobody_else_moves(cluster, member):
@@ -596,3 +598,49 @@ def test_a_consumer_that_reads_nothing_learns_what_was_committed_as_soon_as_the_
     cluster.create("t")
 
     assert member().committed(T0, timeout_ms=20_000) is None
+
+
+@pytest.mark.parametrize("was_member", [False, True])
+def test_who_is_assigned_by_hand_joins_nothing_so_that_a_poll_waits_no_longer_than_it_was_told(
+    cluster, member, was_member
+):
+    cluster.create("t")
+    consumer = member("t") if was_member else member()
+    if was_member:
+        fill(cluster, 1)
+        assert read(consumer, 1) == [0]
+        consumer.unsubscribe()
+    consumer.assign([T0])
+    since = time.monotonic()
+
+    assert consumer.poll(10) == {}
+
+    assert time.monotonic() - since < 2
+
+
+def test_nothing_of_a_topic_is_handed_out_that_is_not_subscribed_any_more(cluster, member):
+    cluster.create("t")
+    cluster.create("other")
+    fill(cluster, 10)
+    fill(cluster, 3, topic="other")
+    consumer = member("t", max_poll_records=2)
+    assert read(consumer, 2) == [0, 1]
+
+    consumer.subscribe("other")
+
+    seen = []
+    poll_until(lambda: len(seen) == 3, _Noting(consumer, seen))
+    assert {record.topic for record in seen} == {"other"}
+    assert consumer.assignment() == {TopicPartition("other", 0)}
+    assert consumer.committed(T0) == 2  # it went as any other goes
+
+
+class _Noting:
+    """Polls for ``poll_until``, and keeps what came."""
+
+    def __init__(self, consumer, seen):
+        self.consumer, self.seen = consumer, seen
+
+    def poll(self, timeout_ms):
+        for records in self.consumer.poll(timeout_ms).values():
+            self.seen.extend(records)
