@@ -166,12 +166,7 @@ class Committing(ConsumerCore):
             elif change.kind == "revoked":
                 with self._lock:
                     held = set(self._inbox.readers).intersection(change.partitions)
-                self._commit_before_giving_back(application, held)
-                try:
-                    application.on_partitions("revoked", held)
-                finally:
-                    with self._lock:
-                        application.give_up(change)
+                self._give_back(application, change, held)
             else:
                 with self._lock:
                     held = set(self._inbox.readers).intersection(change.partitions)
@@ -181,6 +176,17 @@ class Committing(ConsumerCore):
                 application.on_partitions("lost", held)
         finally:
             self._io.post(self._side(application).on_performed, change)
+
+    def _give_back(self, application: Application, change: Change, held: set[TopicPartition]) -> None:
+        """Commit, tell the listener, give up: the last one whatever becomes of the others, Ctrl-C among it."""
+        try:
+            self._commit_before_giving_back(application, held)
+        finally:
+            try:
+                application.on_partitions("revoked", held)
+            finally:
+                with self._lock:
+                    application.give_up(change)
 
     def _commit_before_giving_back(
         self, application: Application, partitions: set[TopicPartition], bound_ms: float = GIVE_BACK_MS_MAX

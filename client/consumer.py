@@ -140,13 +140,15 @@ class Consumer(Committing, Positions, Generic[K, V]):
     def unsubscribe(self) -> None:
         """Read nothing, and leave the group: as ``close`` does, with commit and listener."""
         self._check_open()
-        if self._application is not None and self._inbox.subscription is not None:
-            self._leave_group(self.config.close_timeout_ms, autocommit=True)
-        with self._lock:
-            self._check_open()
-            self._forget_readers()
-            self._inbox.subscription, self._is_assigned_by_hand = None, False
-            self._io.post(self._fetching.leave, lambda _result, _error: None)
+        try:
+            if self._application is not None and self._inbox.subscription is not None:
+                self._leave_group(self.config.close_timeout_ms, autocommit=True)
+        finally:  # also when the listener has raised: it is done all the same
+            with self._lock:
+                self._check_open()
+                self._forget_readers()
+                self._inbox.subscription, self._is_assigned_by_hand = None, False
+                self._io.post(self._fetching.leave, lambda _result, _error: None)
 
     def assignment(self) -> set[TopicPartition]:
         """Return the partitions that are being read; of a subscription those known so far."""
@@ -331,9 +333,11 @@ class Consumer(Committing, Positions, Generic[K, V]):
             if self._ended is None and self._io.is_alive and not self._io.is_own_thread:
                 self._leave_group(bound_s * 1000, autocommit=autocommit)
         finally:
-            self._end(max(0.1, (until_ms - self._io.clock.monotonic_ms()) / 1000) if bound_s else 0.0)
-        if self._application is not None:
-            self._application.run_last_callbacks()
+            try:
+                self._end(max(0.1, (until_ms - self._io.clock.monotonic_ms()) / 1000) if bound_s else 0.0)
+            finally:
+                if self._application is not None:
+                    self._application.run_last_callbacks()
 
     def _end(self, bound_s: float) -> None:
         with self._lock:
