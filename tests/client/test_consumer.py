@@ -21,7 +21,12 @@ from callboard import (
     SerializationError,
     TopicPartition,
 )
-from callboard.errors import CorruptRecordError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from callboard.errors import (
+    CorruptRecordError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from callboard.storage.batch import encode_batch
 from callboard.transport.messages import FetchRequest, ListOffsetsRequest, MetadataRequest
 
@@ -322,6 +327,19 @@ def test_errors_that_pass_are_not_told(cluster, consumer, code):
     cluster.add_fault(FetchRequest, code, count=3)
 
     assert read(consumer("t"), 10) == list(range(10))
+
+
+def test_a_question_that_leaders_refuse_for_good_is_not_asked_again_until_its_time_is_over(cluster, consumer):
+    cluster.create("t")
+    c = consumer()
+    c.beginning_offsets([T0])
+    cluster.add_fault(ListOffsetsRequest, ErrorCode.TOPIC_AUTHORIZATION_FAILED, count=100)
+    before = len(cluster.requests_of(ListOffsetsRequest))
+
+    with pytest.raises(TopicAuthorizationFailedError):
+        c.end_offsets([T0], timeout_ms=5_000)
+
+    assert len(cluster.requests_of(ListOffsetsRequest)) == before + 1
 
 
 def test_an_offset_outside_the_log_is_reset_or_told(cluster, consumer, caplog):
