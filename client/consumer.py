@@ -71,8 +71,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
         """Read these topics, or those whose whole name matches the regular expression ``pattern``, also later ones.
 
         With a group: the partitions that its coordinator gives this member; those it has already and is given again are
-        read on, those of other topics are not, and go with one of the next polls. Without: all partitions, replacing what was read before; one that is added later is read from its
-        beginning.
+        read on, those of other topics are not, and go with one of the next polls. Without: all partitions, replacing
+        what was read before; one that is added later is read from its beginning.
 
         Args:
             listener: a ``ConsumerRebalanceListener``, told when partitions come and go. Needs a group.

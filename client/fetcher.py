@@ -332,8 +332,8 @@ class Fetcher:
         behind: list[FetchState] = []
         room = self._room()
         for state in self.states.values():
-            is_unknown = state.fetch_offset is None  # where it is paused is asked for all the same: position(), lag()
-            if (state.is_paused and not is_unknown) or now_ms < state.retry_at_ms or state.error is not None:
+            offset = state.fetch_offset  # None: of a paused one it is asked for all the same, for position() and lag()
+            if (state.is_paused and offset is not None) or now_ms < state.retry_at_ms or state.error is not None:
                 continue
             if state.flights:
                 if state.is_behind and len(state.flights) < FLIGHTS_MAX:
@@ -342,11 +342,11 @@ class Fetcher:
             leader = self.view.leader(*state.key)
             if leader is None or leader.broker_id < 0:
                 continue
-            if is_unknown:
+            if offset is None:
                 effects += self._look_up(state)
             elif room > 0 and self._has_credit(state) and self.view.is_connected(leader.broker_id):
                 state.leader, state.topic_id = leader, leader.topic_id
-                by_broker.setdefault(leader.broker_id, []).append((state, state.fetch_offset))
+                by_broker.setdefault(leader.broker_id, []).append((state, offset))
                 behind.append(state)
         effects += [self._request(broker, wanted, room, now_ms, is_guess=False) for broker, wanted in by_broker.items()]
         if behind and room > 0:

@@ -308,7 +308,9 @@ class Fetching:
         missed = f", {log_start_offset - offset} records were deleted unread" if offset < log_start_offset else ""
         policy = self._config.auto_offset_reset
         where = f"the {'first' if policy == 'earliest' else 'next'} record (auto_offset_reset={policy!r})"
-        log.warning("%s: %s: offset %d is outside the log%s; going on at %s", self._client_id, key, offset, missed, where)
+        log.warning(
+            "%s: %s: offset %d is outside the log%s; going on at %s", self._client_id, key, offset, missed, where
+        )
 
     def _fetch(self, effect: SendFetch) -> None:
         connection = self.cluster.connection(effect.broker_id)

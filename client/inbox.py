@@ -147,9 +147,7 @@ class Inbox:
     def _is_held(self, reader: PartitionReader) -> bool:
         """Say whether nothing of it is handed out now: it is paused, or of a topic that is not subscribed any more and
         will be asked back."""
-        return reader.is_paused or (
-            self.subscription is not None and not self.subscription.covers(reader.key.topic)
-        )
+        return reader.is_paused or (self.subscription is not None and not self.subscription.covers(reader.key.topic))
 
     def take(self, limit: int) -> dict[TopicPartition, list[AnyRecord]] | None:
         """Return up to ``limit`` records of the partitions with data, in turn; None: there are none.
