@@ -41,6 +41,12 @@ def describe_health(
     now = io.clock.monotonic_ms()
     cluster, states = fetching.cluster, dict(fetching.fetcher.states)
     trouble = [] if io.is_alive else [_why_dead(io)]
+    if io.failure is not None:
+        error, at_ms = io.failure
+        told = f"{type(error).__name__}: {error}, {now - at_ms} ms ago"
+        trouble.append(
+            f"a part of the client failed ({told}); see the log, and make a new consumer if it reads no more"
+        )
     if io.is_alive and (missing := fetching.missing_topic_error()) is not None:
         trouble.append(str(missing))
     member = fetching.group.member if fetching.group is not None else None

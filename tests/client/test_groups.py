@@ -415,6 +415,22 @@ def test_a_topic_that_is_not_there_is_what_a_member_waits_for_and_no_good_health
     assert "there is no topic 'gone'" in consumer.health().trouble[0]
 
 
+def test_a_part_of_the_client_that_fails_is_no_good_health_and_the_others_go_on(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    consumer.poll(0)
+
+    def fail():
+        raise ZeroDivisionError("planted")
+
+    consumer._io.post(fail)
+    fill(cluster, 3)
+    assert read(consumer, 3) == [0, 1, 2]
+
+    assert not consumer.health().is_ok
+    assert "ZeroDivisionError: planted" in consumer.health().trouble[0]
+
+
 def test_a_poll_after_an_iteration_that_was_left_counts_its_last_record_as_done(cluster, member):
     cluster.create("t")
     fill(cluster, 10)
