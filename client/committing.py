@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, overload
 
-from ..errors import CallboardError, IllegalArgumentError, IllegalStateError
+from ..errors import CallboardError, CommitFailedError, IllegalArgumentError, IllegalStateError
 from ..model import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from .application import Application, CommitCallback, EndedCommit, Offsets, log
 from .commits import Commit
@@ -250,10 +250,23 @@ class Committing(ConsumerCore):
     def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata | int] | None, timeout_ms: int | None) -> None:
         bound_ms = self._bound_ms(timeout_ms)
         application = self._group_of("commit")
+        while True:
+            with self._lock:
+                self._check_open()
+                given, member_id, epoch = self._to_commit(application, offsets)
+            try:
+                self._commit_now(application, given, member_id, epoch, bound_ms)
+                return
+            except CommitFailedError:
+                if offsets is not None or not self._has_given_back_some(application, given, member_id):
+                    raise
+
+    def _has_given_back_some(self, application: Application, given: Offsets, member_id: str) -> bool:
+        """Say whether another thread has given some of these partitions back meanwhile: what is left can be committed.
+        Not if all went, nor if they were lost: that must be told, though the member may have joined again."""
         with self._lock:
-            self._check_open()
-            given, member_id, epoch = self._to_commit(application, offsets)
-        self._commit_now(application, given, member_id, epoch, bound_ms)
+            gone = sum(key not in self._inbox.readers for key in given)
+            return self._name(application)[0] == member_id and 0 < gone < len(given)
 
     def _group_of(self, what: str) -> Application:
         if self._application is None:
