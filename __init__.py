@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .client.application import AsyncConsumerRebalanceListener as AsyncConsumerRebalanceListener
     from .client.application import ConsumerRebalanceListener as ConsumerRebalanceListener
     from .client.consumer import Consumer as Consumer
+    from .client.dead_letters import dlq as dlq
     from .client.futures import FutureBatchMetadata as FutureBatchMetadata
     from .client.futures import FutureRecordMetadata as FutureRecordMetadata
     from .client.group_offsets import OffsetReset as OffsetReset
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .errors import IllegalArgumentError as IllegalArgumentError
     from .errors import IllegalStateError as IllegalStateError
     from .errors import LogTruncationError as LogTruncationError
+    from .errors import MembershipLostError as MembershipLostError
     from .errors import NoOffsetForPartitionError as NoOffsetForPartitionError
     from .errors import SerializationError as SerializationError
     from .errors import error_for_code as error_for_code
@@ -73,6 +75,7 @@ _HOMES = {
     "AsyncConsumerRebalanceListener": "client.application",
     "ConsumerRebalanceListener": "client.application",
     "Consumer": "client.consumer",
+    "dlq": "client.dead_letters",
     "RecordColumns": "client.reading",
     "FutureBatchMetadata": "client.futures",
     "FutureRecordMetadata": "client.futures",
@@ -105,6 +108,7 @@ _HOMES = {
     "IllegalArgumentError": "errors",
     "IllegalStateError": "errors",
     "LogTruncationError": "errors",
+    "MembershipLostError": "errors",
     "NoOffsetForPartitionError": "errors",
     "SerializationError": "errors",
     "error_for_code": "errors",

@@ -12,6 +12,7 @@
     │   ├── DeliveryError               flush/close: some records were not delivered; ``.failed`` lists them
     │   ├── NoOffsetForPartitionError   no position, and auto_offset_reset is "none"
     │   ├── CommitFailedError           the member is out of its group: who owns its partitions now
+    │   ├── MembershipLostError         likewise, told to ``on_error`` when it happens
     │   └── ForkedClientError           the object was made before a fork
     ├── BrokerResponseError             a broker refused; one subclass a code, ``.errno`` as in Kafka
     │   └── …                           see ``ErrorCode``
@@ -27,8 +28,9 @@ Every error answers two questions: ``retriable`` (may the same request succeed l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from typing import Any, ClassVar, Self
+
+from .codes import ErrorCode
 
 __all__ = ["CallboardError", "ErrorCode", "error_for_code"]  # the classes are exported by name from the package root
 
@@ -93,13 +95,13 @@ class IllegalArgumentError(ClientError, ValueError):
 class SerializationError(ClientError):
     """A serializer or deserializer failed. ``data`` is what it was given; the cause is chained.
 
-    ``offset`` is that of the record that could not be read; -1 when it has none yet.
+    ``record``: the one that a consumer could not read, as it lies in the log: key and value are bytes. ``offset`` is
+    its own; None and -1 when there is no record yet.
     """
 
-    def __init__(self, message: str, data: object = None, *, offset: int = -1) -> None:
+    def __init__(self, message: str, data: object = None, *, offset: int = -1, record: Any = None) -> None:
         super().__init__(message)
-        self.data = data
-        self.offset = offset
+        self.data, self.offset, self.record = data, offset, record
 
 
 class BufferExhaustedError(ClientError):
@@ -161,86 +163,21 @@ class CommitFailedError(ClientError):
     """
 
 
+class MembershipLostError(ClientError):
+    """The member is out of its group: fenced, silent for too long, or stuck. It joins again; ``partitions`` are what it
+    owned, and others may have them by now. Told to ``on_error``; a ``poll`` tells the rebalance listener.
+    """
+
+    def __init__(self, message: str, partitions: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.partitions = list(partitions)
+
+
 class ForkedClientError(ClientError):
     """The client was made before a fork. Make a new one in the child process."""
 
 
 # -- said by a broker ------------------------------------------------------------------------------
-
-
-class ErrorCode(IntEnum):
-    """The codes that replies carry: Kafka's numbers; above 1000 Callboard's own."""
-
-    UNKNOWN = -1
-    NONE = 0
-    OFFSET_OUT_OF_RANGE = 1
-    CORRUPT_RECORD = 2
-    UNKNOWN_TOPIC_OR_PARTITION = 3
-    LEADER_NOT_AVAILABLE = 5
-    NOT_LEADER_FOR_PARTITION = 6
-    REQUEST_TIMED_OUT = 7
-    BROKER_NOT_AVAILABLE = 8
-    MESSAGE_SIZE_TOO_LARGE = 10
-    STALE_CONTROLLER_EPOCH = 11
-    OFFSET_METADATA_TOO_LARGE = 12
-    COORDINATOR_LOAD_IN_PROGRESS = 14
-    COORDINATOR_NOT_AVAILABLE = 15
-    NOT_COORDINATOR = 16
-    INVALID_TOPIC = 17
-    NOT_ENOUGH_REPLICAS = 19
-    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20
-    INVALID_REQUIRED_ACKS = 21
-    ILLEGAL_GENERATION = 22
-    INVALID_GROUP_ID = 24
-    UNKNOWN_MEMBER_ID = 25
-    INVALID_SESSION_TIMEOUT = 26
-    REBALANCE_IN_PROGRESS = 27
-    TOPIC_AUTHORIZATION_FAILED = 29
-    GROUP_AUTHORIZATION_FAILED = 30
-    CLUSTER_AUTHORIZATION_FAILED = 31
-    INVALID_TIMESTAMP = 32
-    UNSUPPORTED_VERSION = 35
-    TOPIC_ALREADY_EXISTS = 36
-    INVALID_PARTITIONS = 37
-    INVALID_REPLICATION_FACTOR = 38
-    INVALID_REPLICA_ASSIGNMENT = 39
-    INVALID_CONFIGURATION = 40
-    NOT_CONTROLLER = 41
-    INVALID_REQUEST = 42
-    OUT_OF_ORDER_SEQUENCE_NUMBER = 45
-    DUPLICATE_SEQUENCE_NUMBER = 46
-    INVALID_PRODUCER_EPOCH = 47
-    STORAGE_ERROR = 56
-    UNKNOWN_PRODUCER_ID = 59
-    NON_EMPTY_GROUP = 68
-    GROUP_ID_NOT_FOUND = 69
-    FETCH_SESSION_ID_NOT_FOUND = 70
-    FENCED_LEADER_EPOCH = 74
-    UNKNOWN_LEADER_EPOCH = 75
-    UNSUPPORTED_COMPRESSION_TYPE = 76
-    STALE_BROKER_EPOCH = 77
-    MEMBER_ID_REQUIRED = 79
-    FENCED_INSTANCE_ID = 82
-    ELIGIBLE_LEADERS_NOT_AVAILABLE = 83
-    ELECTION_NOT_NEEDED = 84
-    GROUP_SUBSCRIBED_TO_TOPIC = 86
-    INVALID_RECORD = 87
-    PRODUCER_FENCED = 90
-    INVALID_UPDATE_VERSION = 95
-    UNKNOWN_TOPIC_ID = 100
-    DUPLICATE_BROKER_REGISTRATION = 101
-    INCONSISTENT_CLUSTER_ID = 104
-    INELIGIBLE_REPLICA = 107
-    FENCED_MEMBER_EPOCH = 110
-    UNSUPPORTED_ASSIGNOR = 112
-    OVERLOADED = 1001
-    STORE_CONFLICT = 1002
-    STORE_UNAVAILABLE = 1003
-    UNKNOWN_ADDRESS = 1004
-    LIMIT_EXCEEDED = 1005
-    INTERNAL = 1006
-    STORAGE_FULL = 1007
-    PARTITION_NOT_ASSIGNED = 1008
 
 
 class BrokerResponseError(CallboardError):

@@ -1,4 +1,9 @@
-"""The admin client's shell on the I/O thread: finds who can answer, asks, asks again while that may help."""
+"""The admin client's shell on the I/O thread: finds who can answer, asks, asks again while that may help.
+
+What is told never goes back: any broker may be asked, and one that has not heard yet of what this client was told, or
+has changed, is asked again, or another one. If all that can be reached stay behind, what they know is told after
+``BEHIND_MS`` nevertheless: in trouble an old answer is better than none.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,8 @@ from .offsets import AnyOffsetsQuestion, DeleteRecordsQuestion, Found, OffsetsQu
 
 RETRY_MS = 50  # between two attempts; administration is rare
 ATTEMPT_MS = 10_000  # of one attempt at one broker; then another one is asked
+BEHIND_MS = 2_000  # for so long nobody is believed who knows less than was known before
+BEHIND_RETRY_MS = 5  # news are on their way to all brokers at once
 
 
 class Replies:
@@ -43,6 +50,7 @@ class AdminIo:
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
         self.config = config
         self._coordinators: dict[str, int] = {}  # group -> broker, as it was last told
+        self._told = ("", 0)  # cluster id, and the newest version of its metadata that this client was told
 
     def start(self) -> None:
         self.cluster.start()
@@ -66,15 +74,27 @@ class AdminIo:
         """Ask the controller, wherever it is, until it answers. ``done`` gets the reply, and whether an earlier attempt
         may have taken effect already.
         """
-        _ControllerQuestion(self, request, self._clock.monotonic_ms() + timeout_ms, done).ask()
+
+        def on_answer(answer: tuple[Reply, bool] | None, error: BaseException | None) -> None:
+            if answer is not None:
+                self._remember(answer[0])
+            done(answer, error)
+
+        _ControllerQuestion(self, request, self._clock.monotonic_ms() + timeout_ms, on_answer).ask()
 
     def ask_any(self, request: Request, timeout_ms: int, done: Done[Reply]) -> None:
-        """Ask any broker; when it is lost on the way, another. Only for questions that change nothing."""
-        until_ms = self._clock.monotonic_ms() + timeout_ms
+        """Ask any broker; when it is lost on the way, or behind, another. Only for questions that change nothing."""
+        begun_ms = self._clock.monotonic_ms()
+        until_ms = begun_ms + timeout_ms
+        patient_until_ms = begun_ms + min(BEHIND_MS, timeout_ms)
 
         def on_reply(reply: Reply | CallboardError, _: list[bytes]) -> None:
             error = error_of(reply)
             if isinstance(reply, Reply) and error is None:
+                if self._is_behind(reply) and self._clock.monotonic_ms() + BEHIND_RETRY_MS < patient_until_ms:
+                    self._loop.call_later(BEHIND_RETRY_MS / 1000, ask)
+                    return
+                self._remember(reply)
                 done(reply, None)
             elif error is not None and (
                 not error.retriable or not self.cluster.has_contact or self._clock.monotonic_ms() + RETRY_MS >= until_ms
@@ -140,6 +160,20 @@ class AdminIo:
             done(replies, error)
 
         self._ask_all(connections, request, timeout_ms, finish)
+
+    def _is_behind(self, reply: Reply) -> bool:
+        """Say whether who answers knows less than this client was told before."""
+        (told_id, told), (cluster_id, version) = self._told, self._version_of(reply)
+        return cluster_id == told_id and 0 < version < told
+
+    def _remember(self, reply: Reply) -> None:
+        cluster_id, version = self._version_of(reply)
+        if version and not self._is_behind(reply):
+            self._told = (cluster_id, version)
+
+    def _version_of(self, reply: Reply) -> tuple[str, int]:
+        """Return the cluster that a reply is of, and its version of the metadata; 0: it does not say."""
+        return getattr(reply, "cluster_id", "") or self.cluster.metadata.cluster_id, getattr(reply, "version", 0)
 
     def _ask_all(
         self, connections: Mapping[str, Connection], request: Request, timeout_ms: int, done: Done[Replies]

@@ -6,14 +6,12 @@ The I/O thread stays a thread of its own, so a busy event loop delays the applic
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..errors import DeliveryError, IllegalStateError
+from ..errors import DeliveryError
 from ..model import (
     ConsumerRecord,
     Header,
@@ -27,13 +25,14 @@ from ..transport import messages as m
 from .admin import AdminClient
 from .admin_groups import Groups, MemberToRemove
 from .admin_requests import Changes, Elections, Partitions, Topics
-from .application import check_listener
+from .bad_records import BadRecord
 from .consumer import Consumer, Records
 from .consumer_core import JOIN_LOOK_S
 from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .group_offsets import OffsetReset, PartitionLag, ResetTo
 from .health import ConsumerExplanation, ConsumerHealth
+from .on_loop import ListenerOnLoop, LoopSide, check_may_poll
 from .producer import Producer
 from .reading import RecordColumns
 from .stepping import Steps
@@ -43,7 +42,6 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 SPACE_WAIT_S = 1.0  # then look again, whatever was told
-_calls: ContextVar[tuple[_Call, ...]] = ContextVar("calls", default=())  # of listeners, within which this code runs
 
 
 async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -59,11 +57,13 @@ class AsyncProducer(Generic[K, V]):
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._producer: Producer[K, V] = Producer(**settings)
+        self._loop_side = LoopSide(self)
+        self._producer: Producer[K, V] = Producer(**self._loop_side.with_hook(settings))
         self.config, self.client_id = self._producer.config, self._producer.client_id
 
     async def start(self) -> None:
         """There is nothing to start; here for those who come from aiokafka."""
+        self._loop_side.see()
 
     async def stop(self) -> None:
         await self.close()
@@ -122,6 +122,7 @@ class AsyncProducer(Generic[K, V]):
         return self._producer.metrics()
 
     async def __aenter__(self) -> AsyncProducer[K, V]:
+        self._loop_side.see()
         return self
 
     async def __aexit__(
@@ -139,7 +140,7 @@ class AsyncProducer(Generic[K, V]):
         result = attempt()
         if result is not None:
             return result
-        loop = asyncio.get_running_loop()
+        loop = self._loop_side.see()
         until = loop.time() + self.config.max_block_ms / 1000
         while True:
             left = until - loop.time()
@@ -165,11 +166,12 @@ class AsyncConsumer(Generic[K, V]):
     """
 
     def __init__(self, *topics: str, **settings: Any) -> None:
-        self._consumer: Consumer[K, V] = Consumer(*topics, **settings)
+        self._loop_side = LoopSide(self)
+        self._consumer: Consumer[K, V] = Consumer(*topics, **self._loop_side.with_hook(settings))
         self.config, self.client_id = self._consumer.config, self._consumer.client_id
         consumer = self._consumer
         self._steps = Steps(consumer)
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one that polls
+        self._steps.wait_for_coroutines(self._loop_side.wait_for)
         self.assign, self.commit_async, self.group_metadata = (
             consumer.assign,
             consumer.commit_async,
@@ -185,22 +187,21 @@ class AsyncConsumer(Generic[K, V]):
         self.highwater, self.metrics = consumer.highwater, consumer.metrics
         self.bootstrap_connected = consumer.bootstrap_connected
 
-    @property
-    def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        return self._loop
-
     async def start(self) -> None:
         """There is nothing to start; here for those who come from aiokafka."""
+        self._loop_side.see()
 
     async def stop(self) -> None:
         await self.close()
 
     def subscribe(self, topics: Iterable[str] | str = (), pattern: str | None = None, listener: Any = None) -> None:
         """See ``Consumer.subscribe``. An ``AsyncConsumerRebalanceListener`` is awaited on the event loop that polls."""
-        self._consumer.subscribe(topics, pattern, None if listener is None else _OnLoop(listener, self))
+        self._consumer.subscribe(
+            topics, pattern, None if listener is None else ListenerOnLoop(listener, self._loop_side)
+        )
 
     async def unsubscribe(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop_side.see()
         await _in_thread(self._consumer.unsubscribe)
 
     async def commit(
@@ -250,12 +251,13 @@ class AsyncConsumer(Generic[K, V]):
         timeout = self.config.consumer_timeout_ms
         while True:
             wait_ms = 86_400_000 if timeout is None else min(timeout, 86_400_000)
+            before = self._steps.handed_on
             reader = await self._until_there(self._steps.next_reader, wait_ms)
             if reader is not None:
                 for record in self._steps.records_of(reader):
                     yield record
                 await asyncio.sleep(0)  # others have their turn, though nothing was waited for
-            elif timeout is not None:
+            elif timeout is not None and self._steps.handed_on == before:
                 return
 
     async def position(self, partition: TopicPartition, timeout_ms: int | None = None) -> int:
@@ -292,10 +294,11 @@ class AsyncConsumer(Generic[K, V]):
         return self._consumer.explain()
 
     async def close(self, autocommit: bool = True, timeout_ms: int | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop_side.see()
         await _in_thread(self._consumer.close, autocommit, timeout_ms)
 
     async def __aenter__(self) -> AsyncConsumer[K, V]:
+        self._loop_side.see()
         return self
 
     async def __aexit__(
@@ -303,11 +306,14 @@ class AsyncConsumer(Generic[K, V]):
     ) -> None:
         await self.close(autocommit=kind is None)
 
+    def _hand_on(self, bad: BadRecord) -> None:
+        with self._loop_side.calling():
+            self._steps.hand_on(bad)
+
     async def _until_there(self, look: Callable[[], Any], wait_ms: float) -> Any:
         """Call ``look`` until it returns something, or the time is over (then None); suspended in between."""
-        if any(call.consumer is self and call.is_under_way for call in _calls.get()):
-            raise IllegalStateError("poll: a rebalance listener must not poll")
-        loop = self._loop = asyncio.get_running_loop()
+        check_may_poll(self)
+        loop = self._loop_side.see()
         until = loop.time() + wait_ms / 1000
         arrived = asyncio.Event()
 
@@ -318,6 +324,7 @@ class AsyncConsumer(Generic[K, V]):
                 return
 
         self._steps.enter(wake)
+        has_handed_on = False
         try:
             while True:
                 arrived.clear()
@@ -326,6 +333,12 @@ class AsyncConsumer(Generic[K, V]):
                 self._steps.run_callbacks()
                 found = self._steps.look(look)
                 left = until - loop.time()
+                if isinstance(found, BadRecord):
+                    if has_handed_on and left <= 0:
+                        return None
+                    await _in_thread(self._hand_on, found)  # goes on to its end also when this is cancelled
+                    has_handed_on = True
+                    continue
                 if found is not None:
                     return found
                 if left <= 0:
@@ -340,51 +353,12 @@ class AsyncConsumer(Generic[K, V]):
             self._steps.leave()
 
 
-class _Call:
-    """A call of a consumer's listener. A task that the listener has begun may live longer."""
-
-    def __init__(self, consumer: AsyncConsumer[Any, Any]) -> None:
-        self.consumer = consumer
-        self.is_under_way = True
-
-
-class _OnLoop:
-    """A listener of a consumer on an event loop: its coroutines run there, while a thread of the pool waits."""
-
-    def __init__(self, listener: Any, consumer: AsyncConsumer[Any, Any]) -> None:
-        check_listener(listener)
-        self._listener, self._consumer = listener, consumer
-
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        self._call("on_partitions_revoked", revoked)
-
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._call("on_partitions_assigned", assigned)
-
-    def on_partitions_lost(self, lost: set[TopicPartition]) -> None:
-        has_own = hasattr(self._listener, "on_partitions_lost")
-        self._call("on_partitions_lost" if has_own else "on_partitions_revoked", lost)
-
-    def _call(self, name: str, partitions: set[TopicPartition]) -> None:
-        call = getattr(self._listener, name)
-        loop = self._consumer.event_loop
-        this = _Call(self._consumer)
-        before = _calls.set((*_calls.get(), this))  # the coroutine inherits it
-        try:
-            if inspect.iscoroutinefunction(call) and loop is not None:
-                asyncio.run_coroutine_threadsafe(call(partitions), loop).result()
-            else:
-                call(partitions)
-        finally:
-            this.is_under_way = False
-            _calls.reset(before)
-
-
 class AsyncAdminClient:
     """``AdminClient`` for asyncio: the same calls, awaited."""
 
     def __init__(self, **settings: Any) -> None:
-        self._admin = AdminClient(**settings)
+        self._loop_side = LoopSide(self)
+        self._admin = AdminClient(**self._loop_side.with_hook(settings))
         self.config, self.client_id = self._admin.config, self._admin.client_id
 
     async def create_topics(
@@ -537,6 +511,7 @@ class AsyncAdminClient:
         await _in_thread(self._admin.close)
 
     async def __aenter__(self) -> AsyncAdminClient:
+        self._loop_side.see()
         return self
 
     async def __aexit__(

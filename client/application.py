@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import CallboardError, IllegalStateError
@@ -137,6 +138,18 @@ class Application:
     def leave(self) -> None:
         with self._counting:
             self._inside -= 1
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While this lasts the poll does not wait, but works on a record: that may take too long, as between polls."""
+        with self._counting:
+            self._polls += 1
+            self._inside -= 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._inside += 1
 
     def on_fork(self) -> None:
         """Whoever held the lock is not in this process."""

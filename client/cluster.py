@@ -27,6 +27,7 @@ from ..transport.loop import Clock, Loop, Timer
 from ..transport.messages import ErrorReply, MetadataReply, MetadataRequest, Reply, Request
 from ..transport.seam import Connection, ConnectionState, OnReply, Stage, Transport
 from .config import ClientConfig
+from .error_hook import ErrorHook
 from .metadata import Metadata, RefreshPolicy
 
 ASK_TIMEOUT_MS = 5_000  # of one metadata request to one broker, at most; another is asked then
@@ -94,6 +95,7 @@ class Cluster:
         self._loop, self._clock, self._transport = loop, clock, transport
         self._config, self._client_id, self._listener = config, client_id, listener
         self.bootstrap_timeout_ms = config.bootstrap_timeout_ms
+        self.hook = ErrorHook(config.on_error, client_id, clock.monotonic_ms)
         self.rng = rng or random.Random()
         self.metadata = Metadata(config.unknown_topic_timeout_ms)
         self.interests: set[str] | None = set()  # topics to ask for; None: all
@@ -116,7 +118,7 @@ class Cluster:
 
     def start(self) -> None:
         """Begin to look for brokers."""
-        if self.bootstrap_timeout_ms >= 3 * TELL_AFTER_MS:  # else the call itself will say it soon
+        if self.hook or self.bootstrap_timeout_ms >= 3 * TELL_AFTER_MS:  # else the call itself will say it soon
             self._set_alarm(TELL_AFTER_MS)
         self._connect_seeds()
 
@@ -201,6 +203,7 @@ class Cluster:
 
     def close(self) -> None:
         self._is_closed = True
+        self.hook.close()
         self._set_alarm(None)
         if self._refresh_timer is not None:
             self._refresh_timer.cancel()
@@ -368,7 +371,9 @@ class Cluster:
         import logging  # the first that this thread has to say
 
         self._alarm = None
-        logging.getLogger("callboard.client").warning("%s: %s; trying on", self._client_id, self.unreachable_error())
+        error = self.unreachable_error()
+        logging.getLogger("callboard.client").warning("%s: %s; trying on", self._client_id, error)
+        self.hook.tell(error)
 
     def _on_contact(self) -> None:
         self.has_contact = True

@@ -70,7 +70,7 @@ class Committing(ConsumerCore):
         with self._lock:
             self._check_open()
             given, member_id, epoch = self._to_commit(application, offsets)
-        call = callback or self.config.default_offset_commit_callback or _log_failure
+        call = callback or self.config.default_offset_commit_callback or self._on_commit_failed
 
         def done(_: None, error: BaseException | None) -> None:
             application.ended.append(EndedCommit(call, given, _known(error)))
@@ -150,7 +150,7 @@ class Committing(ConsumerCore):
             if call is not None:
                 application.ended.append(EndedCommit(call, offsets, _known(error)))
             elif error is not None:
-                _log_failure(offsets, _known(error))
+                self._on_commit_failed(offsets, _known(error))
 
         self._post_commit(application, offsets, member_id, epoch, done)
 
@@ -202,7 +202,7 @@ class Committing(ConsumerCore):
         try:
             self._commit_now(application, offsets, member_id, epoch, min(bound_ms, self.config.request_timeout_ms))
         except CallboardError as error:  # they go all the same; what was not committed is read again by others
-            (self.config.default_offset_commit_callback or _log_failure)(offsets, error)
+            (self.config.default_offset_commit_callback or self._on_commit_failed)(offsets, error)
 
     def _leave_group(self, bound_ms: float, *, autocommit: bool) -> None:
         """Give back everything: commit, tell the listener, leave."""
@@ -240,12 +240,21 @@ class Committing(ConsumerCore):
             self._leave_now(commit, bound_ms)
             application.on_committed(last)
         except CallboardError as error:  # it leaves all the same; what was not committed is read again by others
-            (self.config.default_offset_commit_callback or _log_failure)(last, error)
+            (self.config.default_offset_commit_callback or self._on_commit_failed)(last, error)
 
     def _leave_now(self, last: Commit, bound_ms: float) -> None:
         self._io.ask(lambda done: self._fetching.leave(done, last), bound_ms / 1000 + 1, "commit")
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _on_commit_failed(
+        self, offsets: Mapping[TopicPartition, OffsetAndMetadata], error: CallboardError | None
+    ) -> None:
+        """Nobody waits for it, and there is no callback: say so. On any thread."""
+        if error is not None:
+            where = ", ".join(f"{key}@{at.offset}" for key, at in offsets.items())
+            log.warning("commit of %s failed: %s", where, error)
+            self._fetching.cluster.hook.tell(error)
 
     def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata | int] | None, timeout_ms: int | None) -> None:
         bound_ms = self._bound_ms(timeout_ms)
@@ -361,8 +370,3 @@ def _known(error: BaseException | None) -> CallboardError | None:
     if error is None or isinstance(error, CallboardError):
         return error
     return CallboardError(str(error))
-
-
-def _log_failure(offsets: Mapping[TopicPartition, OffsetAndMetadata], error: CallboardError | None) -> None:
-    if error is not None:
-        log.warning("commit of %s failed: %s", ", ".join(f"{key}@{at.offset}" for key, at in offsets.items()), error)

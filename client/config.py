@@ -31,6 +31,14 @@ class ClientConfig(Settings, frozen=True, kw_only=True):
     ``bootstrap_timeout_ms``: how long a call waits for the first contact with any broker before it raises
     ``ConnectionFailedError``, which lists every endpoint tried; connecting goes on in the background. After one second
     the logger ``callboard.client`` warns with the same words.
+
+    ``on_error``: called with a ``CallboardError`` that no call of yours would raise in time, on a thread of its own:
+    it may block and call the client, and what it raises is logged. A client calls it when no broker has been reachable
+    for a second at first, for five once one was (``ConnectionFailedError``, once an outage); a consumer also
+    when its member is out of its group (``MembershipLostError``, or the refusal for which it stays out), when a commit
+    failed that nobody waits for and that has no callback, and when what was read is lost by an unclean election
+    (``LogTruncationError``). One of a class a second, at most. Of an asyncio twin a coroutine function is awaited on
+    the event loop.
     """
 
     bootstrap_servers: str | list[str] = "localhost:9192"
@@ -44,6 +52,7 @@ class ClientConfig(Settings, frozen=True, kw_only=True):
         2_000  # a topic may just have been created: believe "unknown" after this
     )
     close_timeout_ms: AnyMilliseconds = 5_000  # the bound of close() when the call gives none
+    on_error: Any = None  # called with errors that no call raises
 
 
 class ProducerConfig(ClientConfig, frozen=True, kw_only=True):
@@ -133,8 +142,12 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     ``enable_auto_commit``: every ``auto_commit_interval_ms``, in ``poll``, commit what the polls *before* have
     returned; of an iteration the records whose step has finished. Also before partitions go, and on ``close``.
 
-    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` with topic,
-    partition, offset and raw data; the position stays, ``seek`` past it to go on) or "skip" (logged).
+    ``on_bad_record``: what happens when a deserializer fails: "raise" (a ``SerializationError`` that has the raw
+    record; the position stays, ``seek`` past it to go on), "skip" (logged), ``callboard.dlq(topic)`` (it goes to a
+    dead-letter topic), or a handler of your own: called with the error within ``poll``, outside all locks; when it
+    returns the record counts as done, when it raises ``poll`` raises that, and the record stays the next one. It may
+    seek, pause, commit and close, and must not poll. Of an ``AsyncConsumer`` a coroutine function is awaited on the
+    event loop, and a plain one called in a thread.
     """
 
     group_id: str | None = None
@@ -158,10 +171,15 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     consumer_timeout_ms: AnyMilliseconds | float | None = None  # iteration ends after so long without a record
     default_poll_ms: AnyMilliseconds = 1_000
     raise_after_ms: Milliseconds | None = 30_000
-    on_bad_record: Literal["raise", "skip"] = "raise"
+    on_bad_record: Any = "raise"  # "raise", "skip", callboard.dlq(topic), or a callable
     exclude_internal_topics: bool = True
 
     def check(self) -> None:
+        if self.on_bad_record not in ("raise", "skip") and not callable(self.on_bad_record):
+            given = f"{self.on_bad_record!r:.100}"
+            raise ConfigurationError(
+                f"consumer: on_bad_record: use 'raise', 'skip', callboard.dlq(topic) or a callable (given: {given})"
+            )
         unknown = [name for name in self.assignors if name not in ASSIGNORS]
         if unknown or not self.assignors:
             named = f"(given: {', '.join(unknown)})" if unknown else "(given: none)"
@@ -228,5 +246,7 @@ def from_keywords(kind: type[C], settings: Mapping[str, Any], where: str) -> C:
         if isinstance(value, str) and not _is_text(value):
             raise ConfigurationError(f"{where}: {name}: {value!r:.100} is no text: it has half of a surrogate pair")
     config = configure(kind, settings, where)
+    if config.on_error is not None and not callable(config.on_error):
+        raise ConfigurationError(f"{where}: on_error: expected a callable, got {type(config.on_error).__name__}")
     config.check()
     return config

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from types import GeneratorType, TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from ..errors import CallboardTimeoutError, IllegalArgumentError, IllegalStateError, InvalidTopicError
@@ -61,7 +61,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
     def __init__(self, *topics: str, **settings: Any) -> None:
         super().__init__(**settings)
-        self._iterator: Iterator[ConsumerRecord[K, V]] | None = None
+        self._iterator: GeneratorType[ConsumerRecord[K, V], None, None] | None = None
         if topics:
             self.subscribe(topics)
 
@@ -181,9 +181,9 @@ class Consumer(Committing, Positions, Generic[K, V]):
         Polling also does what the group asks of the application: the rebalance listener is called here.
 
         Raises:
-            SerializationError: a deserializer failed on the very next record (with ``on_bad_record="raise"``); it
-            carries the
-                raw data and the offset. The position stays: ``seek`` past it to go on.
+            SerializationError: a deserializer failed on the very next record (with ``on_bad_record="raise"``);
+            ``error.record`` is it, as it lies in the log. The position stays: ``seek`` past it to go on.
+            DeliveryError, or what a handler of your own raises: with ``on_bad_record``, see ``callboard.dlq``.
             OffsetOutOfRangeError, NoOffsetForPartitionError: with ``auto_offset_reset="none"``.
             FencedInstanceIdError, InvalidSessionTimeoutError, GroupAuthorizationFailedError: the group does not take
             this member.
@@ -214,8 +214,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
         The position moves with each record: one that was not asked for is not lost when the loop is left.
         """
-        if self._iterator is None:
-            self._iterator = self._iterate()
+        if self._iterator is None or self._iterator.gi_frame is None:  # has ended, by its time or by an error
+            self._iterator = cast("GeneratorType[ConsumerRecord[K, V], None, None]", self._iterate())
         return self._iterator
 
     def __next__(self) -> ConsumerRecord[K, V]:
@@ -240,9 +240,12 @@ class Consumer(Committing, Positions, Generic[K, V]):
         timeout = self.config.consumer_timeout_ms
         timeout_ms = float("inf") if timeout is None else timeout
         while True:
+            before = self._bad_records.handed_on
             reader = self._read(self._inbox.next_reader, timeout_ms)
             if reader is None:
-                return
+                if self._bad_records.handed_on == before:
+                    return
+                continue  # records have come, though none to hand out
             yield from self._records_of(reader)
 
     def _records_of(self, reader: PartitionReader) -> Iterator[ConsumerRecord[K, V]]:
@@ -263,7 +266,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
             if application.changes or application.is_commit_due:
                 break
         with self._lock:
-            if reader.records is records and reader.at >= len(records) and reader.bad is None:
+            if reader.records is records and reader.is_used_up:
                 self._inbox.give_back(reader.release(), reader)
 
     def _forget_readers(self) -> None:
@@ -276,7 +279,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
         """Return whether reading goes on, and if not why. Asks nobody, waits for nothing."""
         with self._lock:
             self._inbox.sort()
-            return describe_health(self._inbox.readers, self._fetching, self._io)
+            return describe_health(self._inbox.readers, self._fetching, self._io, self._bad_records)
 
     def explain(self) -> ConsumerExplanation:
         """Return what is going on, for people and monitoring: state, assignment and why, what is waited for.
@@ -286,7 +289,12 @@ class Consumer(Committing, Positions, Generic[K, V]):
         with self._lock:
             self._inbox.sort()
             return explain(
-                self._inbox, self._fetching, self._io, self._application, is_assigned_by_hand=self._is_assigned_by_hand
+                self._inbox,
+                self._fetching,
+                self._io,
+                self._application,
+                self._bad_records,
+                is_assigned_by_hand=self._is_assigned_by_hand,
             )
 
     def topics(self, timeout_ms: int | None = None) -> set[str]:
@@ -317,7 +325,12 @@ class Consumer(Committing, Positions, Generic[K, V]):
     def metrics(self) -> dict[str, int]:
         """Return counters since the start, and the bytes that are buffered now."""
         total = self._fetching.fetcher.total
-        return {**self._fetching.counters, "records_skipped": self._decoding.skipped, "buffer_bytes": total.buffered}
+        return {
+            **self._fetching.counters,
+            "records_skipped": self._decoding.skipped,
+            "records_handed_on": self._bad_records.handed_on,
+            "buffer_bytes": total.buffered,
+        }
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -345,6 +358,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
                 return
             self._ended = IllegalStateError(f"consumer {self.client_id} is closed")
         self._on_news()
+        until_s = self._now_s() + bound_s
         try:
             if self._io.is_alive and not self._io.is_own_thread:
                 if self._application is not None:
@@ -353,6 +367,7 @@ class Consumer(Committing, Positions, Generic[K, V]):
         except CallboardTimeoutError:  # the thread is ended below all the same; nothing of ours is lost by that
             pass
         finally:
+            self._bad_records.close(max(0.0, until_s - self._now_s()))
             self._io.stop(max(0.1, bound_s))
 
     def _close_at_exit(self) -> None:

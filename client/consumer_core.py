@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from ..config import INT32_MAX
@@ -16,10 +17,13 @@ from ..errors import (
     ForkedClientError,
     IllegalArgumentError,
     IllegalStateError,
+    LogTruncationError,
     NoOffsetForPartitionError,
+    SerializationError,
 )
 from ..model import TopicPartition
 from .application import Application
+from .bad_records import BadRecord, BadRecords
 from .config import ConsumerConfig, from_keywords
 from .fetching import Fetching
 from .group import Change
@@ -53,6 +57,7 @@ class ConsumerCore:
             is_verifying=config.check_crcs,
             skips_bad=config.on_bad_record == "skip",
         )
+        self._bad_records = BadRecords(config, self.client_id, self._decoding)
         self._lock = threading.RLock()
         self._inbox = Inbox(self._decoding)
         self._arrived = threading.Event()
@@ -107,6 +112,9 @@ class ConsumerCore:
             raise IllegalStateError("a callback runs on the I/O thread and must not wait for it")
         until = self._now_s() + timeout_ms / 1000
         application = self._application if is_reading else None
+        if is_reading:
+            self._bad_records.check_may_poll()
+        has_handed_on = False
         while True:
             self._arrived.clear()  # first, then look: what comes from now on ends the wait
             if application is not None and application.has_work:
@@ -114,6 +122,12 @@ class ConsumerCore:
                 application.run_callbacks()
             found = self._look(look, is_reading=is_reading)
             left = until - self._now_s()
+            if isinstance(found, BadRecord):
+                if has_handed_on and left <= 0:
+                    return None  # one at least in each call, and with the next call the next
+                self._hand_on(found)
+                has_handed_on = True
+                continue
             if found is not None:
                 return found
             if left <= 0:
@@ -123,18 +137,48 @@ class ConsumerCore:
             self._arrived.wait(min(left, WAIT_S_MAX))
 
     def _look(self, look: Callable[[], Any], *, is_reading: bool) -> Any:
-        """Look once, without waiting; None: there is nothing. Raises if waiting will not help."""
+        """Look once, without waiting; None: there is nothing. Raises if waiting will not help.
+
+        A ``BadRecord``: hand that on, and look again.
+        """
         application = self._application
+        if self._decoding.last_skipped is not None:
+            self._bad_records.tell_skipped(self._now_s())
         with self._lock:
             self._check_open()
             self._inbox.sort()
             self._go_back()
             if is_reading and application is not None and (application.changes or not application.may_read()):
                 return None  # first that must be done
-            found = look()
+            try:
+                found = look()
+            except SerializationError as error:
+                found = self._bad_records.next_of(error, self._inbox.readers)
+                if found is None:
+                    raise
             if found is None and is_reading:
                 self._raise_trouble()
             return found
+
+    def _hand_on(self, bad: BadRecord) -> None:
+        """Have the application's handler deal with it, then go on behind it. Raises what the handler raises."""
+        application, is_done, why = self._application, False, ""
+        with self._lock:
+            if not self._bad_records.begin(bad):
+                return
+        try:
+            with application.at_work() if application is not None else nullcontext():
+                self._bad_records.call(bad.error)
+            is_done = True
+        except BaseException as error:  # also an interrupt: the record stays the next one
+            why = repr(error)
+            raise
+        finally:
+            with self._lock:
+                self._bad_records.end(bad, is_done, why)
+                if is_done:
+                    self._inbox.pass_over(*bad)
+            self._on_news()  # for other threads: the partition can be read again
 
     def _perform_changes(self, application: Application) -> None:
         """Do what the group asks of the application: give back, take over."""
@@ -204,7 +248,11 @@ class ConsumerCore:
         if self._inbox.truncated:
             seeks = self._inbox.go_back(lambda: next(self._generations))
             for key, _, offset, _ in seeks:
-                logger.warning("%s: what was read from offset %d on is not in the log any more", key, offset)
+                gone = LogTruncationError(
+                    f"{key}: what was read from offset {offset} on is not in the log any more", {key: offset}
+                )
+                logger.warning("%s", gone)
+                self._fetching.cluster.hook.tell(gone)
             self._io.post(self._fetching.seek, seeks)
 
     def _seek(self, key: TopicPartition, offset: int | None, reset_to: int | None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from ..errors import CallboardError, ConnectionLostError, IllegalStateError
+from ..errors import CallboardError, ConnectionLostError, IllegalStateError, MembershipLostError
 from ..model import OffsetAndMetadata, TopicPartition
 from ..transport.group_messages import (
     NO_MEMBER,
@@ -440,6 +440,11 @@ class GroupSide:
         self._fetcher.on_unassign(effect.partitions)
         keys = tuple(sorted(effect.partitions))
         self._change(Change("lost", effect.member_id, effect.member_epoch, {}, keys, effect.why))
+        if self.member.phase is Phase.BARRED and self.member.error is not None:
+            self.cluster.hook.tell(self.member.error)
+        elif keys:
+            lost = f"group {self.group_id}: lost {', '.join(map(str, keys))}: {effect.why}"
+            self.cluster.hook.tell(MembershipLostError(lost, keys))
 
     def _identity(self) -> tuple[str, int]:
         return self.member.member_id, self.member.epoch

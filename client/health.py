@@ -14,6 +14,7 @@ from .reading import PartitionReader
 
 if TYPE_CHECKING:
     from .application import Application
+    from .bad_records import BadRecords
     from .fetching import Fetching
     from .inbox import Inbox
 
@@ -32,10 +33,12 @@ class ConsumerHealth(msgspec.Struct, frozen=True, kw_only=True):
     behind: dict[str, int]  # records between position and the last known high watermark, where there are any
     group_state: str = ""  # "joining", "joined", …; "": no member of a group
     last_heartbeat_ms: int = -1  # how long ago the group's coordinator answered; -1: never, or no member
+    records_skipped: int = 0  # that could not be read, see ``on_bad_record``
+    records_handed_on: int = 0  # … and were taken by a handler
 
 
 def describe_health(
-    readers: Mapping[TopicPartition, PartitionReader], fetching: Fetching, io: IoThread
+    readers: Mapping[TopicPartition, PartitionReader], fetching: Fetching, io: IoThread, bad_records: BadRecords
 ) -> ConsumerHealth:
     """Return the health; called under the consumer's lock, reads what the I/O thread writes."""
     now = io.clock.monotonic_ms()
@@ -59,8 +62,8 @@ def describe_health(
         trouble.append(str(cluster.unreachable_error()))
     for key, reader in readers.items():
         state, leader = states.get(key), cluster.metadata.leader(*key)
-        if reader.error is not None or reader.bad is not None:
-            trouble.append(f"{key}: {reader.bad or reader.error}")
+        if why := bad_records.trouble(reader) or reader.error:
+            trouble.append(f"{key}: {why}")
         elif leader is None or leader.broker_id < 0:
             trouble.append(f"{key}: no leader")
         elif state is not None and state.failures:
@@ -82,6 +85,8 @@ def describe_health(
         behind=behind,
         group_state=member.phase.value if member is not None and member.phase is not Phase.OUT else "",
         last_heartbeat_ms=_ago(now, member.answered_ms) if member is not None else -1,
+        records_skipped=bad_records.skipped,
+        records_handed_on=bad_records.handed_on,
     )
 
 
@@ -102,6 +107,7 @@ class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
     last_heartbeat_ms: int  # how long ago the coordinator answered; -1: never
     last_fetch_ms: int  # how long ago a broker answered a fetch; -1: never
     waits_for: str  # what would have to happen for the next record to come
+    bad_records: str = ""  # how many could not be read, and what became of them; "": none
 
     def __str__(self) -> str:
         lines = [f"state: {self.state}", f"waits for: {self.waits_for}"]
@@ -114,13 +120,21 @@ class ConsumerExplanation(msgspec.Struct, frozen=True, kw_only=True):
         for name, partitions in (("next poll takes over", self.coming), ("next poll gives back", self.going)):
             if partitions:
                 lines.append(f"{name}: {', '.join(partitions)}")
+        if self.bad_records:
+            lines.append(f"bad records: {self.bad_records}")
         heartbeat = f"last heartbeat: {_told(self.last_heartbeat_ms)}, " if self.group_id is not None else ""
         lines.append(f"{heartbeat}last fetch: {_told(self.last_fetch_ms)}")
         return "\n".join(lines)
 
 
 def explain(
-    inbox: Inbox, fetching: Fetching, io: IoThread, application: Application | None, *, is_assigned_by_hand: bool
+    inbox: Inbox,
+    fetching: Fetching,
+    io: IoThread,
+    application: Application | None,
+    bad_records: BadRecords,
+    *,
+    is_assigned_by_hand: bool,
 ) -> ConsumerExplanation:
     """Return the explanation; called under the consumer's lock, reads what the I/O thread writes."""
     now = io.clock.monotonic_ms()
@@ -148,11 +162,12 @@ def explain(
         why=member.why if member is not None else "",
         last_heartbeat_ms=_ago(now, member.answered_ms) if member is not None else -1,
         last_fetch_ms=_ago(now, fetching.answered_ms),
-        waits_for=_waits_for(inbox, fetching, io, bool(changes)),
+        waits_for=_waits_for(inbox, fetching, io, bad_records, bool(changes)),
+        bad_records=str(bad_records),
     )
 
 
-def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, has_changes: bool) -> str:
+def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, bad_records: BadRecords, has_changes: bool) -> str:
     """The first thing that stands between now and the next record."""
     cluster, group = fetching.cluster, fetching.group
     if not io.is_alive:
@@ -182,8 +197,10 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, has_changes: bool
     states = fetching.fetcher.states
     for key, reader in inbox.readers.items():
         state = states.get(key)
-        if reader.error is not None or reader.bad is not None:
-            return f"somebody to help: {key}: {reader.bad or reader.error}"
+        if why := bad_records.trouble(reader) or reader.error:
+            return f"somebody to help: {key}: {why}"
+        if reader.is_in_hand:
+            return f"the handler of bad records, which has {key} offset {reader.position}"
         if reader.is_paused:
             continue
         if reader.has_data:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..errors import CallboardError
+from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, TopicPartition
 from .fetch_state import Credit
 from .fetcher import Deliver, TellError, TellPosition, TellTruncated, TellWatermarks
@@ -145,9 +145,9 @@ class Inbox:
     # -- what is handed out ------------------------------------------------------------------------
 
     def _is_held(self, reader: PartitionReader) -> bool:
-        """Say whether nothing of it is handed out now: it is paused, or of a topic that is not subscribed any more and
+        """Say whether nothing of it is handed out now: it is held, or of a topic that is not subscribed any more and
         will be asked back."""
-        return reader.is_paused or (self.subscription is not None and not self.subscription.covers(reader.key.topic))
+        return reader.is_held or (self.subscription is not None and not self.subscription.covers(reader.key.topic))
 
     def take(self, limit: int) -> dict[TopicPartition, list[AnyRecord]] | None:
         """Return up to ``limit`` records of the partitions with data, in turn; None: there are none.
@@ -208,8 +208,19 @@ class Inbox:
             if reader.at < len(reader.records):
                 return reader
             if reader.bad is not None:
-                raise reader.bad
+                raise reader.bad.with_traceback(None)  # it may be raised often
         return None
+
+    def pass_over(self, reader: PartitionReader, error: SerializationError) -> None:
+        """What could not be read has been dealt with: go on behind it, if it is the next one still; after the others'
+        turn."""
+        if not reader.pass_over(error):
+            return
+        if reader.is_used_up:
+            self.give_back(reader.release(), reader)
+        self.ready.pop(reader.key, None)
+        if reader.has_data:
+            self.ready[reader.key] = reader
 
     def give_back(self, freed: int, reader: PartitionReader | None = None) -> None:
         """So many bytes of fetched data are used up: the I/O thread may fetch as many."""

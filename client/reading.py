@@ -82,13 +82,14 @@ class RecordColumns:
 class Decoding:
     """How a consumer turns bytes into records."""
 
-    __slots__ = ("is_verifying", "key_deserializer", "skipped", "skips_bad", "value_deserializer")
+    __slots__ = ("is_verifying", "key_deserializer", "last_skipped", "skipped", "skips_bad", "value_deserializer")
 
     def __init__(self, key: Deserializer, value: Deserializer, *, is_verifying: bool, skips_bad: bool) -> None:
         self.key_deserializer, self.value_deserializer = key, value
         self.is_verifying = is_verifying
         self.skips_bad = skips_bad
-        self.skipped = 0  # records whose deserializer failed, with on_bad_record="skip"
+        self.skipped = 0  # records whose deserializer failed, with on_bad_record="skip" …
+        self.last_skipped: SerializationError | None = None  # … and why; until the log has been told
 
 
 class PartitionReader:
@@ -104,11 +105,14 @@ class PartitionReader:
         "error",
         "generation",
         "high_watermark",
+        "is_in_hand",
         "is_paused",
         "key",
         "log_start_offset",
+        "owing",
         "position",
         "records",
+        "rest",
     )
 
     def __init__(self, key: TopicPartition, generation: int, credit: Credit) -> None:
@@ -121,7 +125,10 @@ class PartitionReader:
         self._chunk_end = 0  # the offset behind it
         self.records: list[AnyRecord] = []
         self.at = 0  # of the next record in ``records``
-        self.bad: CallboardError | None = None  # why the next record cannot be handed out
+        self.bad: CallboardError | None = None  # why the record behind them cannot be handed out
+        self.is_in_hand = False  # that record is being handed on: nothing is handed out meanwhile
+        self.owing = 0  # bytes that were used up and not told, because something was raised
+        self.rest: list[AnyRecord] = []  # what the chunk holds behind it, backwards and not deserialized
         self.error: CallboardError | None = None  # what the brokers say against reading on
         self.is_paused = False
         self.high_watermark: int | None = None
@@ -137,15 +144,25 @@ class PartitionReader:
         """The position is another one: drop what is buffered; return its bytes."""
         self.generation = generation
         self.position = position
-        dropped = sum(map(len, self.chunks)) + (len(self.chunk) if self.chunk is not None else 0)
+        dropped = sum(map(len, self.chunks)) + (len(self.chunk) if self.chunk is not None else 0) + self.owing
         self.chunks.clear()
-        self.chunk, self.records, self.at = None, [], 0
-        self.bad = self.error = None
+        self.owing = 0
+        self._drop_records()
+        self.chunk = self.error = None
         return dropped
+
+    def _drop_records(self) -> None:
+        self.records, self.at, self.rest = [], 0, []
+        self.bad, self.is_in_hand = None, False
 
     @property
     def has_data(self) -> bool:
-        return self.at < len(self.records) or bool(self.chunks) or self.bad is not None
+        return self.at < len(self.records) or bool(self.chunks) or self.bad is not None or bool(self.rest)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing may be handed out, whatever there is."""
+        return self.is_paused or self.is_in_hand
 
     def take(self, limit: int, decoding: Decoding) -> tuple[list[AnyRecord], int]:
         """Return up to ``limit`` records, and the bytes of fetched data that are used up. Moves the position.
@@ -155,13 +172,17 @@ class PartitionReader:
             CorruptRecordError: the data is damaged; likewise.
         """
         taken: list[AnyRecord] = []
-        freed = 0
+        freed, self.owing = self.owing, 0
         while limit > 0:
             if self.at >= len(self.records):
                 if self.bad is not None:
                     if taken:
                         break
-                    raise self.bad
+                    self.owing = freed
+                    raise self.bad.with_traceback(None)  # it may be raised often
+                if self.rest:
+                    self._decode_rest(decoding)
+                    continue
                 freed += self.release()
                 if not self.chunks:
                     break
@@ -172,14 +193,34 @@ class PartitionReader:
             limit -= len(part)
             self.position = part[-1].offset + 1
             taken = taken + part if taken else part
-        if self.at >= len(self.records) and self.bad is None:
+        if self.is_used_up:
             freed += self.release()
         return taken, freed
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the present chunk has nothing more."""
+        return self.at >= len(self.records) and self.bad is None and not self.rest
+
+    def pass_over(self, error: SerializationError) -> bool:
+        """The record that was not to be read has been dealt with: go on behind it.
+
+        False: it is not the next one any more. The position was moved, or the partition went, and may have come again.
+        """
+        if self.bad is not error:
+            return False
+        self.bad, self.is_in_hand = None, False
+        self.records, self.at = [], 0
+        self.position = error.offset + 1
+        return True
 
     def prepare(self, decoding: Decoding) -> int:
         """Decode until there is a record to hand out, or nothing left; return the bytes that are used up."""
         freed = 0
         while self.at >= len(self.records) and self.bad is None:
+            if self.rest:
+                self._decode_rest(decoding)
+                continue
             freed += self.release()
             if not self.chunks:
                 break
@@ -199,7 +240,8 @@ class PartitionReader:
         """Return the batches of the next chunk from the position on, and the bytes that are used up. Moves the
         position."""
         data = self.chunk if self.chunk is not None else self._next_part()
-        self.chunk, self.records, self.at, self.bad = None, [], 0, None
+        self._drop_records()
+        self.chunk = None
         found = []
         position = self.position or 0
         for header, at in iter_batches(data):
@@ -209,7 +251,8 @@ class PartitionReader:
                 if skip < columns.count:
                     found.append(RecordColumns(self.key, columns, skip))
                 self.position = header.next_offset
-        return found, len(data)
+        freed, self.owing = len(data) + self.owing, 0
+        return found, freed
 
     def _next_part(self) -> bytes:
         """Take out the next chunk, or as much of it as may be decoded at once: small batches can hold a great deal."""
@@ -223,6 +266,7 @@ class PartitionReader:
     def _decode_next(self, decoding: Decoding) -> None:
         data = self.chunk = self._next_part()
         position = self.position or 0
+        self.at = 0
         try:
             self.records = decode_records(
                 self.key.topic,
@@ -234,26 +278,27 @@ class PartitionReader:
                 verify=decoding.is_verifying,
             )
         except SerializationError:
-            self.records = self._decode_one_by_one(data, position, decoding)
+            self.rest = decode_records(*self.key, data, position, verify=False)[::-1]
+            self._decode_rest(decoding)
         except CallboardError as error:
-            self.bad = error
-        self._chunk_end = end_offset_of(data) if self.bad is None else position
-        self.at = 0
+            self.bad, self._chunk_end = error, position
+            return
+        self._chunk_end = end_offset_of(data)
 
-    def _decode_one_by_one(self, data: bytes, position: int, decoding: Decoding) -> list[AnyRecord]:
+    def _decode_rest(self, decoding: Decoding) -> None:
         """Some record is bad: keep the good ones before it; skip it, or remember why reading stops there."""
         good: list[AnyRecord] = []
-        topic, partition = self.key
-        raw = decode_records(topic, partition, data, position, verify=False)
-        for record in raw:
+        while self.rest and self.bad is None:
+            record = self.rest.pop()
             try:
                 good.append(_deserialized(record, decoding))
             except SerializationError as error:
                 if not decoding.skips_bad:
                     self.bad = error
-                    return good
-                decoding.skipped += 1
-        return good
+                else:
+                    decoding.skipped += 1
+                    decoding.last_skipped = error
+        self.records, self.at = good, 0
 
 
 def _deserialized(record: AnyRecord, decoding: Decoding) -> AnyRecord:
@@ -274,6 +319,7 @@ def _deserialized(record: AnyRecord, decoding: Decoding) -> AnyRecord:
                 f"{type(error).__name__}: {error}",
                 item,
                 offset=record.offset,
+                record=record,
             ) from error
         key, value = (done, value) if what == "key" else (key, done)
     return msgspec.structs.replace(record, key=key, value=value)

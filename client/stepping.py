@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import IllegalArgumentError
 from ..model import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from .bad_records import BadRecord
 from .consumer import Consumer
 from .reading import PartitionReader
 
@@ -67,8 +68,20 @@ class Steps:
             self._application.run_callbacks()
 
     def look(self, look: Callable[[], Any]) -> Any:
-        """Return what there is; None: nothing. Raises what ``poll`` raises."""
+        """Return what there is, or a ``BadRecord`` for ``hand_on``; None: nothing. Raises what ``poll`` raises."""
         return self._consumer._look(look, is_reading=True)
+
+    def hand_on(self, bad: BadRecord) -> None:
+        """Have the handler deal with what ``look`` returned. This one waits."""
+        self._consumer._hand_on(bad)
+
+    @property
+    def handed_on(self) -> int:
+        return self._consumer._bad_records.handed_on
+
+    def wait_for_coroutines(self, wait_for: Callable[[Awaitable[Any]], Any]) -> None:
+        """Say how a thread waits for what a handler that is a coroutine function returns."""
+        self._consumer._bad_records.wait_for = wait_for
 
     def is_joining(self) -> bool:
         """Say whether the first poll still waits for an assignment."""

@@ -194,7 +194,7 @@ class RunningCluster:
             return []
 
     def partition(self, topic: str, partition: int = 0) -> PartitionMetadata:
-        """Return what the brokers say of a partition now: leader, epoch, replicas, ISR."""
+        """Return what the brokers say of a partition: leader, epoch, replicas, ISR; never older than said before."""
         (described,) = self._admin.describe_topics([topic])
         found = {one.partition: one for one in described.partitions}
         if partition not in found:
@@ -234,11 +234,18 @@ class RunningCluster:
     ) -> int:
         """Return the leader once there is one; ``other_than``: once it is another one than that."""
 
-        def leader() -> int | None:
-            found = self.leader_of(topic, partition)
-            return found if found != other_than else None
+        return self.wait_for_led(topic, partition, other_than=other_than, deadline_s=deadline_s).leader
 
-        return self._wait_for(leader, f"a leader of {topic}-{partition}", deadline_s)
+    def wait_for_led(
+        self, topic: str, partition: int = 0, *, other_than: int | None = None, deadline_s: float = DEADLINE_S
+    ) -> PartitionMetadata:
+        """Return the partition once it has a leader: who leads, and since which epoch, as they belong together."""
+
+        def led() -> PartitionMetadata | None:
+            found = self.partition(topic, partition)
+            return found if found.leader >= 0 and found.leader != other_than else None
+
+        return self._wait_for(led, f"a leader of {topic}-{partition}", deadline_s)
 
     def wait_for_isr(self, topic: str, partition: int, size: int, deadline_s: float = DEADLINE_S) -> set[int]:
         """Return the in-sync replicas once there are ``size`` of them."""

@@ -203,16 +203,19 @@ def soak(minutes: float, *, seed: int, partitions: int = 12, rate: int = 1_000) 
 
 
 def _epoch_after(running: RunningCluster, topic: str, fault: Callable[[int], None]) -> None:
-    """Break the leader of partition 0, and wait until it is led in another epoch."""
-    leader = running.wait_for_leader(topic)
-    epoch = running.partition(topic).leader_epoch
-    fault(leader)
+    """Break the leader of partition 0, and wait until it is led in another epoch.
+
+    Who leads and since which epoch is read together: leadership that goes back to the preferred leader in between would
+    have a follower broken, for which nobody is elected.
+    """
+    before = running.wait_for_led(topic)
+    fault(before.leader)
 
     def is_led_anew() -> bool:
         now = running.partition(topic)
-        return now.leader >= 0 and now.leader_epoch > epoch
+        return now.leader >= 0 and now.leader_epoch > before.leader_epoch
 
-    _wait(is_led_anew, f"{topic}-0 to be led in another epoch than {epoch}")
+    _wait(is_led_anew, f"{topic}-0 to be led in another epoch than {before.leader_epoch}")
 
 
 def _killed(running: RunningCluster, broker_id: int) -> None:

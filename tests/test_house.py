@@ -191,7 +191,8 @@ def text_of(document: str) -> str:
 
 def commands_in(text: str, program: str) -> list[str]:
     """Return the lines of shell blocks and the inline code that begin with ``program``."""
-    blocks = re.findall(r"```(?:sh|shell|bash|console|text)?\n(.*?)```", text, flags=re.S)
+    fenced = re.findall(r"^```([a-z-]*)\n(.*?)^```", text, flags=re.S | re.M)
+    blocks = [block for language, block in fenced if language in ("", "sh", "shell", "bash", "console", "text")]
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
     lines += re.findall(rf"`({program} [^`\n]+)`", text)
     parts = [part.strip() for line in lines for part in re.split(r"\s+\|\s+|\s+&&\s+|\s+#\s+", line)]

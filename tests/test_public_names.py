@@ -10,9 +10,10 @@ BufferExhaustedError CallboardError CallboardTimeoutError ClientError CommitFail
 ConnectionFailedError ConnectionLostError Consumer ConsumerGroupMetadata ConsumerRebalanceListener ConsumerRecord
 Crc32Partitioner DeliveryError Deserializer ErrorCode ForkedClientError FutureBatchMetadata FutureRecordMetadata
 IllegalArgumentError IllegalStateError JsonSerializer MemberToRemove Murmur2Partitioner NewTopic
-LogTruncationError NoOffsetForPartitionError OffsetAndMetadata OffsetAndTimestamp OffsetReset OffsetShift OffsetSpec
+LogTruncationError MembershipLostError NoOffsetForPartitionError OffsetAndMetadata OffsetAndTimestamp OffsetReset
+OffsetShift OffsetSpec
 OffsetTimestamp PartitionLag Partitioner Producer RecordColumns RecordMetadata RoundRobinPartitioner SerializationError
-Serializer StringSerializer TopicPartition __version__ error_for_code
+Serializer StringSerializer TopicPartition __version__ dlq error_for_code
 """.split()  # noqa: SIM905 - forty names are read more easily like this
 
 

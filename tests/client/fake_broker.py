@@ -276,6 +276,10 @@ class FakeCluster:
                 self.servers.pop(broker).close()
                 self._serve(broker)
                 return
+            if outcome == "behind":  # a broker that has not heard of any topic
+                known = m.MetadataReply(id=inbound.message.id, cluster_id=self.cluster_id, version=1)
+                self._reply(broker, inbound, known)
+                return
             if outcome is not None:
                 self._refuse(broker, inbound, ErrorCode(outcome))
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from callboard import AdminClient, ConfigurationError, ConnectionFailedError, ErrorCode, IllegalStateError, NewTopic
+from callboard.client import admin_io
 from callboard.errors import (
     CallboardTimeoutError,
     EligibleLeadersNotAvailableError,
@@ -13,7 +14,7 @@ from callboard.errors import (
     UnknownTopicOrPartitionError,
 )
 from callboard.model import TopicPartition
-from callboard.transport.messages import CreateTopicsRequest, DeleteTopicsRequest
+from callboard.transport.messages import CreateTopicsRequest, DeleteTopicsRequest, MetadataRequest
 
 
 @pytest.fixture
@@ -62,6 +63,49 @@ def test_topics_are_deleted(cluster, admin):
     assert admin.list_topics() == []
     with pytest.raises(UnknownTopicOrPartitionError):
         admin.delete_topics(["t"])
+
+
+def brokers_are_behind(cluster, times):
+    """The next answers to who asks for topics are those of a broker that has not heard of any."""
+    left = [times]
+
+    def is_behind(inbound):
+        if not isinstance(inbound.message, MetadataRequest) or inbound.message.topics is not None or not left[0]:
+            return None
+        left[0] -= 1
+        return "behind"
+
+    cluster.call(cluster.faults.append, is_behind)
+    return left
+
+
+@pytest.mark.parametrize("change", ["made", "seen"])
+def test_what_is_told_never_goes_back(cluster, admin, change):
+    if change == "made":
+        admin.create_topics(["t"], wait_for_metadata=False)
+    else:
+        cluster.create("t")
+        assert admin.list_topics() == ["t"]
+    left = brokers_are_behind(cluster, times=3)
+
+    assert admin.list_topics() == ["t"]
+    assert left == [0]
+
+
+def test_an_old_answer_is_better_than_none(cluster, admin, monkeypatch):
+    monkeypatch.setattr(admin_io, "BEHIND_MS", 20)
+    admin.create_topics(["t"])
+    brokers_are_behind(cluster, times=1_000)
+
+    assert admin.list_topics() == []
+
+
+def test_another_cluster_at_the_same_address_is_no_older_one(cluster, admin):
+    admin.create_topics(["t"])
+    cluster.cluster_id, cluster.version = "another", 1
+
+    assert admin.list_topics() == ["t"]
+    assert admin._shell._told == ("another", 1)
 
 
 def test_the_controller_is_looked_for_until_it_is_found(cluster, admin):

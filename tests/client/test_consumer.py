@@ -479,6 +479,20 @@ def test_iteration_raises_at_a_bad_record_after_the_good_ones(cluster, consumer)
     assert seen == [1]
 
 
+def test_an_iteration_that_has_ended_can_be_begun_again(cluster, consumer):
+    cluster.create("t")
+    c = consumer("t", consumer_timeout_ms=1)
+    assert list(c) == []
+    fill(cluster, 2)
+    seen: list[int] = []
+
+    deadline = time.monotonic() + 10
+    while len(seen) < 2 and time.monotonic() < deadline:
+        seen += [int(record.value) for record in c]
+
+    assert seen == [0, 1]
+
+
 def test_damaged_data_is_told_not_handed_out(cluster, consumer):
     cluster.create("t")
     frames = encode_batch(None, [b"abc"], 5)

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+import callboard
 import callboard.testing
-from callboard import Consumer, ConsumerRebalanceListener, TopicPartition
+from callboard import Consumer, ConsumerRebalanceListener, JsonSerializer, TopicPartition
 
 MEMBER = """
 import sys
@@ -136,6 +137,34 @@ class Taking:
 def take(consumer, seen, timeout_ms=10):
     for key, records in consumer.poll(timeout_ms).items():
         seen[key.partition].update(record.offset for record in records)
+
+
+def test_dead_letters_are_in_their_topic_once_and_a_member_that_comes_later_reads_on_behind_them(running, member):
+    running.create_topic("readings", partitions=1, replication_factor=3)
+    running.create_topic("readings.dead", partitions=1, replication_factor=3)
+    settings = {"value_deserializer": JsonSerializer(), "on_bad_record": callboard.dlq("readings.dead")}
+    with running.producer() as producer:
+        for value in (b"1", b"{", b"3", b"}"):
+            producer.send("readings", value, key=b"k")
+    first = member("readings", **settings)
+    first.subscribe("readings")
+    seen: dict[int, set[int]] = {0: set()}
+    poll_until(lambda: first.metrics()["records_handed_on"] == 2, Taking(first, seen))
+    first.commit()
+    first.close()
+
+    with running.producer() as producer:
+        producer.send("readings", b"5")
+    second = member("readings", **settings)
+    second.subscribe("readings")
+    poll_until(lambda: 4 in seen[0], Taking(second, seen))
+
+    assert seen[0] == {0, 2, 4}
+    assert second.metrics()["records_handed_on"] == 0
+    with Consumer("readings.dead", bootstrap_servers=running.bootstrap_servers, auto_offset_reset="earliest") as dead:
+        letters = [record for records in dead.poll(10_000).values() for record in records]
+    assert [(letter.key, letter.value) for letter in letters] == [(b"k", b"{"), (b"k", b"}")]
+    assert [dict(letter.headers)["callboard.dlq.offset"] for letter in letters] == [b"1", b"3"]
 
 
 def test_a_coordinator_whose_broker_is_killed_costs_no_partition_and_no_commit_that_was_acknowledged(running, member):

@@ -56,6 +56,10 @@ PRINTED = {
         r"worker 3 done: 2000 records stored, 2000 different ones",
         r"exactly once: True",
     ],
+    "dead_letters.py": [
+        r"read \[19, 21\]",
+        r"dead letter 'celsius: 20', offset 1 of \S+: the value deserializer failed",
+    ],
     "consumers_in_threads.py": [r"consumer 3: \d+ records", r"together: 6000 records"],
     "consumer_groups.py": [
         r"billing has read 1000 records",
