@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,7 +64,7 @@ def consume(
 ) -> None:
     """Print the records of TOPIC; within a partition in their order, between partitions in none.
 
-    Goes on until Ctrl-C, unless --max-messages or --timeout-ms end it. Fewer than --max-messages within the
+    Goes on until Ctrl-C or SIGTERM, unless --max-messages or --timeout-ms end it. Fewer than --max-messages within the
     time is a failure.
 
     With --group it shares the partitions with the group's other members and goes on where the group has committed; only
@@ -80,26 +84,44 @@ def consume(
     reset = "none" if offset is not None else "earliest" if from_beginning else "latest"
     consumer = clients.consumer(bootstrap_servers, auto_offset_reset=reset, group_id=group)
     is_written = True
-    try:
-        _choose_partitions(consumer, topic, partition, offset)
-        for batch in _polled(consumer, max_messages, timeout_ms):
-            lines = b"".join(map(write, batch))
-            printed += len(batch)  # before they are written: Ctrl-C as soon as a line is seen must find it counted
-            is_written = False
-            sys.stdout.buffer.write(lines)
-            sys.stdout.buffer.flush()
-            is_written = True
-    finally:
-        if is_written:
-            consumer.close()
-        else:
-            consumer.close(autocommit=False)
-        if not quiet:
-            say(human.count(printed, "record"))
+    with _ended_by_sigterm():
+        try:
+            _choose_partitions(consumer, topic, partition, offset)
+            for batch in _polled(consumer, max_messages, timeout_ms):
+                lines = b"".join(map(write, batch))
+                printed += len(batch)  # before they are written: Ctrl-C as soon as a line is seen must find it counted
+                is_written = False
+                sys.stdout.buffer.write(lines)
+                sys.stdout.buffer.flush()
+                is_written = True
+        finally:
+            if is_written:
+                consumer.close()
+            else:
+                consumer.close(autocommit=False)
+            if not quiet:
+                say(human.count(printed, "record"))
     if max_messages is not None and printed < max_messages:
         raise CommandFailed(
             f"asked for {human.count(max_messages, 'record')}, got {printed:,}; then none came for {timeout_ms} ms"
         )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is in here as Ctrl-C does: a member commits and leaves, nobody waits for its session's end."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _choose_partitions(

@@ -50,7 +50,10 @@ MEANINGS: Mapping[ExitStatus, tuple[str, str]] = {  # in a word, for --help; in 
         "data directory or port",
         "`callboard up`: the data directory or a port cannot be used, or a process does not start",
     ),
-    ExitStatus.INTERRUPTED: ("interrupted", "Ctrl-C (but `callboard up` ends with 0: that is how it is stopped)"),
+    ExitStatus.INTERRUPTED: (
+        "interrupted",
+        "Ctrl-C; `callboard consume`: also SIGTERM (but `callboard up` ends with 0: that is how it is stopped)",
+    ),
 }
 
 

@@ -24,7 +24,13 @@ GROUPS = click.argument("group_ids", metavar="GROUP…", nargs=-1, required=True
 
 
 @click.command("list", cls=Command, short_help="List the groups.")
-@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES, case_sensitive=False),
+    multiple=True,
+    help="Only these; may be repeated.",
+)
 @bootstrap_option
 @timeout_option
 @json_option

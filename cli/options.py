@@ -56,8 +56,11 @@ class TopicChoice(NamedTuple):
     partitions: tuple[int, ...]  # empty: all
 
 
+NUMBERS_MAX = 100_000  # in one range: no topic has so many partitions
+
+
 class Topics(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
-    """``TOPIC`` or ``TOPIC:0,3``."""
+    """``TOPIC`` or ``TOPIC:0-2,5``, as it is shown."""
 
     name = "TOPIC[:N,…]"
 
@@ -65,9 +68,24 @@ class Topics(click.ParamType):  # type: ignore[type-arg]  # generic in newer cli
         if isinstance(value, TopicChoice):
             return value
         topic, colon, numbers = str(value).partition(":")
-        if not is_topic_name(topic) or (colon and re.fullmatch(r"\d{1,9}(,\d{1,9})*", numbers) is None):
-            self.fail(f"{value!r} is no topic: write TOPIC, or TOPIC:0,3", param, ctx)
-        return TopicChoice(topic, tuple(dict.fromkeys(map(int, numbers.split(",")))) if colon else ())
+        found = _numbers(numbers) if colon else ()
+        if not is_topic_name(topic) or found is None:
+            self.fail(f"{value!r} is no topic: write TOPIC, or TOPIC:0-2,5", param, ctx)
+        return TopicChoice(topic, found)
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    """Return the numbers in ``0-2,5``, each once; None: it is not written like that."""
+    numbers: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        if match is None:
+            return None
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 0 <= last - first < NUMBERS_MAX:
+            return None
+        numbers.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(numbers)
 
 
 TOPICS = Topics()

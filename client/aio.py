@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..errors import DeliveryError, IllegalStateError
+from ..errors import DeliveryError
 from ..model import (
     ConsumerRecord,
     Header,
@@ -224,14 +223,14 @@ class AsyncConsumer(Generic[K, V]):
     async def poll(self, timeout_ms: int | None = None, max_records: int | None = None) -> Records[K, V]:
         """Return records by partition; {} if none came in time. See ``Consumer.poll``."""
         wait_ms = self.config.default_poll_ms if timeout_ms is None else timeout_ms
-        return await self._until_there(self._steps.taking(max_records), wait_ms)
+        return await self._until_there(self._steps.taking(max_records), wait_ms) or {}
 
     async def poll_batches(
         self, timeout_ms: int | None = None, max_records: int | None = None
     ) -> dict[TopicPartition, list[RecordColumns]]:
         """Return whole batches as columns. See ``Consumer.poll_batches``."""
         wait_ms = self.config.default_poll_ms if timeout_ms is None else timeout_ms
-        return await self._until_there(self._steps.taking_columns(max_records), wait_ms)
+        return await self._until_there(self._steps.taking_columns(max_records), wait_ms) or {}
 
     async def getmany(self, *, timeout_ms: int = 0, max_records: int | None = None) -> Records[K, V]:
         """``poll`` under aiokafka's name."""
@@ -246,28 +245,20 @@ class AsyncConsumer(Generic[K, V]):
     async def __aiter__(self) -> AsyncIterator[ConsumerRecord[K, V]]:
         """Yield records as they come; end when none has come for ``consumer_timeout_ms``.
 
-        Records are taken one poll at a time; leaving the loop in the middle of one seeks back to the next record.
+        The position moves with each record: one that was not asked for is not lost when the loop is left, and
+        ``commit`` in the loop commits what was handed out.
         """
         timeout = self.config.consumer_timeout_ms
         while True:
+            wait_ms = 86_400_000 if timeout is None else min(timeout, 86_400_000)
             before = self._steps.handed_on
-            polled = await self.poll(86_400_000 if timeout is None else int(min(timeout, 86_400_000)))
-            if not polled:
-                if timeout is None or self._steps.handed_on != before:
-                    continue
+            reader = await self._until_there(self._steps.next_reader, wait_ms)
+            if reader is not None:
+                for record in self._steps.records_of(reader):
+                    yield record
+                await asyncio.sleep(0)  # others have their turn, though nothing was waited for
+            elif timeout is not None and self._steps.handed_on == before:
                 return
-            left = {key: records[0].offset for key, records in polled.items()}
-            try:
-                for key, records in list(polled.items()):
-                    for record in records:
-                        left[key] = record.offset + 1
-                        self._steps.hand(record, left)
-                        yield record
-                    del left[key]
-            finally:
-                for key, offset in left.items():
-                    with suppress(IllegalStateError):  # it was closed meanwhile, or the partition has gone
-                        self._consumer.seek(key, offset)
 
     async def position(self, partition: TopicPartition, timeout_ms: int | None = None) -> int:
         return await _in_thread(self._consumer.position, partition, timeout_ms)
@@ -319,8 +310,8 @@ class AsyncConsumer(Generic[K, V]):
         with self._loop_side.calling():
             self._steps.hand_on(bad)
 
-    async def _until_there(self, look: Callable[[], Any], wait_ms: float) -> dict[Any, Any]:
-        """Call ``look`` until it returns something, or the time is over; suspended in between."""
+    async def _until_there(self, look: Callable[[], Any], wait_ms: float) -> Any:
+        """Call ``look`` until it returns something, or the time is over (then None); suspended in between."""
         check_may_poll(self)
         loop = self._loop_side.see()
         until = loop.time() + wait_ms / 1000
@@ -344,15 +335,15 @@ class AsyncConsumer(Generic[K, V]):
                 left = until - loop.time()
                 if isinstance(found, BadRecord):
                     if has_handed_on and left <= 0:
-                        return {}
+                        return None
                     await _in_thread(self._hand_on, found)  # goes on to its end also when this is cancelled
                     has_handed_on = True
                     continue
-                if found:
-                    return dict(found)
+                if found is not None:
+                    return found
                 if left <= 0:
                     if not self._steps.is_joining():
-                        return {}
+                        return None
                     left = JOIN_LOOK_S
                 try:
                     await asyncio.wait_for(arrived.wait(), min(left, 1.0))

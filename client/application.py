@@ -85,9 +85,6 @@ class Application:
         self.asked: dict[TopicPartition, OffsetAndMetadata] = {}  # of the last commit that went out, by partition …
         self.committed: dict[TopicPartition, int] = {}  # … and what that one has committed; NOT_KNOWN: not yet, perhaps
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
-        self.left: Mapping[
-            TopicPartition, int
-        ] = {}  # of an asynchronous iteration: polled, but not handed out from there
         self.named: set[TopicPartition] = set()  # in commits since it began to leave: what it says itself counts
         self.performer = 0  # the thread that performs a change
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
@@ -131,7 +128,7 @@ class Application:
         """A thread polls."""
         if self.performer == threading.get_ident():
             raise IllegalStateError("poll: a rebalance listener must not poll")
-        self.handing, self.left = None, {}  # whatever it was busy with, it has finished
+        self.handing = None  # whatever it was busy with, it has finished
         with self._counting:
             self._polls += 1
             self._inside += 1
@@ -181,8 +178,8 @@ class Application:
 
     def is_joining(self) -> bool:
         """Say whether the first poll still waits for what it is about to be given."""
-        if not self.join_until_ms:
-            return False
+        if not self.join_until_ms or self._inbox.subscription is None:
+            return False  # what was assigned by hand is there
         member = self.group.member if self.group is not None else None
         now = self._now_ms()
         if member is not None and member.phase is Phase.JOINED and not self.changes:
@@ -257,7 +254,6 @@ class Application:
                 continue
             if record is not None and record.topic_partition == key:
                 position = min(position, record.offset)
-            position = min(position, self.left.get(key, position))
             if position != self.committed.get(key, begun.get(key, NOT_KNOWN)):
                 found[key] = OffsetAndMetadata(position)
         return found

@@ -4,7 +4,8 @@ The problem: many commits, an order that must hold, and a coordinator that may m
 
 1. One request at a time, so that no commit can overtake another. What was asked for meanwhile goes together with the
    next one: of each partition the newest offset, and the outcome is that of all.
-2. Commits end in the order in which they were asked for, each once.
+2. Commits end in the order in which they were asked for, each once; but one that waits ends when its time is over,
+   wherever it stands, and if it is under way nobody knows whether it takes effect.
 3. A commit that does not wait is not tried again: it ends with the error. One that waits (``is_waiting``) is tried
    until it has succeeded, or cannot, or its time is over.
 4. A commit belongs to the name under which its member owned the partitions. If the member has another name by now it
@@ -97,16 +98,14 @@ class Commits:
 
     @property
     def is_idle(self) -> bool:
-        return not self.queue and not self._aboard
+        return not self.queue and self._flight is None
 
     def on_commit(self, commit: Commit) -> None:
         self.queue.append(commit)
 
     def drain(self, now_ms: int, member_id: str, member_epoch: int, *, has_coordinator: bool) -> list[Effect]:
         """Return what can be done now. ``member_id``, ``member_epoch``: as the member is called now."""
-        effects: list[Effect] = []
-        while self.queue and self.queue[0].until_ms <= now_ms:
-            effects.append(Ended(self.queue.popleft(), self._timeout_error()))
+        effects = self._expire(now_ms, has_coordinator=has_coordinator)
         if not self.queue or self._flight is not None or not has_coordinator or now_ms < self._not_before_ms:
             return effects
         first = self.queue[0]
@@ -125,10 +124,12 @@ class Commits:
 
     def next_event_ms(self, *, has_coordinator: bool) -> int | None:
         """Return when to call ``drain`` again if nothing else happens."""
-        if not self.queue:
-            return None
-        due = min(commit.until_ms for commit in self.queue)
-        return min(due, self._not_before_ms) if has_coordinator and self._flight is None else due
+        times = [commit.until_ms for commit in (*self._aboard, *self.queue) if commit.is_waiting]
+        if self.queue:
+            times.append(self.queue[0].until_ms)
+            if has_coordinator and self._flight is None:
+                times.append(self._not_before_ms)
+        return min(times, default=None)
 
     def on_answer(
         self,
@@ -172,6 +173,15 @@ class Commits:
         return [Ended(commit, error) for commit in left]
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _expire(self, now_ms: int, *, has_coordinator: bool) -> list[Effect]:
+        """End those whose time is over (rule 2)."""
+        over = [commit for commit in (*self._aboard, *self.queue) if commit.is_waiting and commit.until_ms <= now_ms]
+        self._aboard = [commit for commit in self._aboard if commit not in over]
+        self.queue = deque(commit for commit in self.queue if commit not in over) if over else self.queue
+        while self.queue and self.queue[0].until_ms <= now_ms:
+            over.append(self.queue.popleft())
+        return [Ended(commit, self._timeout_error(has_coordinator=has_coordinator)) for commit in over]
 
     def _land(self) -> list[Commit]:
         self._flight, aboard, self._aboard = None, self._aboard, []
@@ -236,9 +246,11 @@ class Commits:
         self._not_before_ms = now_ms + min(PAUSE_MS_MAX, PAUSE_MS << min(self._failures - 1, 10))
         return []
 
-    def _timeout_error(self) -> CallboardError:
-        why = f"; last error: {self.last_error}" if self.last_error is not None else "; no coordinator was found"
-        error = CallboardTimeoutError(f"commit: not acknowledged in time{why}")
+    def _timeout_error(self, *, has_coordinator: bool) -> CallboardError:
+        why = "the coordinator has not answered yet" if has_coordinator else "no coordinator was found"
+        if self.last_error is not None:
+            why = f"last error: {self.last_error}"
+        error = CallboardTimeoutError(f"commit: not acknowledged in time; {why}")
         error.__cause__ = self.last_error
         return error
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, overload
 
-from ..errors import CallboardError, IllegalArgumentError, IllegalStateError
+from ..errors import CallboardError, CommitFailedError, IllegalArgumentError, IllegalStateError
 from ..model import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from .application import Application, CommitCallback, EndedCommit, Offsets, log
 from .commits import Commit
@@ -129,7 +129,8 @@ class Committing(ConsumerCore):
     def _before_reading(self, application: Application) -> None:
         """A thread of the application has come: what it was given before it has done with."""
         group = self._side(application)
-        if application.comes_first() or group.member.phase is Phase.STUCK:
+        is_member = self._inbox.subscription is not None
+        if is_member and (application.comes_first() or group.member.phase is Phase.STUCK):
             self._io.post(group.look)
         if application.should_commit():
             self._commit_automatically(application)
@@ -165,12 +166,7 @@ class Committing(ConsumerCore):
             elif change.kind == "revoked":
                 with self._lock:
                     held = set(self._inbox.readers).intersection(change.partitions)
-                self._commit_before_giving_back(application, held)
-                try:
-                    application.on_partitions("revoked", held)
-                finally:
-                    with self._lock:
-                        application.give_up(change)
+                self._give_back(application, change, held)
             else:
                 with self._lock:
                     held = set(self._inbox.readers).intersection(change.partitions)
@@ -180,6 +176,17 @@ class Committing(ConsumerCore):
                 application.on_partitions("lost", held)
         finally:
             self._io.post(self._side(application).on_performed, change)
+
+    def _give_back(self, application: Application, change: Change, held: set[TopicPartition]) -> None:
+        """Commit, tell the listener, give up: the last one whatever becomes of the others, Ctrl-C among it."""
+        try:
+            self._commit_before_giving_back(application, held)
+        finally:
+            try:
+                application.on_partitions("revoked", held)
+            finally:
+                with self._lock:
+                    application.give_up(change)
 
     def _commit_before_giving_back(
         self, application: Application, partitions: set[TopicPartition], bound_ms: float = GIVE_BACK_MS_MAX
@@ -252,10 +259,23 @@ class Committing(ConsumerCore):
     def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata | int] | None, timeout_ms: int | None) -> None:
         bound_ms = self._bound_ms(timeout_ms)
         application = self._group_of("commit")
+        while True:
+            with self._lock:
+                self._check_open()
+                given, member_id, epoch = self._to_commit(application, offsets)
+            try:
+                self._commit_now(application, given, member_id, epoch, bound_ms)
+                return
+            except CommitFailedError:
+                if offsets is not None or not self._has_given_back_some(application, given, member_id):
+                    raise
+
+    def _has_given_back_some(self, application: Application, given: Offsets, member_id: str) -> bool:
+        """Say whether another thread has given some of these partitions back meanwhile: what is left can be committed.
+        Not if all went, nor if they were lost: that must be told, though the member may have joined again."""
         with self._lock:
-            self._check_open()
-            given, member_id, epoch = self._to_commit(application, offsets)
-        self._commit_now(application, given, member_id, epoch, bound_ms)
+            gone = sum(key not in self._inbox.readers for key in given)
+            return self._name(application)[0] == member_id and 0 < gone < len(given)
 
     def _group_of(self, what: str) -> Application:
         if self._application is None:
@@ -279,6 +299,9 @@ class Committing(ConsumerCore):
         self._inbox.sort()
         readers = self._inbox.readers
         if offsets is None:
+            member = self._side(application).member
+            if not readers and member.phase is Phase.BARRED and member.error is not None:
+                raise member.error  # what it had was lost: this is no success
             positions = {
                 key: OffsetAndMetadata(reader.position)
                 for key, reader in readers.items()

@@ -31,7 +31,7 @@ from .fetching import Subscription
 from .health import ConsumerExplanation, ConsumerHealth, describe_health, explain
 from .io import Done
 from .positions import Positions
-from .reading import RecordColumns
+from .reading import PartitionReader, RecordColumns
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -71,8 +71,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
         """Read these topics, or those whose whole name matches the regular expression ``pattern``, also later ones.
 
         With a group: the partitions that its coordinator gives this member; those it has already and is given again are
-        read on. Without: all partitions, replacing what was read before; one that is added later is read from its
-        beginning.
+        read on, those of other topics are not, and go with one of the next polls. Without: all partitions, replacing
+        what was read before; one that is added later is read from its beginning.
 
         Args:
             listener: a ``ConsumerRebalanceListener``, told when partitions come and go. Needs a group.
@@ -90,6 +90,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
                 raise TypeError(f"subscribe: expected topic names, got {type(name).__name__}")
             if not is_topic_name(name):
                 raise InvalidTopicError(f"subscribe: {name[:TOPIC_NAME_MAX]!r} is not a topic name")
+        if not isinstance(getattr(pattern, "pattern", pattern), str | None):  # a compiled one is welcome
+            raise TypeError(f"subscribe: pattern: expected str, got {type(pattern).__name__}")
         try:
             matcher = re.compile(pattern) if pattern is not None else None
         except re.error as error:
@@ -138,13 +140,15 @@ class Consumer(Committing, Positions, Generic[K, V]):
     def unsubscribe(self) -> None:
         """Read nothing, and leave the group: as ``close`` does, with commit and listener."""
         self._check_open()
-        if self._application is not None and self._inbox.subscription is not None:
-            self._leave_group(self.config.close_timeout_ms, autocommit=True)
-        with self._lock:
-            self._check_open()
-            self._forget_readers()
-            self._inbox.subscription, self._is_assigned_by_hand = None, False
-            self._io.post(self._fetching.leave, lambda _result, _error: None)
+        try:
+            if self._application is not None and self._inbox.subscription is not None:
+                self._leave_group(self.config.close_timeout_ms, autocommit=True)
+        finally:  # also when the listener has raised: it is done all the same
+            with self._lock:
+                self._check_open()
+                self._forget_readers()
+                self._inbox.subscription, self._is_assigned_by_hand = None, False
+                self._io.post(self._fetching.leave, lambda _result, _error: None)
 
     def assignment(self) -> set[TopicPartition]:
         """Return the partitions that are being read; of a subscription those known so far."""
@@ -235,7 +239,6 @@ class Consumer(Committing, Positions, Generic[K, V]):
     def _iterate(self) -> Iterator[ConsumerRecord[K, V]]:
         timeout = self.config.consumer_timeout_ms
         timeout_ms = float("inf") if timeout is None else timeout
-        application = self._application
         while True:
             before = self._bad_records.handed_on
             reader = self._read(self._inbox.next_reader, timeout_ms)
@@ -243,24 +246,28 @@ class Consumer(Committing, Positions, Generic[K, V]):
                 if self._bad_records.handed_on == before:
                     return
                 continue  # records have come, though none to hand out
-            records = reader.records
-            for at in range(reader.at, len(records)):
-                if reader.records is not records or reader.at != at or reader.is_paused:
-                    break  # a seek, a pause or a poll came between
-                record = records[at]
-                reader.at = at + 1
-                reader.position = record.offset + 1
-                if application is None:
-                    yield record
-                    continue
-                application.handing = record  # until its step has finished
+            yield from self._records_of(reader)
+
+    def _records_of(self, reader: PartitionReader) -> Iterator[ConsumerRecord[K, V]]:
+        """Hand out what is decoded of a partition, record by record, until something comes between. Never waits."""
+        application, records = self._application, reader.records
+        for at in range(reader.at, len(records)):
+            if reader.records is not records or reader.at != at or reader.is_paused:
+                break  # a seek, a pause or a poll came between
+            record = records[at]
+            reader.at = at + 1
+            reader.position = record.offset + 1
+            if application is None:
                 yield record
-                application.handing = None
-                if application.changes or application.is_commit_due:
-                    break
-            with self._lock:
-                if reader.records is records and reader.is_used_up:
-                    self._inbox.give_back(reader.release(), reader)
+                continue
+            application.handing = record  # until its step has finished
+            yield record
+            application.handing = None
+            if application.changes or application.is_commit_due:
+                break
+        with self._lock:
+            if reader.records is records and reader.is_used_up:
+                self._inbox.give_back(reader.release(), reader)
 
     def _forget_readers(self) -> None:
         self._inbox.forget()
@@ -339,9 +346,11 @@ class Consumer(Committing, Positions, Generic[K, V]):
             if self._ended is None and self._io.is_alive and not self._io.is_own_thread:
                 self._leave_group(bound_s * 1000, autocommit=autocommit)
         finally:
-            self._end(max(0.1, (until_ms - self._io.clock.monotonic_ms()) / 1000) if bound_s else 0.0)
-        if self._application is not None:
-            self._application.run_last_callbacks()
+            try:
+                self._end(max(0.1, (until_ms - self._io.clock.monotonic_ms()) / 1000) if bound_s else 0.0)
+            finally:
+                if self._application is not None:
+                    self._application.run_last_callbacks()
 
     def _end(self, bound_s: float) -> None:
         with self._lock:

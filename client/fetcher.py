@@ -119,6 +119,14 @@ class TellTruncated(NamedTuple):
     offset: int
 
 
+class TellReset(NamedTuple):
+    """``offset`` is outside the log: it goes on where ``auto_offset_reset`` says."""
+
+    key: TopicPartition
+    offset: int
+    log_start_offset: int
+
+
 class TellWatermarks(NamedTuple):
     key: TopicPartition
     high_watermark: int
@@ -145,6 +153,7 @@ Effect = (
     | TellPosition
     | TellError
     | TellTruncated
+    | TellReset
     | TellWatermarks
     | Refresh
     | Hint
@@ -327,7 +336,8 @@ class Fetcher:
         behind: list[FetchState] = []
         room = self._room()
         for state in self.states.values():
-            if state.is_paused or now_ms < state.retry_at_ms or state.error is not None:
+            offset = state.fetch_offset  # None: of a paused one it is asked for all the same, for position() and lag()
+            if (state.is_paused and offset is not None) or now_ms < state.retry_at_ms or state.error is not None:
                 continue
             if state.flights:
                 if state.is_behind and len(state.flights) < FLIGHTS_MAX:
@@ -336,11 +346,11 @@ class Fetcher:
             leader = self.view.leader(*state.key)
             if leader is None or leader.broker_id < 0:
                 continue
-            if state.fetch_offset is None:
+            if offset is None:
                 effects += self._look_up(state, leader)
             elif room > 0 and self._has_credit(state) and self.view.is_connected(leader.broker_id):
                 state.leader, state.topic_id = leader, leader.topic_id
-                by_broker.setdefault(leader.broker_id, []).append((state, state.fetch_offset))
+                by_broker.setdefault(leader.broker_id, []).append((state, offset))
                 behind.append(state)
         effects += [self._request(broker, wanted, room, now_ms, is_guess=False) for broker, wanted in by_broker.items()]
         if behind and room > 0:
@@ -377,7 +387,7 @@ class Fetcher:
         leaders = (
             self.view.leader(*state.key)
             for state in self.states.values()
-            if not state.in_flight and not state.is_paused
+            if not state.in_flight and not (state.is_paused and state.fetch_offset is not None)
         )
         return any(leader is None or leader.broker_id < 0 for leader in leaders)
 
@@ -522,7 +532,7 @@ class Fetcher:
             detail = f"{state.key}: offset {offset} is outside the log (its start is {entry.log_start_offset})"
             return self._tell(state, OffsetOutOfRangeError(detail))
         state.begin_at(None, self.settings.reset_timestamp)
-        return []
+        return [TellReset(state.key, offset, entry.log_start_offset)] if offset is not None else []
 
     def _on_truncated(self, state: FetchState, entry: FetchEntryReply) -> list[Effect]:
         """Nothing more is fetched before the consumer has gone back: what it holds may be gone, too (rule 7)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ from .fetcher import (
     SendFetch,
     TellError,
     TellPosition,
+    TellReset,
     TellTruncated,
     TellWatermarks,
 )
@@ -41,6 +43,8 @@ from .metadata import PartitionLeader
 from .offsets import Found, FoundOrNot, OffsetsAsTheyCome, OffsetsQuestion
 from .patience import DoubtBrokers
 
+log = logging.getLogger("callboard.client")
+
 RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP, "none": None}
 LOOK_UP_MS = 60_000  # of one look-up; then again
 PATTERN_TOLD_MAX = 1_000  # characters of a pattern that brokers are told
@@ -49,6 +53,9 @@ PATTERN_TOLD_MAX = 1_000  # characters of a pattern that brokers are told
 class Subscription(NamedTuple):
     topics: frozenset[str]
     pattern: re.Pattern[str] | None = None
+
+    def covers(self, topic: str) -> bool:
+        return topic in self.topics if self.pattern is None else self.pattern.fullmatch(topic) is not None
 
 
 class Assigned(NamedTuple):
@@ -293,6 +300,8 @@ class Fetching:
                 unknown.append(effect)
             elif isinstance(effect, Refresh):
                 self.cluster.refresh()
+            elif isinstance(effect, TellReset):
+                self._log_reset(effect)
             elif isinstance(effect, DoubtBrokers):
                 self.cluster.doubt(effect.broker_ids)
             elif isinstance(effect, Hint):
@@ -304,6 +313,15 @@ class Fetching:
         if unknown:
             self._look_up_all(unknown)
         return has_news
+
+    def _log_reset(self, effect: TellReset) -> None:
+        key, offset, log_start_offset = effect
+        missed = f", {log_start_offset - offset} records were deleted unread" if offset < log_start_offset else ""
+        policy = self._config.auto_offset_reset
+        where = f"the {'first' if policy == 'earliest' else 'next'} record (auto_offset_reset={policy!r})"
+        log.warning(
+            "%s: %s: offset %d is outside the log%s; going on at %s", self._client_id, key, offset, missed, where
+        )
 
     def _fetch(self, effect: SendFetch) -> None:
         connection = self.cluster.connection(effect.broker_id)
@@ -378,11 +396,9 @@ class Fetching:
         return f"sha256 {hashlib.sha256(told.encode(errors='surrogatepass')).hexdigest()}"
 
     def _is_subscribed(self, subscription: Subscription, name: str, *, is_internal: bool) -> bool:
-        if subscription.pattern is None:
-            return name in subscription.topics
-        if is_internal and self._config.exclude_internal_topics:
+        if subscription.pattern is not None and is_internal and self._config.exclude_internal_topics:
             return False
-        return subscription.pattern.fullmatch(name) is not None
+        return subscription.covers(name)
 
     def missing_topic_error(self) -> CallboardError | None:
         """Return why a subscribed topic cannot be read, if that is certain. From any thread."""

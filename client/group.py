@@ -198,6 +198,8 @@ class GroupSide:
     def _commit_and_leave(self, last: Commit, leave: Callable[[int], list[MemberEffect]], done: Done[None]) -> None:
         def on_committed(_: None, error: BaseException | None) -> None:
             self._say_farewell(leave(self.clock.monotonic_ms()), lambda *_: done(None, error))
+            if self.clock.monotonic_ms() >= last.until_ms:
+                done(None, error)  # who leaves has no time to hear that it has left
 
         self._commit(last, on_committed)
 
@@ -255,7 +257,13 @@ class GroupSide:
 
     def on_metadata(self) -> None:
         self._step_questions()  # where the coordinator is may be known only now
+        self._look_for_topics()
         self._pump()
+
+    def _look_for_topics(self) -> None:
+        """The coordinator knows of other topics than we do, and some may match the pattern."""
+        if self.member.pattern and self.member.topics_version > self.cluster.metadata.version:
+            self.cluster.refresh()
 
     def on_connected(self, broker_id: int) -> None:
         if broker_id == self.coordinator.broker_id:
@@ -385,7 +393,10 @@ class GroupSide:
             unreachable = self.cluster.unreachable_error()
             self.loop.call_soon(self._on_heartbeat, effect.number, unreachable, [])
             return
-        connection.request(effect.request, partial(self._on_heartbeat, effect.number), timeout_ms=effect.timeout_ms)
+        timeout_ms = effect.timeout_ms
+        if self._last is not None:  # the farewell, and there is no time after this
+            timeout_ms = max(1, min(timeout_ms, self._last.until_ms - self.clock.monotonic_ms()))
+        connection.request(effect.request, partial(self._on_heartbeat, effect.number), timeout_ms=timeout_ms)
 
     def _on_heartbeat(self, number: int, reply: Reply | CallboardError, _payload: list[bytes]) -> None:
         if self._is_ended:
@@ -397,6 +408,7 @@ class GroupSide:
             self._perform(self.member.on_silence(number, reply, now))
         elif reply.error or isinstance(reply, GroupHeartbeatReply):
             self._perform(self.member.on_answer(number, reply, now))
+            self._look_for_topics()
         if self.member.phase is Phase.OUT and self._waiting_to_leave is not None:
             done, self._waiting_to_leave = self._waiting_to_leave, None
             last, self._last = self._last, None

@@ -44,7 +44,15 @@ def describe_health(
     """Return the health; called under the consumer's lock, reads what the I/O thread writes."""
     now = io.clock.monotonic_ms()
     cluster, states = fetching.cluster, dict(fetching.fetcher.states)
-    trouble = [] if io.is_alive else ["the consumer is closed"]
+    trouble = [] if io.is_alive else [_why_dead(io)]
+    if io.failure is not None:
+        error, at_ms = io.failure
+        told = f"{type(error).__name__}: {error}, {now - at_ms} ms ago"
+        trouble.append(
+            f"a part of the client failed ({told}); see the log, and make a new consumer if it reads no more"
+        )
+    if io.is_alive and (missing := fetching.missing_topic_error()) is not None:
+        trouble.append(str(missing))
     member = fetching.group.member if fetching.group is not None else None
     if member is not None and member.phase not in (Phase.OUT, Phase.JOINED):
         trouble.append(f"group: {member.phase.value}: {member.error or member.why or 'not joined yet'}")
@@ -186,7 +194,7 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, bad_records: BadR
     """The first thing that stands between now and the next record."""
     cluster, group = fetching.cluster, fetching.group
     if not io.is_alive:
-        return "nothing: the consumer is closed"
+        return f"nothing: {_why_dead(io)}"
     if inbox.subscription is None and not inbox.readers:
         return "subscribe() or assign()"
     if cluster.unreachable_since_ms is not None:
@@ -205,6 +213,8 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, bad_records: BadR
             return f"the coordinator, broker {group.coordinator.broker_id}, to let the member join"
         if has_changes:
             return "the next poll, which takes over or gives back partitions"
+        if not inbox.readers and (missing := fetching.missing_topic_error()) is not None:
+            return f"the topic: {missing}"
         if not inbox.readers:
             return "partitions: " + ("there are none for it" if member.is_complete else "others have to give them back")
     states = fetching.fetcher.states
@@ -222,7 +232,12 @@ def _waits_for(inbox: Inbox, fetching: Fetching, io: IoThread, bad_records: BadR
             return f"where {key} begins"
     if inbox.readers and all(reader.is_paused for reader in inbox.readers.values()):
         return "resume(): all partitions are paused"
-    return "new records"
+    missing = fetching.missing_topic_error()
+    return "new records" if missing is None else f"new records, and a topic: {missing}"
+
+
+def _why_dead(io: IoThread) -> str:
+    return "the consumer was made before this process was forked" if io.is_forked else "the consumer is closed"
 
 
 def _told(ago_ms: int) -> str:

@@ -161,6 +161,11 @@ class Inbox:
 
     # -- what is handed out ------------------------------------------------------------------------
 
+    def _is_held(self, reader: PartitionReader) -> bool:
+        """Say whether nothing of it is handed out now: it is held, or of a topic that is not subscribed any more and
+        will be asked back."""
+        return reader.is_held or (self.subscription is not None and not self.subscription.covers(reader.key.topic))
+
     def take(self, limit: int) -> dict[TopicPartition, list[AnyRecord]] | None:
         """Return up to ``limit`` records of the partitions with data, in turn; None: there are none.
 
@@ -170,7 +175,7 @@ class Inbox:
         """
         found: dict[TopicPartition, list[AnyRecord]] = {}
         for key, reader in list(self.ready.items()):
-            if reader.is_held:
+            if self._is_held(reader):
                 continue
             try:
                 records, freed = reader.take(limit, self._decoding)
@@ -193,7 +198,7 @@ class Inbox:
         """Return batches until ``limit`` records are reached; None: there are none."""
         found: dict[TopicPartition, list[RecordColumns]] = {}
         for key, reader in list(self.ready.items()):
-            if reader.is_held:
+            if self._is_held(reader):
                 continue
             while limit > 0 and (reader.chunks or reader.chunk is not None):
                 columns, freed = reader.take_columns(self._decoding)
@@ -211,7 +216,7 @@ class Inbox:
             SerializationError, CorruptRecordError: its next record cannot be handed out.
         """
         for key, reader in list(self.ready.items()):
-            if reader.is_held:
+            if self._is_held(reader):
                 continue
             del self.ready[key]
             self.give_back(reader.prepare(self._decoding), reader)

@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from ..errors import CallboardTimeoutError, ForkedClientError, IllegalStateError
 from ..transport.loop import Clock, SystemClock
 from ..transport.seam import Transport
-from ..transport.selector_loop import SelectorLoop
+from ..transport.selector_loop import SelectorLoop, log_failure
 
 T = TypeVar("T")
 
@@ -52,7 +52,8 @@ class IoThread:
     def __init__(self, name: str, owner: Owner, make_transport: MakeTransport | None = None) -> None:
         self.name = name
         self.clock: Clock = SystemClock()
-        self.loop = SelectorLoop()
+        self.loop = SelectorLoop(self._on_failure)
+        self.failure: tuple[BaseException, int] | None = None  # the last callback that failed, and when: a bug of ours
         self.is_forked = False
         self._is_stopped = False
         self._pid = os.getpid()
@@ -126,6 +127,11 @@ class IoThread:
     @property
     def is_alive(self) -> bool:
         return not self.is_forked and self._thread.is_alive()
+
+    def _on_failure(self, error: BaseException) -> None:
+        """The loop goes on: the others' I/O must not end with one callback. Whoever asks for health is told."""
+        self.failure = error, self.clock.monotonic_ms()
+        log_failure(error)
 
     def _run(self) -> None:
         _io_threads.add(threading.get_ident())

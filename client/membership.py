@@ -157,6 +157,7 @@ class Member:
         self.group_epoch = 0
         self.topics: tuple[str, ...] = ()
         self.pattern = ""  # that they match; "": they were named
+        self.topics_version = 0  # of metadata: older ones may lack topics that match; only grows
         self.owned: dict[TopicPartition, str] = {}  # granted and not given back
         self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
         self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
@@ -434,6 +435,8 @@ class Member:
             is_news = is_news or granted != self.granted
             self.granted = granted
         self.is_complete = reply.is_complete
+        if reply.topics_version > self.topics_version:
+            is_news, self.topics_version = True, reply.topics_version
         self.why = reply.why or self.why
         # A coordinator that answers at once without news must not be asked without end.
         self._not_before_ms = now_ms if is_news else sent.sent_ms + self.settings.heartbeat_interval_ms

@@ -122,6 +122,8 @@ class LeadersQuestion:
         if error is not None:
             self._last_error = error
             self._cluster.refresh()
+            if not error.retriable:
+                self._on_refused(error)
         elif isinstance(reply, self.replies):
             self._take(reply)
         if self._unanswered == 0 and not self._is_over:
@@ -156,6 +158,10 @@ class LeadersQuestion:
         """A partition has an error that will not pass: say whether that ends the question, and end it."""
         self._end(error)
         return True
+
+    def _on_refused(self, error: CallboardError) -> None:
+        """A broker refuses the whole request, and will do so again."""
+        self._end(error)
 
     def _on_time_over(self) -> None:
         self._end(self._timeout_error())
@@ -233,6 +239,9 @@ class AnyOffsetsQuestion(OffsetsQuestion):
         del self._left[key]
         self._found[key] = error
         return False
+
+    def _on_refused(self, error: CallboardError) -> None:
+        """Others may tell of their partitions; what this one has is told when the time is over."""
 
     def _on_time_over(self) -> None:
         if not self._cluster.has_contact:

@@ -115,6 +115,7 @@ class Positions(ConsumerCore):
 
         Asks nobody where a fetch waits at the leader: the high watermark is known then. Else one round trip.
         """
+        until_ms = self._io.clock.monotonic_ms() + self._bound_ms(timeout_ms)
         with self._lock:
             self._check_open()
             self._inbox.sort()
@@ -128,7 +129,8 @@ class Positions(ConsumerCore):
         unknown = [key for key in readers if key not in ends]
         if unknown:
             ends.update(self.end_offsets(unknown, timeout_ms))
-        return {key: max(0, ends[key] - self.position(key, timeout_ms)) for key in readers}
+        left_ms = max(0, until_ms - self._io.clock.monotonic_ms())
+        return {key: max(0, ends[key] - self.position(key, left_ms)) for key in readers}
 
     # -- inside ------------------------------------------------------------------------------------
 

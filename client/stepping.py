@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import IllegalArgumentError
-from ..model import AnyRecord, OffsetAndMetadata, TopicPartition
+from ..model import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from .bad_records import BadRecord
 from .consumer import Consumer
+from .reading import PartitionReader
 
 
 class Steps:
@@ -29,6 +30,14 @@ class Steps:
         limit = 1 << 62 if max_records is None else max_records
         return lambda: self._consumer._inbox.take_columns(limit)
 
+    def next_reader(self) -> PartitionReader | None:
+        """What an iteration looks with."""
+        return self._consumer._inbox.next_reader()
+
+    def records_of(self, reader: PartitionReader) -> Iterator[ConsumerRecord[Any, Any]]:
+        """Hand out what the partition has; the position moves with each record."""
+        return self._consumer._records_of(reader)
+
     def enter(self, wake: Callable[[], None]) -> None:
         """A poll begins; ``wake`` is called, on the I/O thread, whenever something has come."""
         self._consumer._on_arrival = wake
@@ -44,11 +53,6 @@ class Steps:
         self._consumer._on_arrival = None
         if self._application is not None:
             self._application.leave()
-
-    def hand(self, record: AnyRecord, left: Mapping[TopicPartition, int]) -> None:
-        """An iteration hands this out, and has polled more, from ``left`` on: not done with until the next poll."""
-        if self._application is not None:
-            self._application.handing, self._application.left = record, left
 
     def has_changes(self) -> bool:
         """Say whether the listener may have to be called."""

@@ -128,6 +128,7 @@ class StrandIo:
 
     is_own_thread = False
     is_forked = False
+    failure = None  # what fails, fails the run
 
     def __init__(self, process: ClientProcess, strand: Strand) -> None:
         self.name = process.name

@@ -120,6 +120,8 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
 
     UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH: it is out; what it owned is lost to it, it may join with a new name.
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
+    ``topics_version``: to a member with a pattern: of the metadata with which topics came or went last. If it knows
+    older metadata, there may be others that match.
     """
 
     member_epoch: Int64 = 0
@@ -129,6 +131,7 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
     is_reset: bool = False
+    topics_version: Int64 = 0
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):

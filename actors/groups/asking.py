@@ -48,3 +48,4 @@ class TopicsTold(msgspec.Struct, frozen=True):
 
     topics: Mapping[str, TopicPicture]
     deleted: Collection[str]
+    version: int = 0  # of the picture that they are of

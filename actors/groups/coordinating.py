@@ -148,14 +148,21 @@ class Coordinating:
         return self._handlers[type(request)](request, caller, now_ms, wall_ms)
 
     def on_topics(
-        self, topics: Mapping[str, TopicPicture], now_ms: int, wall_ms: int, deleted: Collection[str] = ()
+        self,
+        topics: Mapping[str, TopicPicture],
+        now_ms: int,
+        wall_ms: int,
+        deleted: Collection[str] = (),
+        version: int = 0,
     ) -> list[Effect]:
         """These are all topics now, by name. May come before ``loaded``, and must have come for requests to be served.
 
         A topic that was here and is not any more was deleted: its committed offsets go. ``deleted``: ids of others that
-        are known to be deleted.
+        are known to be deleted. ``version``: of the metadata that tell of them.
         """
         before, self._groups.topics = self._groups.topics, dict(topics)
+        if not self._has_topics or before.keys() != topics.keys():
+            self._groups.topics_version = version
         self._has_topics = True
         there = {picture.topic_id for picture in topics.values()}
         gone = {picture.topic_id: None for picture in before.values() if picture.topic_id not in there}
@@ -166,7 +173,7 @@ class Coordinating:
             return self._begin(now_ms) if self._is_loaded else []
         self._look_at_proof(now_ms)
         changed = sorted(name for name in before.keys() | topics.keys() if before.get(name) != topics.get(name))
-        return self._retarget(changed, now_ms) + self._forget_topics(gone)
+        return self._retarget(changed, now_ms) + self._forget_topics(gone) + self._tell_of_topics()
 
     def on_due(self, now_ms: int, wall_ms: int) -> list[Effect]:
         """It is ``next_due_ms``, or later."""
@@ -239,6 +246,15 @@ class Coordinating:
                 if topics := [topic for topic in changed if topic in subscribed]:
                     group.retarget(self._groups.topics, now_ms, f"partitions have changed: {', '.join(topics)}")
                     effects += self._groups.settle(group)
+        return effects
+
+    def _tell_of_topics(self) -> list[Effect]:
+        """Answer members with a pattern that wait: theirs may match a topic that they do not know of."""
+        effects: list[Effect] = []
+        for group in self._groups.by_id.values():
+            for member in group.members.values():
+                if self._groups.has_other_topics(member):
+                    effects += self._groups.tell_parked(group, member)
         return effects
 
     def _forget_topics(self, topic_ids: Collection[str]) -> list[Effect]:

@@ -253,7 +253,7 @@ class Coordinator(LoopActor):
     def on_topics_told(self, told: TopicsTold) -> None:
         self._topics = told
         now_ms, wall_ms = self._now_ms(), self.context.clock.wall_ms()
-        self._perform(self._rules.on_topics(told.topics, now_ms, wall_ms, told.deleted))
+        self._perform(self._rules.on_topics(told.topics, now_ms, wall_ms, told.deleted, told.version))
 
     def on_rules_due(self, _: _RulesDue) -> None:
         self._due = None

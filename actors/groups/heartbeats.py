@@ -97,7 +97,7 @@ class Heartbeats:
             effects += self._groups.settle(group)
         if member.parked is not None:
             effects += self._groups.tell_parked(group, member)  # nobody listens there any more
-        if request.max_wait_ms <= 0 or member.has_news(epoch):
+        if request.max_wait_ms <= 0 or member.has_news(epoch) or self._groups.has_other_topics(member):
             return effects + self._groups.tell(group, member, caller.ticket, request.id, epoch)
         wait_ms = min(request.max_wait_ms, member.session_timeout_ms // WAIT_SHARE)
         member.parked = Parked(caller.ticket, request.id, epoch, now_ms + wait_ms)

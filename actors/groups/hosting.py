@@ -154,7 +154,7 @@ class GroupHosting(LoopActor):
             for topic in self._image.topics.values()
             if topic.document.partitions
         }
-        self._told = TopicsTold(topics, tuple(self._image.deleted))
+        self._told = TopicsTold(topics, tuple(self._image.deleted), self._image.version)
         for partition in self._hosted:
             self._tell(f"coordinators/{partition}", self._told)
 

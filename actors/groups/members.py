@@ -105,6 +105,7 @@ class Member:
         "stalled",
         "target",
         "told_complete",
+        "told_topics",
         "topics",
     )
 
@@ -151,6 +152,7 @@ class Member:
         self.stalled: dict[GroupPartition, Stall] = {}  # within what it held when it beat last
         self.reset_why = ""  # it is told to leave and to join anew, and this is why; "": it is not
         self.reset_ms = 0  # since when
+        self.told_topics = 0  # the ``topics_version`` of its last answer
 
     @property
     def rank(self) -> str:

@@ -37,6 +37,7 @@ class Groups:
         self.settings = settings
         self.by_id: dict[str, Group] = {}  # each has members, a record, offsets, or some under way
         self.topics: Mapping[str, TopicPicture] = {}  # by name
+        self.topics_version = 0  # of the metadata with which topics came or went last
         self.surviving = Surviving()
         self.must_prove = True  # who is told that it lives: the last proof is old; moved by Coordinating with each call
         self.deletion = 0  # the last write that made a group go
@@ -75,13 +76,19 @@ class Groups:
             is_complete=is_complete,
             why=member.reset_why or group.why,
             is_reset=bool(member.reset_why),
+            topics_version=self.topics_version if member.pattern else 0,
         )
+        member.told_topics = self.topics_version
         number, effects = group.written, list[Effect]()
         if self.must_prove and number <= self.surviving.written:
             number, effects = self.surviving.prove()
         new = member.newly_given(known_epoch) if known_epoch != member.epoch else []
         complete = partial(_with_beginnings, group, new) if new else None
         return effects + self.surviving.reply(ticket, reply, number, member, complete)
+
+    def has_other_topics(self, member: Member) -> bool:
+        """Say whether topics came or went since a member with a pattern was told."""
+        return bool(member.pattern) and member.told_topics != self.topics_version
 
     def tell_parked(self, group: Group, member: Member) -> list[Effect]:
         if (parked := member.parked) is None:

@@ -1,6 +1,8 @@
 """``callboard consume``: from where, how many, until when."""
 
 import io
+import os
+import signal
 import sys
 
 import pytest
@@ -140,6 +142,24 @@ def test_ctrl_c_ends_it_with_130_and_closes_the_consumer(consume):
     assert (ended.status, ended.out) == (130, "value-0\n")
     assert ended.err == "1 record\ncallboard: interrupted\n"
     assert consumer.is_closed
+
+
+def test_sigterm_ends_it_as_ctrl_c_does_so_that_a_member_leaves(consume):
+    class Terminated(FakeConsumer):
+        def poll(self, timeout_ms, max_records):
+            polled = super().poll(timeout_ms, max_records)
+            if not polled:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return polled
+
+    before = signal.getsignal(signal.SIGTERM)
+    consumer = Terminated([record(0)])
+
+    ended = consume(consumer, "--group", "g")
+
+    assert (ended.status, ended.out) == (130, "value-0\n")
+    assert (consumer.is_closed, consumer.is_committed) == (True, True)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_one_partition_from_one_offset(consume):

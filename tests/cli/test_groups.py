@@ -219,6 +219,8 @@ def test_partitions_are_chosen_by_topic_and_number(cluster, groups, billing):
     ]
     groups("reset-offsets", "billing", "--topic", "t", "--to-latest")
     assert cluster.committed("billing") == {("t", 0): 10, ("t", 1): 8, ("t", 2): 0}
+    groups("reset-offsets", "billing", "--topic", "t:0-1", "--to-offset", "6")  # as `describe` writes it
+    assert cluster.committed("billing") == {("t", 0): 6, ("t", 1): 6, ("t", 2): 0}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +233,7 @@ def test_partitions_are_chosen_by_topic_and_number(cluster, groups, billing):
         (["--to-earliest", "--all-topics", "--topic", "t"], "say of what"),
         (["--to-earliest", "--topic", "t:x"], "'t:x' is no topic"),
         (["--to-earliest", "--topic", "t:"], "'t:' is no topic"),
+        (["--to-earliest", "--topic", "t:3-1"], "'t:3-1' is no topic: write TOPIC, or TOPIC:0-2,5"),
         (["--to-earliest", "--topic", "no spaces"], "is no topic"),
         (["--to-offset", "-1", "--all-topics"], "--to-offset"),
         (["--to-offset", "x", "--all-topics"], "'x' is no whole number"),

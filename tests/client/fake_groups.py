@@ -56,7 +56,7 @@ class FakeGroups:
 
     def on_topics(self) -> None:
         pictures = {name: TopicPicture(topic.topic_id, len(topic.logs)) for name, topic in self._cluster.topics.items()}
-        self._perform(self.rules.on_topics(pictures, *self._now()))
+        self._perform(self.rules.on_topics(pictures, *self._now(), version=self._cluster.version))
 
     def find(self, broker: int, inbound: Inbound, reply: Any) -> None:
         request = inbound.message

@@ -248,3 +248,47 @@ def test_iterating_commits_records_whose_step_has_finished_and_none_that_was_not
     (other,) = {T0, T1} - {there}
     assert committed(cluster, there) == 4
     assert committed(cluster, other) in (None, 0)
+
+
+def test_a_commit_in_the_middle_of_an_iteration_is_of_what_was_handed_out_and_not_of_what_was_fetched(cluster):
+    cluster.create("t")
+    fill(cluster, 10)
+
+    async def main() -> None:
+        async with a_member(cluster, "t", enable_auto_commit=False) as consumer:
+            async for record in consumer:
+                if record.offset == 3:
+                    await consumer.commit()
+                    assert await consumer.position(T0) == 4
+                    break
+
+    run(main())
+
+    assert committed(cluster, T0) == 4
+
+
+def test_an_iteration_goes_on_where_the_last_one_was_left_and_heeds_seeks(cluster):
+    cluster.create("t")
+    fill(cluster, 10)
+    seen = []
+
+    async def main() -> None:
+        async with a_member(cluster, "t") as consumer:
+            for until in (2, 4):
+                async for record in consumer:
+                    seen.append(record.offset)
+                    if record.offset == until:
+                        break
+            async for record in consumer:
+                seen.append(record.offset)
+                if record.offset == 5:
+                    consumer.seek(T0, 8)
+                if record.offset == 8:
+                    break
+            consumer.seek(T0, 1)
+            seen.extend(record.offset for record in (await consumer.poll(5_000, max_records=1))[T0])
+            assert await consumer.position(T0) == 2
+
+    run(main())
+
+    assert seen == [0, 1, 2, 3, 4, 5, 8, 1]

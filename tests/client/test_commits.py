@@ -110,6 +110,36 @@ def test_one_that_waits_ends_when_its_time_is_over_and_says_what_stood_in_the_wa
     assert "it is broker 3" in str(ended.error)
 
 
+def test_one_that_waits_ends_at_its_time_also_while_it_is_under_way_and_what_shares_the_request_is_still_told():
+    first, asynchronous, waiting = a_commit(1), a_commit(2), a_commit(3, waits=True, until=500)
+    queue = commits(first)
+    (before,) = drained(queue)
+    queue.on_commit(asynchronous)
+    queue.on_commit(waiting)
+    answered(queue, before)
+    (send,) = drained(queue)
+    assert queue.next_event_ms(has_coordinator=True) == 500
+
+    (ended,) = drained(queue, 500)
+
+    assert (ended.commit, ended.error.outcome_unknown) == (waiting, True)
+    assert "the coordinator has not answered yet" in str(ended.error)
+    assert queue.next_event_ms(has_coordinator=True) is None
+    assert not queue.is_idle  # a farewell must not overtake it
+    assert answered(queue, send, now=600) == [Ended(asynchronous, None)]
+
+
+def test_one_that_waits_ends_at_its_time_behind_one_that_has_more_and_no_timer_rings_for_nothing():
+    asynchronous, waiting = a_commit(1, until=30_000), a_commit(2, waits=True, until=500)
+    queue = commits(asynchronous, waiting)
+    assert drained(queue, known=False) == []
+
+    (ended,) = drained(queue, 500, known=False)
+
+    assert ended.commit is waiting
+    assert queue.next_event_ms(has_coordinator=False) == 30_000
+
+
 def test_a_fenced_commit_fails_with_what_the_coordinator_says_of_the_owner():
     for waits in (False, True):
         queue = commits(a_commit(1, waits=waits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -20,7 +21,12 @@ from callboard import (
     SerializationError,
     TopicPartition,
 )
-from callboard.errors import CorruptRecordError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from callboard.errors import (
+    CorruptRecordError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from callboard.storage.batch import encode_batch
 from callboard.transport.messages import FetchRequest, ListOffsetsRequest, MetadataRequest
 
@@ -323,13 +329,27 @@ def test_errors_that_pass_are_not_told(cluster, consumer, code):
     assert read(consumer("t"), 10) == list(range(10))
 
 
-def test_an_offset_outside_the_log_is_reset_or_told(cluster, consumer):
+def test_a_question_that_leaders_refuse_for_good_is_not_asked_again_until_its_time_is_over(cluster, consumer):
+    cluster.create("t")
+    c = consumer()
+    c.beginning_offsets([T0])
+    cluster.add_fault(ListOffsetsRequest, ErrorCode.TOPIC_AUTHORIZATION_FAILED, count=100)
+    before = len(cluster.requests_of(ListOffsetsRequest))
+
+    with pytest.raises(TopicAuthorizationFailedError):
+        c.end_offsets([T0], timeout_ms=5_000)
+
+    assert len(cluster.requests_of(ListOffsetsRequest)) == before + 1
+
+
+def test_an_offset_outside_the_log_is_reset_or_told(cluster, consumer, caplog):
     cluster.create("t")
     fill(cluster, 10)
     c = consumer()
     c.assign([T0])
     c.seek(T0, 1_000)
     assert read(c, 10) == list(range(10))
+    assert "t-0: offset 1000 is outside the log; going on at the first record" in caplog.text
 
     strict = consumer(auto_offset_reset="none")
     strict.assign([T0])
@@ -639,3 +659,6 @@ def test_arguments_of_a_wrong_type_are_told_in_words(cluster, consumer):
         c.offsets_for_times([TopicPartition("t", 0)])
     with pytest.raises(IllegalArgumentError, match=r"subscribe: '\(' is not a regular expression"):
         c.subscribe(pattern="(")
+    for pattern in (b"logs-.*", 5, re.compile(b"logs-.*")):
+        with pytest.raises(TypeError, match=r"subscribe: pattern: expected str, got (bytes|int|Pattern)"):
+            c.subscribe(pattern=pattern)

@@ -19,6 +19,7 @@ from callboard.client.fetcher import (
     SendFetch,
     TellError,
     TellPosition,
+    TellReset,
     TellTruncated,
 )
 from callboard.client.lookahead import Lookahead, Span
@@ -157,6 +158,19 @@ def test_a_paused_partition_is_not_fetched():
     assert fetcher.drain(0) == []
 
 
+def test_where_a_paused_partition_begins_is_looked_up_all_the_same():
+    fetcher = a_fetcher()
+    fetcher.on_pause([A], True)
+    fetcher.on_seek(A, 2, offset=None, reset_to=-2)
+    fetcher.view.leaders.clear()
+    assert fetcher.needs_leaders()
+    fetcher.view = AView()
+
+    assert fetcher.drain(0) == [LookUpOffset(A, 2, -2)]
+    assert fetcher.on_offset(A, 2, 7, None, 0) == [TellPosition(A, 2, 7)]
+    assert fetcher.drain(0) == []  # and nothing is fetched
+
+
 def test_what_was_fetched_before_a_seek_is_dropped():
     fetcher = a_fetcher()
     request = fetch(fetcher)
@@ -202,8 +216,9 @@ def test_a_look_up_that_ends_after_a_seek_changes_nothing():
 def test_an_offset_outside_the_log_is_reset_by_policy():
     fetcher = a_fetcher(offset=1_000)
 
-    assert reply(fetcher, fetch(fetcher), error=ErrorCode.OFFSET_OUT_OF_RANGE) == []
+    effects = reply(fetcher, fetch(fetcher), error=ErrorCode.OFFSET_OUT_OF_RANGE, log_start_offset=1_200)
 
+    assert effects == [TellReset(A, 1_000, 1_200)]
     assert fetcher.drain(0) == [LookUpOffset(A, 1, LATEST_TIMESTAMP)]
 
 

@@ -86,6 +86,30 @@ def test_commit_without_offsets_commits_what_was_handed_out(cluster, member):
     assert committed(cluster) == 4
 
 
+def test_a_commit_of_everything_is_of_what_is_left_when_another_thread_gives_some_back_meanwhile(
+    cluster, member, monkeypatch
+):
+    cluster.create("t", 2)
+    first = member("t", enable_auto_commit=False)
+    first.poll(0)
+    poll_until(lambda: len(first.assignment()) == 2, first)
+    [first.position(key) for key in first.assignment()]
+    send = first._commit_now
+
+    def give_back_first(*what):
+        monkeypatch.setattr(first, "_commit_now", send)
+        second = member("t", enable_auto_commit=False)
+        poll_until(lambda: len(second.assignment()) == 1, first, second)
+        send(*what)
+
+    monkeypatch.setattr(first, "_commit_now", give_back_first)
+
+    first.commit()
+
+    (left,) = first.assignment()
+    assert committed(cluster, left) == 0
+
+
 def test_asynchronous_commits_call_back_in_order_in_the_thread_that_polls(cluster, member):
     cluster.create("t")
     consumer = member("t", enable_auto_commit=False)

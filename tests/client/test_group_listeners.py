@@ -10,8 +10,10 @@ from test_consumer import fill, read
 
 from callboard import (
     ConsumerRebalanceListener,
+    ErrorCode,
     IllegalStateError,
 )
+from callboard.transport.group_messages import OffsetCommitRequest
 
 # -- the listener ----------------------------------------------------------------------------------
 
@@ -88,6 +90,51 @@ def test_an_exception_in_a_listener_reaches_poll_and_the_consumer_goes_on(cluste
     first.seek_to_beginning()
     assert len(first.assignment()) == (2 if where == "on_partitions_assigned" else 1)
     assert len(read(first, 5)) >= 5
+
+
+def test_an_exception_in_a_listener_reaches_unsubscribe_and_the_member_has_left_all_the_same(cluster, member):
+    cluster.create("t")
+
+    class Failing(ConsumerRebalanceListener):
+        def on_partitions_revoked(self, revoked):
+            raise ZeroDivisionError
+
+    first = member()
+    first.subscribe("t", listener=Failing())
+    first.poll(0)
+    with pytest.raises(ZeroDivisionError):
+        first.unsubscribe()
+
+    assert (first.assignment(), first.subscription()) == (set(), None)
+    second = member("t")
+    poll_until(lambda: second.assignment() == {T0}, second)
+    second.close()
+    first.subscribe("t")
+    poll_until(lambda: first.assignment() == {T0}, first)
+
+
+def test_what_is_given_back_is_given_up_though_the_commit_before_it_is_interrupted(cluster, member):
+    cluster.create("t", 2)
+    fill(cluster, 1)
+    fill(cluster, 1, partition=1)
+
+    def interrupt(_offsets, error):
+        if error is not None:
+            raise KeyboardInterrupt
+
+    listener = Recorder()
+    first = member(default_offset_commit_callback=interrupt)
+    first.subscribe("t", listener=listener)
+    read(first, 2)
+    cluster.add_fault(OffsetCommitRequest, ErrorCode.OFFSET_METADATA_TOO_LARGE, count=1)
+    second = member("t")
+    with pytest.raises(KeyboardInterrupt):
+        poll_until(lambda: False, first, second)
+
+    poll_until(lambda: len(second.assignment()) == 1, first, second)
+    assert first.assignment() == {T0, T1} - second.assignment()
+    assert listener.calls[1:] == [("revoked", sorted(second.assignment()))]
+    first.commit()  # of what it has, and no more
 
 
 def test_a_listener_must_not_poll(cluster, member):

@@ -11,6 +11,7 @@ from group_members import T0, T1, T2, T3, Recorder, committed, poll_until
 from test_consumer import fill, read
 
 from callboard import (
+    CallboardTimeoutError,
     CommitFailedError,
     ErrorCode,
     ForkedClientError,
@@ -147,7 +148,7 @@ def test_groups_are_independent_of_each_other(cluster, member):
 
 def test_a_pattern_is_made_topics_by_the_client_and_later_ones_join(cluster, member):
     cluster.create("orders-eu")
-    consumer = member(metadata_max_age_ms=50)
+    consumer = member(heartbeat_interval_ms=4_000)
     consumer.subscribe(pattern="orders-.*")
     consumer.poll(0)
     assert consumer.assignment() == {TopicPartition("orders-eu", 0)}
@@ -155,7 +156,9 @@ def test_a_pattern_is_made_topics_by_the_client_and_later_ones_join(cluster, mem
     cluster.create("orders-us")
     cluster.create("returns")
 
+    since = time.monotonic()
     poll_until(lambda: len(consumer.assignment()) == 2, consumer)
+    assert time.monotonic() - since < 2  # not with the next heartbeat, nor when metadata are old
     assert consumer.subscription() == {"orders-eu", "orders-us"}
 
 
@@ -266,6 +269,8 @@ def test_a_member_whose_instance_id_was_taken_is_told_and_stays_away(cluster, me
         poll_until(lambda: False, first)
 
     assert first.assignment() == set()
+    with pytest.raises(FencedInstanceIdError):
+        first.commit()  # nothing is left to commit, and that is no success
 
 
 def test_a_static_member_that_comes_back_has_its_partitions_again_and_nobody_else_moves(cluster, member):
@@ -442,6 +447,33 @@ def test_explain_says_what_a_member_does_and_waits_for(cluster, member):
     assert "there are none for it" in idle.explain().waits_for
 
 
+def test_a_topic_that_is_not_there_is_what_a_member_waits_for_and_no_good_health(cluster, member):
+    cluster.create("t")
+    consumer = member("gone", unknown_topic_timeout_ms=50)
+    with pytest.raises(UnknownTopicOrPartitionError):
+        consumer.poll(10_000)
+
+    assert "there is no topic 'gone'" in consumer.explain().waits_for
+    assert not consumer.health().is_ok
+    assert "there is no topic 'gone'" in consumer.health().trouble[0]
+
+
+def test_a_part_of_the_client_that_fails_is_no_good_health_and_the_others_go_on(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    consumer.poll(0)
+
+    def fail():
+        raise ZeroDivisionError("planted")
+
+    consumer._io.post(fail)
+    fill(cluster, 3)
+    assert read(consumer, 3) == [0, 1, 2]
+
+    assert not consumer.health().is_ok
+    assert "ZeroDivisionError: planted" in consumer.health().trouble[0]
+
+
 def test_a_poll_after_an_iteration_that_was_left_counts_its_last_record_as_done(cluster, member):
     cluster.create("t")
     fill(cluster, 10)
@@ -572,6 +604,38 @@ def test_a_last_commit_that_is_refused_is_tried_again_and_the_farewell_follows(c
     assert member().committed(T0) == 10
 
 
+@pytest.mark.parametrize("silent", [GroupHeartbeatRequest, OffsetCommitRequest])
+def test_a_close_ends_within_its_bound_though_the_coordinator_is_silent(cluster, member, silent, caplog):
+    cluster.create("t")
+    fill(cluster, 10)
+    consumer = member("t", heartbeat_interval_ms=5_000)
+    assert read(consumer, 10) == list(range(10))
+    cluster.add_fault(GroupHeartbeatRequest, "drop", count=100)
+    cluster.add_fault(OffsetCommitRequest, "drop", count=100)
+    if silent is OffsetCommitRequest:
+        consumer.commit_async()
+    since = time.monotonic()
+
+    consumer.close(timeout_ms=200)
+
+    assert time.monotonic() - since < 0.9
+    assert "commit of t-0@10 failed: commit: not acknowledged in time" in caplog.text
+
+
+def test_a_commit_ends_within_its_bound_though_the_coordinator_is_silent(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    consumer.poll(0)
+    cluster.add_fault(OffsetCommitRequest, "drop", count=100)
+    since = time.monotonic()
+
+    with pytest.raises(CallboardTimeoutError, match="not acknowledged in time") as raised:
+        consumer.commit({T0: 0}, timeout_ms=100)
+
+    assert raised.value.outcome_unknown
+    assert time.monotonic() - since < 0.9
+
+
 def test_what_a_listener_commits_as_it_gives_back_is_not_overtaken_by_the_last_commit(cluster, member):
     cluster.create("t")
     fill(cluster, 10)
@@ -593,3 +657,49 @@ def test_a_consumer_that_reads_nothing_learns_what_was_committed_as_soon_as_the_
     cluster.create("t")
 
     assert member().committed(T0, timeout_ms=20_000) is None
+
+
+@pytest.mark.parametrize("was_member", [False, True])
+def test_who_is_assigned_by_hand_joins_nothing_so_that_a_poll_waits_no_longer_than_it_was_told(
+    cluster, member, was_member
+):
+    cluster.create("t")
+    consumer = member("t") if was_member else member()
+    if was_member:
+        fill(cluster, 1)
+        assert read(consumer, 1) == [0]
+        consumer.unsubscribe()
+    consumer.assign([T0])
+    since = time.monotonic()
+
+    assert consumer.poll(10) == {}
+
+    assert time.monotonic() - since < 2
+
+
+def test_nothing_of_a_topic_is_handed_out_that_is_not_subscribed_any_more(cluster, member):
+    cluster.create("t")
+    cluster.create("other")
+    fill(cluster, 10)
+    fill(cluster, 3, topic="other")
+    consumer = member("t", max_poll_records=2)
+    assert read(consumer, 2) == [0, 1]
+
+    consumer.subscribe("other")
+
+    seen = []
+    poll_until(lambda: len(seen) == 3, _Noting(consumer, seen))
+    assert {record.topic for record in seen} == {"other"}
+    assert consumer.assignment() == {TopicPartition("other", 0)}
+    assert consumer.committed(T0) == 2  # it went as any other goes
+
+
+class _Noting:
+    """Polls for ``poll_until``, and keeps what came."""
+
+    def __init__(self, consumer, seen):
+        self.consumer, self.seen = consumer, seen
+
+    def poll(self, timeout_ms):
+        for records in self.consumer.poll(timeout_ms).values():
+            self.seen.extend(records)

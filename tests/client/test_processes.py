@@ -64,6 +64,7 @@ def test_objects_made_before_a_fork_raise_at_once_and_new_ones_work(cluster):
             return fresh.send("t", b"1").get(10).offset
 
     assert in_fork(make_a_new_one) == "1"
+    assert "before this process was forked" in in_fork(lambda: consumer.health().trouble)
     assert in_fork(lambda: (producer.close(), consumer.close(), admin.close())) == "(None, None, None)"
     assert producer.send("t", b"2").get(10).offset == 2  # the parent's go on
     for each in (producer, consumer, admin):

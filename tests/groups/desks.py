@@ -85,9 +85,9 @@ class Desk:
         if self.proven:
             self.rules.on_proven(self.now_ms)
 
-    def set_topics(self, topics, deleted=()):
+    def set_topics(self, topics, deleted=(), version=0):
         self.topics = dict(topics)
-        self.take(self.rules.on_topics(self.topics, self.now_ms, self.wall_ms, deleted))
+        self.take(self.rules.on_topics(self.topics, self.now_ms, self.wall_ms, deleted, version))
 
     def restarted(self):
         """Return a desk that has read what survives of this one, as another coordinator would."""

@@ -627,6 +627,23 @@ def test_what_members_with_one_pattern_know_outlives_the_coordinator():
     assert [member.topics for member in members] == [["orders", "others"], ["orders", "others"]]
 
 
+def test_a_member_with_a_pattern_hears_at_once_that_topics_came_or_went():
+    desk = Desk()
+    matching, naming = desk.join("m1", pattern="o.*"), desk.join("m2")
+    waiting = desk.park("m1", desk.heartbeat("m1", matching.member_epoch).member_epoch)
+    other = desk.park("m2", naming.member_epoch)
+
+    desk.set_topics({**ORDERS, "others": TopicPicture("o2", 2)}, version=8)
+
+    assert desk.replies[waiting].topics_version == 8
+    assert other not in desk.replies
+    again = desk.park("m1", desk.replies[waiting].member_epoch)
+    desk.set_topics({**ORDERS, "others": TopicPicture("o2", 3)}, version=9)  # a partition more is no other topic
+    assert again not in desk.replies
+    desk.set_topics(ORDERS, version=10)
+    assert desk.replies[again].topics_version == 10
+
+
 def test_a_topic_that_is_gone_is_forgotten_by_members_with_one_pattern():
     desk = Desk({**ORDERS, "others": TopicPicture("o2", 4)})
     one = desk.join("m1", ["orders", "others"], pattern="o.*")
