@@ -25,8 +25,7 @@ from ..actors.controller.controller import Controller
 from ..actors.controller.leadership import UNCLEAN
 from ..actors.metadata.documents import PartitionDocument
 from ..actors.partition.replica import Replica
-from ..client.config import ConsumerConfig, ProducerConfig
-from ..config import BrokerSettings, ClusterConfig
+from ..client.config import ConsumerConfig
 from ..errors import CallboardError
 from ..model import OFFSETS_TOPIC, PartitionKey, TopicId, TopicPartition
 from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTopic, ProduceReply
@@ -35,6 +34,7 @@ from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
 from .group_simulation import BESIDE, GroupRun, GroupRuns, differing_latest, member_names, offsets_topic_with
 from .history import Anomaly, anomalies, divergences, internals, stalls
+from .knobs import Knobs
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
 from .losses import without_losses
@@ -52,7 +52,6 @@ HEALED_MS = 30_000  # of virtual time from the healing of everything until every
 LOOK_MS = 20
 ORDER_AGAIN_MS = 200.0
 FINAL = "final"
-KIB = 1 << 10
 FAILURES_SHOWN = 8  # of one run
 
 
@@ -134,13 +133,14 @@ class Simulation:
         self.groups: GroupRuns | None = None
         self.topic_id = ""
         self._admin: list[Connection] = []
-        self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
+        self.knobs = Knobs(profile, self.chance, lambda number: self.cluster.client_endpoint(number))
+        self.cluster = SimulatedCluster(seed=seed, config=self.knobs.cluster(), loop=self.loop, network=self.network)
         rates = random.Random(f"rates/{profile.name}/{seed}")
         self.cluster.rates = {name: rates.choice(profile.clock_rates) for name in self.cluster.names}
         self.network.expect(METADATA_ENDPOINT, METADATA)
         for number in range(1, profile.brokers + 1):
             self.network.expect(self.cluster.client_endpoint(number), f"broker-{number}")
-        self.topic_configs = self._topic_configs()
+        self.topic_configs = self.knobs.topic()
         self.brokers = self.cluster.names[1:]
         client_names = [f"producer-{one + 1}" for one in range(profile.producers)]
         client_names += [f"consumer-{one + 1}" for one in range(profile.consumers)]
@@ -212,7 +212,7 @@ class Simulation:
     def _start_group(self) -> None:
         profile, seed = self.profile, f"{self.profile.name}/{self.seed}"
         counts = {"member": profile.members, BESIDE: profile.members_beside}
-        of_all = (self.loop, self.recorder, TOPIC, profile.partitions, self._client, self._client_config())
+        of_all = (self.loop, self.recorder, TOPIC, profile.partitions, self._client, self.knobs.client())
         runs = {called: GroupRun(seed, *of_all, called) for called, count in counts.items() if count}
         self.groups = GroupRuns(runs.values())
         begun_us = self.loop.now_us
@@ -238,9 +238,7 @@ class Simulation:
         for producer in self.producers:
             producer.stop()
         self._wait_for(self._is_settled, healed_us)
-        final = self._start_consumer(
-            FINAL, config=ConsumerConfig(auto_offset_reset="earliest", **self._client_config())
-        )
+        final = self._start_consumer(FINAL, config=ConsumerConfig(auto_offset_reset="earliest", **self.knobs.client()))
 
         def has_read_all() -> str:
             """What is committed may still grow: copies of requests come late."""
@@ -305,59 +303,6 @@ class Simulation:
             digest.update(line)
         outcome.digest = digest.hexdigest()
 
-    # -- knobs: what the seed chooses --------------------------------------------------------------------
-
-    def _cluster_config(self) -> ClusterConfig:
-        chance = self.chance
-        settings: dict[str, Any] = {
-            "checkpoint_ms": chance.choice((50, 500, 5_000)),
-            "retention_check_ms": chance.choice((100, 60_000)),
-            "storage_min_free_bytes": 0,
-            "offsets_topic_ahead_ms": 0,  # where there are groups they ask
-            **self.profile.settings,
-        }
-        return ClusterConfig(brokers=self.profile.brokers, data_dir="/data", broker=BrokerSettings(**settings))
-
-    def _topic_configs(self) -> dict[str, Any]:
-        chance = self.chance
-        configs: dict[str, Any] = {
-            "flush": self.profile.flush,
-            "segment_bytes": chance.choice((KIB, 4 * KIB, 1 << 20)),
-            "segment_ms": chance.choice((100, 1_000, 3_600_000)),
-            "index_interval_bytes": chance.choice((0, 256, 4 * KIB)),
-        }
-        if self.profile.min_insync_replicas:
-            configs["min_insync_replicas"] = self.profile.min_insync_replicas
-        return configs
-
-    def _client_config(self) -> dict[str, Any]:
-        return {
-            "bootstrap_servers": [self.cluster.client_endpoint(one + 1) for one in range(self.profile.brokers)],
-            "request_timeout_ms": 1_000,
-            "retry_backoff_ms": 20,
-            "retry_backoff_max_ms": 200,
-        }
-
-    def _producer_config(self) -> ProducerConfig:
-        chance = self.chance
-        return ProducerConfig(
-            batch_size=chance.choice((60, 300, 10_000)),
-            linger_ms=chance.choice((0, 0, 5)),
-            delivery_timeout_ms=chance.choice((1_500, 4_000, 20_000)),
-            timeout_ms=chance.choice((300, 1_000)),
-            max_in_flight_requests_per_connection=chance.choice((1, 2, 5)),
-            **self._client_config(),
-        )
-
-    def _consumer_config(self) -> ConsumerConfig:
-        chance = self.chance
-        return ConsumerConfig(
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=chance.choice((64, 500, 1 << 20)),
-            fetch_max_bytes=chance.choice((KIB, 1 << 20)),
-            **self._client_config(),
-        )
-
     # -- clients -----------------------------------------------------------------------------------------
 
     def _client(self, name: str) -> ClientProcess:
@@ -366,7 +311,7 @@ class Simulation:
 
     def _start_producer(self, name: str, number: int) -> SimProducer:
         load = Load(TOPIC, self.profile.partitions, self.chance.choice((20.0, 60.0, 150.0)))
-        producer = SimProducer(self._client(name), number, self.recorder, load, self._producer_config())
+        producer = SimProducer(self._client(name), number, self.recorder, load, self.knobs.producer())
         self.producers.append(producer)
         producer.start()
         return producer
@@ -377,7 +322,7 @@ class Simulation:
             self.recorder,
             TOPIC,
             self.profile.partitions,
-            config or self._consumer_config(),
+            config or self.knobs.consumer(),
             poll_records_max=self.chance.choice((1, 7, 500)),
         )
         self.consumers.append(consumer)
