@@ -144,15 +144,16 @@ class SimMember(ConsumerRebalanceListener):
         self,
         process: ClientProcess,
         recorder: GroupRecorder,
-        topic: str,
+        subscription: Mapping[str, Any],
         habits: Habits,
         settings: Mapping[str, Any],
         on_closed: Callable[[SimMember], None],
     ) -> None:
+        """``subscription``: what ``subscribe`` is told; ``settings``: of the consumer."""
         self.process = process
         self.problems: list[str] = []
         self.is_gone = False
-        self._recorder, self._topic, self._habits = recorder, topic, habits
+        self._recorder, self._subscription, self._habits = recorder, subscription, habits
         self._settings = settings
         self._on_closed = on_closed
         self._consumer: ObservedConsumer | None = None
@@ -187,7 +188,7 @@ class SimMember(ConsumerRebalanceListener):
             enable_auto_commit=habits.commits == "auto",
             **self._settings,
         )
-        consumer.subscribe([self._topic], listener=self)
+        consumer.subscribe(**self._subscription, listener=self)
         until_ns = None
         if habits.closes_after_ms is not None:
             until_ns = self.process.now_ns + habits.closes_after_ms * 1_000_000
