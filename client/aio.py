@@ -9,7 +9,6 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -44,7 +43,6 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 SPACE_WAIT_S = 1.0  # then look again, whatever was told
-_calls: ContextVar[tuple[_Call, ...]] = ContextVar("calls", default=())  # of listeners, within which this code runs
 
 
 async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -169,6 +167,7 @@ class AsyncConsumer(Generic[K, V]):
         self._consumer: Consumer[K, V] = Consumer(*topics, **settings)
         self.config, self.client_id = self._consumer.config, self._consumer.client_id
         consumer = self._consumer
+        consumer._is_on_loop = True
         self._steps = Steps(consumer)
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that polls
         self.assign, self.commit_async, self.group_metadata = (
@@ -314,8 +313,6 @@ class AsyncConsumer(Generic[K, V]):
 
     async def _until_there(self, look: Callable[[], Any], wait_ms: float) -> dict[Any, Any]:
         """Call ``look`` until it returns something, or the time is over; suspended in between."""
-        if any(call.consumer is self and call.is_under_way for call in _calls.get()):
-            raise IllegalStateError("poll: a rebalance listener must not poll")
         loop = self._loop = asyncio.get_running_loop()
         until = loop.time() + wait_ms / 1000
         arrived = asyncio.Event()
@@ -349,14 +346,6 @@ class AsyncConsumer(Generic[K, V]):
             self._steps.leave()
 
 
-class _Call:
-    """A call of a consumer's listener. A task that the listener has begun may live longer."""
-
-    def __init__(self, consumer: AsyncConsumer[Any, Any]) -> None:
-        self.consumer = consumer
-        self.is_under_way = True
-
-
 class _OnLoop:
     """A listener of a consumer on an event loop: its coroutines run there, while a thread of the pool waits."""
 
@@ -377,16 +366,10 @@ class _OnLoop:
     def _call(self, name: str, partitions: set[TopicPartition]) -> None:
         call = getattr(self._listener, name)
         loop = self._consumer.event_loop
-        this = _Call(self._consumer)
-        before = _calls.set((*_calls.get(), this))  # the coroutine inherits it
-        try:
-            if inspect.iscoroutinefunction(call) and loop is not None:
-                asyncio.run_coroutine_threadsafe(call(partitions), loop).result()
-            else:
-                call(partitions)
-        finally:
-            this.is_under_way = False
-            _calls.reset(before)
+        if inspect.iscoroutinefunction(call) and loop is not None:
+            asyncio.run_coroutine_threadsafe(call(partitions), loop).result()  # inherits the context, so our turn
+        else:
+            call(partitions)
 
 
 class AsyncAdminClient:

@@ -42,6 +42,7 @@ class ConsumerCore:
 
     _now_s: Callable[[], float] = staticmethod(time.monotonic)  # the clock that waits are measured with
     _new_member_id: Callable[[], str] | None = None  # None: at random
+    _is_on_loop = False  # the asyncio twin's: calls that are not awaited wait for nobody
 
     def __init__(self, **settings: Any) -> None:
         make_transport: MakeTransport | None = settings.pop("make_transport", None)  # for tests
@@ -138,9 +139,8 @@ class ConsumerCore:
 
     def _perform_changes(self, application: Application) -> None:
         """Do what the group asks of the application: give back, take over."""
-        with self._lock:
-            if not application.begin_to_perform():
-                return  # another thread is at it; it tells when it has finished
+        if application.turn.is_ours or not application.turn.take():
+            return  # another thread is at it; it tells when it has finished
         try:
             while True:
                 with self._lock:
@@ -149,7 +149,7 @@ class ConsumerCore:
                     break
                 self._perform(application, change)
         finally:
-            application.performer = 0
+            application.turn.end()
             self._on_news()
 
     def _perform(self, application: Application, change: Change) -> None:

@@ -49,6 +49,7 @@ PATTERN_TOLD_MAX = 1_000  # characters of a pattern that brokers are told
 class Subscription(NamedTuple):
     topics: frozenset[str]
     pattern: re.Pattern[str] | None = None
+    life: int = 0  # of the application, see there
 
 
 class Assigned(NamedTuple):
@@ -353,7 +354,7 @@ class Fetching:
             group.on_topics(names)
         else:
             self._has_told_group = True
-            group.subscribe(names, self._pattern_told(subscription))
+            group.subscribe(names, self._pattern_told(subscription), subscription.life)
 
     def _pattern_told(self, subscription: Subscription) -> str:
         """Return what members with the same topics have in common: the pattern; a long one's digest is as good."""

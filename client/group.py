@@ -72,6 +72,7 @@ class Change(NamedTuple):
     generations: Mapping[TopicPartition, int]  # of the positions; only of what is assigned
     partitions: tuple[TopicPartition, ...]
     why: str
+    life: int  # of the application, as it was when it subscribed
 
 
 class Applicant(Protocol):
@@ -123,7 +124,6 @@ class GroupSide:
         self._config, self._fetcher = config, fetcher
         self._generations = generations
         self._put, self._perform_fetching, self._pump_fetching = put, perform_fetching, pump_fetching
-        self._change = applicant.on_change
         self._applicant = applicant
         self._questions: list[CommittedQuestion] = []
         self._enders: dict[int, Callable[[CallboardError | None], None]] = {}  # of commits, by their id()
@@ -131,18 +131,20 @@ class GroupSide:
         self._progress: object = None
         self._subscribed: tuple[str, ...] | None = None  # what the member will read; None: it knows
         self._pattern = ""  # that goes with it
+        self._life = 0  # of the application that subscribed
         self._moved_from = -1  # the broker that coordinated last
         self._timer: Timer | None = None
         self._waiting_to_leave: Done[None] | None = None
+        self._farewell = 0  # the number of the heartbeat that it waits for
         self._last: Commit | None = None  # in the farewell that is under way
         self._is_ended = False
 
     # -- what the consumer says --------------------------------------------------------------------
 
-    def subscribe(self, topics: Iterable[str], pattern: str = "") -> None:
+    def subscribe(self, topics: Iterable[str], pattern: str = "", life: int = 0) -> None:
         """Be a member that reads these topics, from the application's next poll on: before that it would own
         partitions that nobody reads. The coordinator is looked up already. ``pattern``: that the topics match."""
-        self._subscribed, self._pattern = tuple(topics), pattern
+        self._subscribed, self._pattern, self._life = tuple(topics), pattern, life
         self.coordinator.want()
         self._join()
         self._pump()
@@ -203,6 +205,7 @@ class GroupSide:
         self._pump()
         if self.member.phase is Phase.LEAVING:
             self._waiting_to_leave = done
+            self._farewell = next(effect.number for effect in effects if isinstance(effect, SendHeartbeat))
         else:
             done(None, None)
 
@@ -372,7 +375,7 @@ class GroupSide:
                 self._assign(effect)
             elif isinstance(effect, Revoke):
                 keys = tuple(sorted(effect.partitions))
-                self._change(Change("revoked", effect.member_id, effect.member_epoch, {}, keys, effect.why))
+                self._tell("revoked", effect, {}, keys)
             else:
                 self._lose(effect)
 
@@ -394,7 +397,7 @@ class GroupSide:
             self._perform(self.member.on_silence(number, reply, now))
         elif reply.error or isinstance(reply, GroupHeartbeatReply):
             self._perform(self.member.on_answer(number, reply, now))
-        if self.member.phase is Phase.OUT and self._waiting_to_leave is not None:
+        if number == self._farewell and self._waiting_to_leave is not None:  # whatever it may have begun meanwhile
             done, self._waiting_to_leave = self._waiting_to_leave, None
             last, self._last = self._last, None
             if last is None or error_of(reply) is None:
@@ -416,9 +419,7 @@ class GroupSide:
             generations[key] = generation
             self._put(Granted(key, generation, credit))
             self._fetcher.on_assign(key, generation, credit, offset=None, reset_to=None)
-        self._change(
-            Change("assigned", effect.member_id, effect.member_epoch, generations, tuple(generations), effect.why)
-        )
+        self._tell("assigned", effect, generations, tuple(generations))
         self.cluster.add_interest({key.topic for key in generations})
         done = partial(self._on_begin, generations, effect.member_id)
         self._ask_committed(dict(effect.partitions), self._identity, BEGIN_MS, done)
@@ -427,7 +428,17 @@ class GroupSide:
     def _lose(self, effect: Lose) -> None:
         self._fetcher.on_unassign(effect.partitions)
         keys = tuple(sorted(effect.partitions))
-        self._change(Change("lost", effect.member_id, effect.member_epoch, {}, keys, effect.why))
+        self._tell("lost", effect, {}, keys)
+
+    def _tell(
+        self,
+        kind: str,
+        effect: Assign | Revoke | Lose,
+        generations: Mapping[TopicPartition, int],
+        keys: tuple[TopicPartition, ...],
+    ) -> None:
+        change = Change(kind, effect.member_id, effect.member_epoch, generations, keys, effect.why, self._life)
+        self._applicant.on_change(change)
 
     def _identity(self) -> tuple[str, int]:
         return self.member.member_id, self.member.epoch

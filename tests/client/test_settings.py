@@ -35,7 +35,11 @@ from callboard.client.serializers import decoder, encoder
         (ConsumerConfig, {"group_id": ""}, "group_id: 1 to 249 characters"),
         (ConsumerConfig, {"group_id": "g\udc80"}, "group_id: 'g.udc80' is no text"),
         (ConsumerConfig, {"group_instance_id": "i"}, "group_instance_id needs a group_id"),
-        (ConsumerConfig, {"group_id": "g", "partition_assignment_strategy": "rang"}, "use range, round_robin, sticky.*'range'"),
+        (
+            ConsumerConfig,
+            {"group_id": "g", "partition_assignment_strategy": "rang"},
+            "use range, round_robin, sticky.*'range'",
+        ),
         (ConsumerConfig, {"partition_assignment_strategy": ["sticky", "rang"]}, "given: 'rang'"),
         (ConsumerConfig, {"partition_assignment_strategy": []}, "given: none"),
         (ConsumerConfig, {"partition_assignment_strategy": 5}, "given: '5'"),
@@ -85,7 +89,7 @@ def test_an_assignor_may_be_called_as_in_kafka_and_given_as_to_kafka_python(give
 
 
 def test_an_assignor_of_ones_own_alone_is_refused_by_its_name():
-    with pytest.raises(ConfigurationError, match="use range, round_robin, sticky.*given: 'home-made'"):
+    with pytest.raises(ConfigurationError, match=r"use range, round_robin, sticky.*given: 'home-made'"):
         from_keywords(ConsumerConfig, {"partition_assignment_strategy": [HomeMadeAssignor]}, "consumer")
 
 
