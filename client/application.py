@@ -96,16 +96,16 @@ class Application:
         self.has_come = False  # it has polled since it subscribed
         self.has_left = False  # the group, or is about to: by close or unsubscribe
         self._counting = threading.Lock()
-        self._polls = 0
+        self.left_ms = NOT_KNOWN  # when a thread left a poll last
         self._inside = 0  # threads that are in a poll
         self._next_commit_ms = now_ms() + config.auto_commit_interval_ms
         self.is_commit_due = False  # moved by the I/O thread too; for iterations, which look at no clock
 
     # -- what the I/O thread sees and says ---------------------------------------------------------
 
-    def progress(self) -> object:
+    def step(self) -> object:
         record = self.handing
-        return self._polls, None if record is None else (record.topic, record.partition, record.offset)
+        return None if record is None else (record.topic, record.partition, record.offset)
 
     @property
     def is_waiting(self) -> bool:
@@ -129,7 +129,6 @@ class Application:
             raise IllegalStateError("poll: a rebalance listener must not poll")
         self.handing, self.left = None, {}  # whatever it was busy with, it has finished
         with self._counting:
-            self._polls += 1
             self._inside += 1
 
     def comes_first(self) -> bool:
@@ -142,6 +141,7 @@ class Application:
 
     def leave(self) -> None:
         with self._counting:
+            self.left_ms = self._now_ms()
             self._inside -= 1
 
     def on_fork(self) -> None:

@@ -78,12 +78,16 @@ class Change(NamedTuple):
 class Applicant(Protocol):
     """The application, as the I/O thread sees it: read from here, moved by the application's threads."""
 
-    def progress(self) -> object:
-        """Return something that differs whenever the application has gone on."""
+    def step(self) -> object:
+        """Return something that differs with each step of an iteration; None: it is within none."""
 
     @property
     def is_waiting(self) -> bool:
         """Whether it is inside a poll now."""
+
+    @property
+    def left_ms(self) -> int:
+        """When it left a poll last; to be asked after ``is_waiting``."""
 
     @property
     def has_come(self) -> bool:
@@ -128,7 +132,7 @@ class GroupSide:
         self._questions: list[CommittedQuestion] = []
         self._enders: dict[int, Callable[[CallboardError | None], None]] = {}  # of commits, by their id()
         self._seen_partitions: dict[str, int] = {}  # subscribed topics, as they were when first seen
-        self._progress: object = None
+        self._step: object = None  # of the application's iteration, at the last look
         self._subscribed: tuple[str, ...] | None = None  # what the member will read; None: it knows
         self._pattern = ""  # that goes with it
         self._life = 0  # of the application that subscribed
@@ -311,11 +315,12 @@ class GroupSide:
         self._set_timer(now, is_known)
 
     def _look_at_application(self, now: int) -> None:
-        progress = self._applicant.progress()
-        self.member.is_application_here = self._applicant.is_waiting
-        if progress != self._progress or self.member.is_application_here:
-            self._progress = progress
-            self.member.on_poll(now)
+        member, applicant, before = self.member, self._applicant, self._step
+        member.is_application_here, self._step = applicant.is_waiting, applicant.step()
+        if member.is_application_here or self._step not in (None, before):
+            member.on_poll(now)  # of the steps of an iteration nobody knows more: they look at no clock
+        elif applicant.left_ms > member.polled_ms:
+            member.on_poll(applicant.left_ms)
 
     def _set_timer(self, now: int, is_known: bool) -> None:
         if self._timer is not None:
@@ -326,6 +331,8 @@ class GroupSide:
             self.commits.next_event_ms(has_coordinator=is_known),
             self.coordinator.next_event_ms(),
         ]
+        if self.member.is_application_here:  # it may leave its poll now, and be stuck so much later
+            times.append(now + self._config.max_poll_interval_ms)
         due = min((time for time in times if time is not None), default=None)
         if due is not None:
             self._timer = self.loop.call_later(max(1, due - now) / 1000, self._on_timer)
@@ -429,6 +436,8 @@ class GroupSide:
         self._fetcher.on_unassign(effect.partitions)
         keys = tuple(sorted(effect.partitions))
         self._tell("lost", effect, {}, keys)
+        if self.member.phase is Phase.STUCK:
+            self.loop.call_soon(self._pump)  # the application may have come just now, and seen that it need not say so
 
     def _tell(
         self,

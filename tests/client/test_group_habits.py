@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from group_members import T0, committed
@@ -140,3 +141,15 @@ def test_what_is_not_known_yet_is_explained_in_words(cluster, member):
         "last heartbeat: none yet, last fetch: none yet",
     ]
     assert str(consumer.explain()).startswith("state: closed\nwaits for: nothing: the consumer is closed")
+
+
+def test_an_application_that_is_stuck_is_told_of_at_that_moment_not_with_the_next_heartbeat(cluster, member):
+    cluster.create("t")
+    consumer = member("t", session_timeout_ms=20_000, heartbeat_interval_ms=6_000, max_poll_interval_ms=500)
+    consumer.poll(0)
+    consumer.poll(300)  # its last heartbeat is older than this poll's end
+
+    begin = time.monotonic()
+    cluster.wait_until(lambda: any(getattr(one, "is_stuck", False) for one in cluster.requests))
+
+    assert 0.49 < time.monotonic() - begin < 4
