@@ -77,6 +77,9 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     ``is_stuck`` goes with leaving: the application has not polled for ``max_poll_interval_ms``.
     ``last_offsets`` likewise: what the member commits before it leaves, in the generation ``last_epoch``. Both are
     done, or neither: who is refused is a member still, and commits as ever to learn what is wrong.
+    ``replaces`` goes with joining and ``instance_id``: the member with the same one whose place it takes, as far as the
+    new one knows; "" nobody's. Whose place it is, is said in the answer (``taken_by``), so only one that lives can take
+    it: a join of a dead one that comes late does not know. None, of older clients: whosever it is.
     """
 
     group_id: str
@@ -93,6 +96,7 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     is_stuck: bool = False
     last_offsets: list[OffsetCommitEntry] = []
     last_epoch: Int64 = NO_MEMBER
+    replaces: str | None = None
 
 
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):
@@ -100,6 +104,8 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
 
     UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH: it is out; what it owned is lost to it, it may join with a new name.
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
+    ``taken_by``: to one that joins: this member has the instance id. It is not in the group, unless it joins again and
+    says that it ``replaces`` that one.
     """
 
     member_epoch: Int64 = 0
@@ -107,6 +113,7 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     assignment: list[TopicPartitions] | None = None
     is_complete: bool = False  # the target of the group's epoch: nothing more will follow
     why: str = ""  # of the last change, one line for a person
+    taken_by: str = ""
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):

@@ -5,6 +5,8 @@
 2. An older epoch of a member is one that has not heard of the newer one: it is told. A newer one, or a member that is
    none, is refused. What a member says it owns counts only if it knows its epoch: else it may speak of an earlier time.
 3. A member id is never used again: a join of one that is gone is a late duplicate.
+4. Whoever takes the place of a member with the same instance id names that one: so it has been told of it, and lives.
+   A join that was under way when its sender died fences nobody, whichever coordinator it comes to.
 """
 
 from __future__ import annotations
@@ -128,6 +130,8 @@ class Heartbeats:
             return self._on_join_again(group, member, request, caller, now_ms)
         if refused := check_join(request, self._groups.settings) or self._no_place(group, request, now_ms):
             return self._groups.refuse(request, caller, refused, group)
+        if group is not None and (taken := _taken(group, request)) is not None:
+            return self._groups.surviving.reply(caller.ticket, taken, group.written)
         group = self._groups.make(request.group_id)
         member = Member(
             request.member_id,
@@ -210,6 +214,15 @@ class Heartbeats:
 
 def _unknown(request: said.GroupHeartbeatRequest, group: Group | None, now_ms: int) -> Refused:
     return unknown(request.group_id, request.member_id, request.instance_id, group, now_ms)
+
+
+def _taken(group: Group, request: said.GroupHeartbeatRequest) -> said.GroupHeartbeatReply | None:
+    """Tell one that joins whose place it would take, if it does not know. One that is away needs its place no more."""
+    old = group.members.get(group.instances.get(request.instance_id, ""))
+    if old is None or old.is_away or request.replaces is None or request.replaces == old.member_id:
+        return None
+    why = f"{old.described()} has this instance id"
+    return said.GroupHeartbeatReply(id=request.id, group_epoch=group.epoch, taken_by=old.member_id, why=why)
 
 
 def _no_common(group: Group, assignors: Collection[str], old: Member | None) -> Refused | None:

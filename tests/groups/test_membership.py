@@ -422,6 +422,59 @@ def test_a_static_member_takes_the_place_of_the_one_before_it_and_that_one_is_fe
     assert desk.join("m1", instance_id="i1").error == ErrorCode.FENCED_INSTANCE_ID
 
 
+def test_a_join_that_comes_late_of_one_that_is_dead_fences_nobody_at_whichever_coordinator():
+    desk = Desk()
+    late = beat("m1", 0, topics=["orders"], instance_id="i1", replaces="")
+    desk.ask(late)
+    told = desk.join("m2", instance_id="i1", replaces="")
+    assert (told.member_epoch, told.taken_by) == (0, "m1")
+    assert [member.member_id for member in desk.described().members] == ["m1"]
+    joined = desk.join("m2", instance_id="i1", replaces="m1")
+    assert numbers(joined.assignment) == [0, 1, 2, 3]
+
+    moved = desk.restarted()  # it does not know that m1 was there once
+    told = moved.ask(late)
+
+    assert (told.member_epoch, told.taken_by) == (0, "m2")
+    assert told.why == "m2 (instance i1) of app at 10.0.0.1 has this instance id"
+    assert moved.heartbeat("m2", joined.member_epoch, instance_id="i1").error == 0
+    assert desk.ask(late).error == ErrorCode.FENCED_INSTANCE_ID
+
+
+def test_a_late_join_that_knew_another_one_fences_nobody():
+    desk = Desk()
+    desk.join("m1", instance_id="i1", replaces="")
+    desk.join("m3", instance_id="i1", replaces="m1")
+
+    told = desk.join("m2", instance_id="i1", replaces="m1")  # of a process that died before m3 was started
+
+    assert told.taken_by == "m3"
+
+
+def test_whoever_takes_a_place_is_told_only_what_survives():
+    desk = Desk()
+    desk.join("m1", instance_id="i1", replaces="")
+    desk.survives = False
+    desk.send(beat("m2", 0, topics=["orders"], instance_id="i1", replaces="m1"))
+
+    ticket = desk.send(beat("m3", 0, topics=["orders"], instance_id="i1", replaces=""))
+
+    assert ticket not in desk.replies
+    desk.write()
+    assert desk.replies[ticket].taken_by == "m2"
+
+
+def test_the_place_of_one_that_is_away_or_gone_is_taken_without_a_question():
+    desk = Desk()
+    desk.join("m1", instance_id="i1", replaces="")
+    desk.heartbeat("m1", said.LEAVING_FOR_A_WHILE, instance_id="i1")
+
+    joined = desk.join("m2", instance_id="i1", replaces="")
+    assert joined.member_epoch > 0
+    desk.pass_time(11_000)
+    assert desk.join("m3", instance_id="i1", replaces="m1").member_epoch > joined.member_epoch
+
+
 @pytest.mark.parametrize("assignor", said.ASSIGNORS)
 def test_a_static_member_that_comes_back_gets_the_same_and_nobody_else_notices(assignor):
     desk = Desk()
