@@ -119,6 +119,9 @@ class Fetching:
         return self.cluster.is_connected(broker_id)
 
     def partition_error(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
+        group = self.group
+        if group is not None and key in group.member.owned and key.topic in self.cluster.metadata.topics:
+            return None  # it was added, its coordinator has heard of that, and whom we have asked has not
         return partition_error(self.cluster, key, now_ms)
 
     def span(self, data: bytes) -> Span:
