@@ -188,10 +188,15 @@ class GroupListing(Part, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ListGroupsReply(Reply, frozen=True, kw_only=True, tag="list_groups.reply", omit_defaults=True):
-    """``loading``: partitions of ``__consumer_offsets`` whose groups are not known here yet."""
+    """``told``: partitions of ``__consumer_offsets`` whose groups these are; None: an older broker, which does not say.
+
+    ``loading``: others that this broker leads, as far as it knows, whose coordinator has not told its groups: it reads
+    them yet, or it has ended meanwhile.
+    """
 
     groups: list[GroupListing] = []
     loading: list[Int64] = []
+    told: list[Int64] | None = None
 
 
 class DescribeGroupsRequest(Request, frozen=True, kw_only=True, tag="describe_groups", omit_defaults=True):
