@@ -1,0 +1,244 @@
+"""Real members at a real coordinator, rules only, and between them whatever a network and deaths may do; by seeds.
+
+Connections keep the order of what is sent on them, may be slow, and may be cut: then the member hears of it, and what
+was on its way arrives all the same, perhaps much later, at whoever coordinates by then. Processes die at any time;
+another one comes with the same instance id, if the dead one had one. Coordinators change, with or without the last
+writes. Laws: a partition has one owner at any time; nobody who lives is fenced by a dead one; and when all is well
+again every partition has an owner, and everybody has all that is theirs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+
+from callboard.actors.groups.events import GroupSettings, TopicPicture
+from callboard.client.membership import FindCoordinator, Lose, Member, MemberSettings, Phase, Revoke, SendHeartbeat
+from callboard.errors import CallboardTimeoutError, ConnectionLostError
+
+from .desks import Desk
+
+SEEDS = 40
+SAFETY_MS, LIVENESS_MS = 20_000, 25_000
+SESSION_MS, BEAT_MS, POLL_MS = 3_000, 500, 4_000
+PLACES = ("one", "two", "static-1", "static-2")
+
+
+class Connection:
+    """What a member has sent and the coordinator has not taken yet; in order, each not before its time."""
+
+    def __init__(self):
+        self.pipe = deque()  # (at_ms, number, request)
+        self.is_cut = False
+
+
+class Process:
+    """A member and its application."""
+
+    def __init__(self, world, place, life):
+        self.world, self.place = world, place
+        names = iter(range(1, 1_000))
+        instance = place if place.startswith("static") else ""
+        settings = MemberSettings("billing", instance, ("sticky",), SESSION_MS, BEAT_MS, POLL_MS)
+        self.member = Member(settings, lambda: f"{place}.{life}/{next(names)}")
+        self.connection = Connection()
+        self.waiting = {}  # number -> until when
+        self.revoking = []  # (at_ms, partitions): when the application will have given them back
+        self.stuck_until_ms = 0
+        self.knows_until_ms = 0  # it knows no coordinator until then
+        self.member.on_subscribe(world.topics, world.now)
+
+    @property
+    def owned(self):
+        return set(self.member.owned) if self.member.may_work(self.world.now) else set()
+
+    def perform(self, effects):
+        world = self.world
+        for effect in effects:
+            if isinstance(effect, SendHeartbeat):
+                delay = world.delay()
+                if self.connection.pipe:
+                    delay = max(delay, self.connection.pipe[-1][0] - world.now)
+                self.connection.pipe.append((world.now + delay, self, effect.number, effect.request))
+                self.waiting[effect.number] = world.now + effect.timeout_ms
+            elif isinstance(effect, Revoke):
+                self.revoking.append((world.now + world.chance.choice((0, 5, 300)), effect.partitions))
+            elif isinstance(effect, Lose):
+                self.revoking.clear()
+            elif isinstance(effect, FindCoordinator):
+                self.knows_until_ms = world.now + world.chance.choice((0, 10, 100))
+
+    def cut(self):
+        """The connection ends; what is on it may still arrive."""
+        self.world.old.append(self.connection)
+        self.connection.is_cut = True
+        self.connection = Connection()
+        self.waiting.clear()
+        self.knows_until_ms = self.world.now + self.world.chance.choice((0, 20, 200))
+        self.perform(self.member.on_coordinator_lost(ConnectionLostError("cut"), self.world.now))
+
+    def hear(self, number, reply):
+        if self.waiting.pop(number, None) is not None:
+            self.perform(self.member.on_answer(number, reply, self.world.now))
+
+    def turn(self):
+        now, member = self.world.now, self.member
+        member.is_application_here = now >= self.stuck_until_ms
+        if member.is_application_here:
+            member.on_poll(now)
+            for due in [one for one in self.revoking if one[0] <= now]:
+                self.revoking.remove(due)
+                self.perform(member.on_revoked(due[1]))
+        for number in [number for number, until in self.waiting.items() if until <= now]:
+            del self.waiting[number]
+            self.perform(member.on_silence(number, CallboardTimeoutError("silent"), now))
+        self.perform(member.drain(now, has_coordinator=now >= self.knows_until_ms))
+
+
+class World:
+    def __init__(self, seed):
+        self.chance = random.Random(seed)
+        self.topics = ["orders"]
+        self.desk = Desk(
+            {"orders": TopicPicture("o1", 4)}, settings=GroupSettings(broker_id=1, group_session_timeout_ms_min=100)
+        )
+        self.processes, self.lives = {}, dict.fromkeys(PLACES, 0)
+        self.old = []  # connections that were cut
+        self.asked = {}  # ticket -> (process, number)
+        self.is_healthy = False
+        self.slow = 0.0
+        for place in PLACES[:2]:
+            self.start(place)
+
+    @property
+    def now(self):
+        return self.desk.now_ms
+
+    def delay(self):
+        if self.is_healthy:
+            return 1
+        if self.chance.random() < self.slow:
+            return self.chance.randrange(100, 6_000)
+        return self.chance.choice((0, 1, 5, 40))
+
+    def start(self, place):
+        self.lives[place] += 1
+        self.processes[place] = Process(self, place, self.lives[place])
+
+    # -- what happens
+
+    def step(self):
+        self.desk.pass_time(self.chance.choice((1, 5, 20, 60)))
+        if not self.is_healthy:
+            self.misfortune()
+            if not self.desk.survives and self.chance.random() < 0.5:
+                self.desk.write(self.chance.randint(1, 3))
+        for process in list(self.processes.values()):
+            process.turn()
+        self.deliver()
+        self.check()
+
+    def misfortune(self):
+        chance, live = self.chance, list(self.processes.values())
+        roll = chance.random()
+        if roll < 0.01:
+            self.move()
+        elif roll < 0.03 and live:
+            chance.choice(live).cut()
+        elif roll < 0.04 and live:
+            self.die(chance.choice(live))
+        elif roll < 0.06:
+            place = chance.choice(PLACES)
+            if place not in self.processes:
+                self.start(place)
+        elif roll < 0.065 and live:
+            chance.choice(live).stuck_until_ms = self.now + chance.choice((1_000, 6_000))
+        elif roll < 0.07:
+            picture = self.desk.topics["orders"]
+            self.desk.set_topics({"orders": picture._replace(partitions=min(8, picture.partitions + 1))})
+        elif roll < 0.08:
+            self.desk.survives = not self.desk.survives
+            if self.desk.survives:
+                self.desk.write()
+        elif roll < 0.09:
+            self.slow = chance.choice((0.0, 0.0, 0.02, 0.3))
+        elif roll < 0.10 and live:
+            self.leave(chance.choice(live))
+
+    def die(self, process):
+        self.old.append(process.connection)
+        del self.processes[process.place]
+
+    def leave(self, process):
+        process.perform(process.member.on_leave(self.now))
+        self.die(process)
+
+    def move(self):
+        """Another coordinator: some of what was under way survives, and who waits hears nothing."""
+        for write in self.desk.under_way[: self.chance.randrange(3)]:
+            self.desk.log += write.records
+        self.desk = self.desk.restarted()
+        self.asked.clear()
+        for process in self.processes.values():
+            process.cut()
+            process.member.on_coordinator_moved(self.now)
+
+    def deliver(self):
+        connections = [*self.old, *(process.connection for process in self.processes.values())]
+        self.chance.shuffle(connections)
+        for connection in connections:
+            while connection.pipe and connection.pipe[0][0] <= self.now:
+                _, process, number, request = connection.pipe.popleft()
+                ticket = self.desk.send(request)
+                if not connection.is_cut:
+                    self.asked[ticket] = process, number
+        self.old = [one for one in self.old if one.pipe]
+        for ticket in [ticket for ticket in self.asked if ticket in self.desk.replies]:
+            process, number = self.asked.pop(ticket)
+            if self.processes.get(process.place) is process:
+                process.hear(number, self.desk.replies[ticket])
+
+    # -- laws
+
+    def check(self):
+        owners = {}
+        for process in self.processes.values():
+            for key in process.owned:
+                other = owners.setdefault(key, process.place)
+                assert other == process.place, f"{self.now}: {key} is owned by {other} and {process.place}"
+            error = process.member.error
+            assert process.member.phase is not Phase.BARRED, f"{self.now}: {process.place}: {error}"
+
+    def heal(self):
+        self.is_healthy, self.slow, self.desk.survives = True, 0.0, True
+        self.desk.write()
+        if not self.processes:
+            self.start(PLACES[0])
+        for process in self.processes.values():
+            process.stuck_until_ms = process.knows_until_ms = 0
+
+    def is_well(self):
+        wanted = set(range(self.desk.topics["orders"].partitions))
+        owned = [key.partition for process in self.processes.values() for key in process.owned]
+        return sorted(owned) == sorted(wanted) and all(
+            process.member.phase is Phase.JOINED and process.member.is_complete for process in self.processes.values()
+        )
+
+
+def run(seed):
+    world = World(seed)
+    while world.now < SAFETY_MS:
+        world.step()
+    world.heal()
+    until_ms = world.now + LIVENESS_MS
+    while world.now < until_ms:
+        world.step()
+    assert world.is_well(), [(one.place, one.member.phase, one.owned) for one in world.processes.values()]
+    return world
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_one_owner_at_any_time_and_everything_has_one_in_the_end(seed):
+    run(seed)
