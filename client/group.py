@@ -543,6 +543,7 @@ class GroupSide:
             member_epoch=effect.member_epoch if effect.member_id else NO_MEMBER,
             instance_id=(self._config.group_instance_id or "") if effect.member_id else "",
             entries=self._entries(effect.offsets),
+            number=effect.number if effect.member_id else -1,
         )
         connection.request(request, partial(self._on_commit_reply, effect.number), timeout_ms=COMMIT_MS)
 

@@ -117,13 +117,18 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):
-    """Answered when the offsets survive. ``member_epoch`` -1, no member: only while the group has none."""
+    """Answered when the offsets survive. ``member_epoch`` -1, no member: only while the group has none.
+
+    ``number``: of this attempt, among all of this member; each is higher than those before. One that comes after a
+    higher one, on a connection that has ended, say, commits nothing. -1, of older clients: it counts as it comes.
+    """
 
     group_id: str
     member_id: str = ""
     member_epoch: Int64 = NO_MEMBER
     instance_id: str = ""
     entries: list[OffsetCommitEntry] = []
+    number: Int64 = -1
 
 
 class OffsetCommitEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):

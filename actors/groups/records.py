@@ -66,7 +66,8 @@ class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OffsetValue(Value, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """``member_id`` and ``member_epoch``: who committed it (B19); "" and -1: nobody of the group."""
+    """``member_id`` and ``member_epoch``: who committed it (B19); "" and -1: nobody of the group. ``number``: of the
+    commit, among that member's; -1: it has none."""
 
     offset: int
     leader_epoch: int = -1
@@ -74,6 +75,7 @@ class OffsetValue(Value, frozen=True, kw_only=True, omit_defaults=True, gc=False
     committed_ms: int = -1  # wall clock
     member_id: str = ""
     member_epoch: int = -1
+    number: int = -1
 
 
 class GroupKey(NamedTuple):

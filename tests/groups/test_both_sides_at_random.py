@@ -3,26 +3,31 @@
 Connections keep the order of what is sent on them, may be slow, and may be cut: then the member hears of it, and what
 was on its way arrives all the same, perhaps much later, at whoever coordinates by then. Processes die at any time;
 another one comes with the same instance id, if the dead one had one. Coordinators change, with or without the last
-writes. Laws: a partition has one owner at any time; nobody who lives is fenced by a dead one; and when all is well
-again every partition has an owner, and everybody has all that is theirs.
+writes. Laws: a partition has one owner at any time; nobody who lives is fenced by a dead one; no committed offset is
+behind an acknowledged one; and when all is well again every partition has an owner, and everybody has all that is
+theirs.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 
 import pytest
 
 from callboard.actors.groups.events import GroupSettings, TopicPicture
+from callboard.client.commits import Commit, Commits, Ended, FindAgain, SendCommit
 from callboard.client.membership import FindCoordinator, Lose, Member, MemberSettings, Phase, Revoke, SendHeartbeat
-from callboard.errors import CallboardTimeoutError, ConnectionLostError
+from callboard.errors import CallboardTimeoutError, ConnectionLostError, error_for_code
+from callboard.model import OffsetAndMetadata
+from callboard.transport import group_messages as said
 
 from .desks import Desk
 
 SEEDS = 40
 SAFETY_MS, LIVENESS_MS = 20_000, 25_000
-SESSION_MS, BEAT_MS, POLL_MS = 3_000, 500, 4_000
+SESSION_MS, BEAT_MS, POLL_MS, COMMIT_MS = 3_000, 500, 4_000, 700
 PLACES = ("one", "two", "static-1", "static-2")
 
 
@@ -30,7 +35,7 @@ class Connection:
     """What a member has sent and the coordinator has not taken yet; in order, each not before its time."""
 
     def __init__(self):
-        self.pipe = deque()  # (at_ms, number, request)
+        self.pipe = deque()  # (at_ms, process, number, request)
         self.is_cut = False
 
 
@@ -44,7 +49,8 @@ class Process:
         settings = MemberSettings("billing", instance, ("sticky",), SESSION_MS, BEAT_MS, POLL_MS)
         self.member = Member(settings, lambda: f"{place}.{life}/{next(names)}")
         self.connection = Connection()
-        self.waiting = {}  # number -> until when
+        self.commits = Commits()
+        self.waiting = {}  # number of a heartbeat, -number of a commit -> until when
         self.revoking = []  # (at_ms, partitions): when the application will have given them back
         self.stuck_until_ms = 0
         self.knows_until_ms = 0  # it knows no coordinator until then
@@ -58,30 +64,75 @@ class Process:
         world = self.world
         for effect in effects:
             if isinstance(effect, SendHeartbeat):
-                delay = world.delay()
-                if self.connection.pipe:
-                    delay = max(delay, self.connection.pipe[-1][0] - world.now)
-                self.connection.pipe.append((world.now + delay, self, effect.number, effect.request))
-                self.waiting[effect.number] = world.now + effect.timeout_ms
+                self.send(effect.number, effect.request, effect.timeout_ms)
+            elif isinstance(effect, SendCommit):
+                self.send(-effect.number, self.as_request(effect), COMMIT_MS)
+            elif isinstance(effect, Ended):
+                if effect.error is None:
+                    for key, given in effect.commit.offsets.items():
+                        world.acknowledged[key] = max(given.offset, world.acknowledged.get(key, 0))
             elif isinstance(effect, Revoke):
                 self.revoking.append((world.now + world.chance.choice((0, 5, 300)), effect.partitions))
             elif isinstance(effect, Lose):
                 self.revoking.clear()
-            elif isinstance(effect, FindCoordinator):
+            elif isinstance(effect, FindCoordinator | FindAgain):
                 self.knows_until_ms = world.now + world.chance.choice((0, 10, 100))
+
+    def send(self, number, request, timeout_ms):
+        world, pipe = self.world, self.connection.pipe
+        delay = world.delay()
+        if pipe:
+            delay = max(delay, pipe[-1][0] - world.now)
+        pipe.append((world.now + delay, self, number, request))
+        self.waiting[number] = world.now + timeout_ms
+
+    def as_request(self, effect):
+        entries = [
+            said.OffsetCommitEntry(topic=key.topic, partition=key.partition, offset=given.offset)
+            for key, given in effect.offsets.items()
+        ]
+        return said.OffsetCommitRequest(
+            group_id="billing",
+            member_id=effect.member_id,
+            member_epoch=effect.member_epoch,
+            entries=entries,
+            number=effect.number,
+        )
+
+    def commit(self):
+        """Commit more than anybody has of each partition, as one that deals with record after record."""
+        offsets = {key: OffsetAndMetadata(next(self.world.offsets)) for key in sorted(self.owned)}
+        if offsets:
+            is_waiting, until_ms = self.world.chance.random() < 0.5, self.world.now + 10_000
+            name, epoch = self.member.member_id, self.member.epoch
+            self.commits.on_commit(Commit(offsets, name, epoch, is_waiting=is_waiting, until_ms=until_ms))
+
+    def silent(self, number, error):
+        if number < 0:
+            self.perform(self.commits.on_silence(-number, error, self.world.now))
+        else:
+            self.perform(self.member.on_silence(number, error, self.world.now))
 
     def cut(self):
         """The connection ends; what is on it may still arrive."""
         self.world.old.append(self.connection)
         self.connection.is_cut = True
         self.connection = Connection()
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, {}
+        for number in [number for number in waiting if number < 0]:
+            self.silent(number, ConnectionLostError("cut"))
         self.knows_until_ms = self.world.now + self.world.chance.choice((0, 20, 200))
         self.perform(self.member.on_coordinator_lost(ConnectionLostError("cut"), self.world.now))
 
     def hear(self, number, reply):
-        if self.waiting.pop(number, None) is not None:
-            self.perform(self.member.on_answer(number, reply, self.world.now))
+        if self.waiting.pop(number, None) is None:
+            return
+        now, member = self.world.now, self.member
+        if number > 0:
+            self.perform(member.on_answer(number, reply, now))
+        else:
+            error = error_for_code(reply.error, reply.detail) if reply.error else None
+            self.perform(self.commits.on_answer(-number, error, reply.entries, now, member.member_id, member.epoch))
 
     def turn(self):
         now, member = self.world.now, self.member
@@ -93,8 +144,12 @@ class Process:
                 self.perform(member.on_revoked(due[1]))
         for number in [number for number, until in self.waiting.items() if until <= now]:
             del self.waiting[number]
-            self.perform(member.on_silence(number, CallboardTimeoutError("silent"), now))
-        self.perform(member.drain(now, has_coordinator=now >= self.knows_until_ms))
+            self.silent(number, CallboardTimeoutError("silent"))
+        if member.is_application_here and self.world.chance.random() < 0.1:
+            self.commit()
+        is_known = now >= self.knows_until_ms
+        self.perform(member.drain(now, has_coordinator=is_known))
+        self.perform(self.commits.drain(now, member.member_id, member.epoch, has_coordinator=is_known))
 
 
 class World:
@@ -106,6 +161,8 @@ class World:
         )
         self.processes, self.lives = {}, dict.fromkeys(PLACES, 0)
         self.old = []  # connections that were cut
+        self.offsets = itertools.count(1)
+        self.acknowledged = {}  # by partition: the highest offset
         self.asked = {}  # ticket -> (process, number)
         self.is_healthy = False
         self.slow = 0.0
@@ -210,6 +267,11 @@ class World:
                 assert other == process.place, f"{self.now}: {key} is owned by {other} and {process.place}"
             error = process.member.error
             assert process.member.phase is not Phase.BARRED, f"{self.now}: {process.place}: {error}"
+        group = self.desk.rules._groups.by_id.get("billing")
+        committed = group.offsets.committed if group is not None else {}
+        there = {(key.topic, key.partition): value.offset for key, value in committed.items()}
+        for key, offset in self.acknowledged.items():
+            assert there.get(key, -1) >= offset, f"{self.now}: {key}: {there.get(key)} after {offset} was acknowledged"
 
     def heal(self):
         self.is_healthy, self.slow, self.desk.survives = True, 0.0, True
