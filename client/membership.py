@@ -489,8 +489,11 @@ class Member:
     def _heartbeat(self, now_ms: int) -> SendHeartbeat:
         settings = self.settings
         is_joining = self.phase is Phase.JOINING
-        is_subscription_news = is_joining or self._known_subscribed != self._subscribed
+        later = [one for number, one in self._sent.items() if number > self._known_number]  # may be what is known next
+        subscribed = {self._known_subscribed, *(one.subscribed for one in later)}
+        is_subscription_news = is_joining or subscribed != {self._subscribed}
         owned = frozenset(self.owned.items())
+        is_owned_news = is_joining or {self._known_owned, *(one.owned for one in later)} != {owned}
         wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
         request = GroupHeartbeatRequest(
             group_id=settings.group_id,
@@ -502,9 +505,10 @@ class Member:
             assignors=list(settings.assignors) if is_joining else None,
             session_timeout_ms=settings.session_timeout_ms,
             rebalance_timeout_ms=settings.max_poll_interval_ms,
-            owned=by_topic(self.owned) if is_joining or self._known_owned != owned else None,
+            owned=by_topic(self.owned) if is_owned_news else None,
             max_wait_ms=wait_ms,
             replaces=self._replaces if is_joining and settings.instance_id else None,
+            number=self._last_number + 1,
         )
         self._last_number += 1
         self._sent[self._last_number] = _Sent(now_ms, self.epoch, self._subscribed, owned)

@@ -80,6 +80,8 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     ``replaces`` goes with joining and ``instance_id``: the member with the same one whose place it takes, as far as the
     new one knows; "" nobody's. Whose place it is, is said in the answer (``taken_by``), so only one that lives can take
     it: a join of a dead one that comes late does not know. None, of older clients: whosever it is.
+    ``number``: among all of this member; each is higher than those before. What one says of the member that comes after
+    a higher one, on a connection that has ended, say, is of the past. -1, of older clients: it counts as it comes.
     """
 
     group_id: str
@@ -97,6 +99,7 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     last_offsets: list[OffsetCommitEntry] = []
     last_epoch: Int64 = NO_MEMBER
     replaces: str | None = None
+    number: Int64 = -1
 
 
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):

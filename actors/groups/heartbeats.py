@@ -4,6 +4,7 @@
    from the last request received, or from when an answer went out that had waited for the disk.
 2. An older epoch of a member is one that has not heard of the newer one: it is told. A newer one, or a member that is
    none, is refused. What a member says it owns counts only if it knows its epoch: else it may speak of an earlier time.
+   For the same reason what it says in a heartbeat that a later one of its has overtaken counts nothing.
 3. A member id is never used again: a join of one that is gone is a late duplicate.
 4. Whoever takes the place of a member with the same instance id names that one: so it has been told of it, and lives.
    A join that was under way when its sender died fences nobody, whichever coordinator it comes to.
@@ -99,6 +100,8 @@ class Heartbeats:
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int
     ) -> Refused | None:
         """Take what the member says of itself and what it owns; all, or nothing of it, and why."""
+        if 0 <= request.number < member.said:
+            return None
         if refused := check_heartbeat(request):
             return refused
         if request.assignors and (refused := _no_common(group, request.assignors, member)):
@@ -115,6 +118,7 @@ class Heartbeats:
             topics = member.topics if request.topics is None else request.topics
             pattern = member.pattern if request.topics is None else request.pattern
             assignors = request.assignors or member.assignors
+            member.said = request.number
             group.subscribe(member, topics, pattern, assignors, self._groups.topics, now_ms)
         return None
 
@@ -145,6 +149,7 @@ class Heartbeats:
             rebalance_timeout_ms=request.rebalance_timeout_ms,
             now_ms=now_ms,
         )
+        member.said = request.number
         old = group.members.get(group.instances.get(request.instance_id, ""))
         if old is not None:
             group.replace(old, member, self._groups.topics, now_ms)
@@ -161,7 +166,7 @@ class Heartbeats:
         """A member says again that it joins: it has not heard that it has, or this came late."""
         member.heard(now_ms)
         effects: list[Effect] = []
-        if not member.has_spoken:
+        if not member.has_spoken or request.number >= 0:  # one that is numbered is not taken for what it is not
             if refused := self._take_words(group, member, request, now_ms):
                 return self._groups.refuse(request, caller, refused)
             effects = self._groups.settle(group)

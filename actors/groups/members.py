@@ -72,6 +72,7 @@ class Member:
         "parked",
         "pattern",
         "rebalance_timeout_ms",
+        "said",
         "seen_ms",
         "session_timeout_ms",
         "target",
@@ -107,6 +108,7 @@ class Member:
         self.asked: dict[GroupPartition, int] = {}  # within holds: to be given back -> since when, now_ms
         self.target: frozenset[GroupPartition] = frozenset()  # holds - asked is within it
         self.is_away = False  # static, and left for a while: owns in name only
+        self.said = -1  # the number of the heartbeat that it said all that with; written when that has changed
         # What follows is not written, and moved by Coordinating.
         # When its last request came, or the answer that waited for the disk went out; after loading, in the future.
         self.seen_ms = now_ms
@@ -176,6 +178,7 @@ class Member:
             asked=packed({part: self.holds[part] for part in self.asked}),
             target=packed(dict.fromkeys(self.target, 0)),
             is_away=self.is_away,
+            said=self.said,
         )
 
     @classmethod
@@ -199,7 +202,7 @@ class Member:
         member.holds = {**unpacked(value.given), **asked}
         member.asked = dict.fromkeys(asked, now_ms)
         member.target = frozenset(unpacked(value.target))
-        member.is_away = value.is_away
+        member.is_away, member.said = value.is_away, value.said
         member.has_spoken = member.told_complete = True
         return member
 

@@ -48,7 +48,8 @@ class GroupValue(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """``given``: what it may own; ``asked``: what it has to give back; both are its until it has said so."""
+    """``given``: what it may own; ``asked``: what it has to give back; both are its until it has said so. ``said``: the
+    number of the heartbeat with which it said what it is; -1: it numbers none."""
 
     epoch: int
     instance_id: str = ""
@@ -63,6 +64,7 @@ class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
     asked: list[Some] = []
     target: list[Some] = []
     is_away: bool = False
+    said: int = -1
 
 
 class OffsetValue(Value, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -378,6 +378,21 @@ def test_one_whose_instance_id_was_taken_never_comes_back_by_itself():
     assert member.drain(100_000, has_coordinator=True) == []
 
 
+def test_a_subscription_that_is_taken_back_while_it_is_under_way_is_said_again():
+    member, _ = joined(A)
+    member.on_topics(["u"])
+    first = sent(member, 5)
+    assert first.request.topics == ["u"]
+
+    member.on_topics(["t"])  # as the coordinator knows it, and will not in a moment
+    again = sent(member, 6)
+
+    assert again.request.topics == ["t"]
+    assert again.request.number > first.request.number
+    member.on_answer(again.number, NOTHING_NEW, 10)
+    assert member.drain(11, has_coordinator=True) == []
+
+
 def taken(by) -> GroupHeartbeatReply:
     return GroupHeartbeatReply(taken_by=by, why=f"{by} has this instance id")
 

@@ -28,6 +28,7 @@ from .desks import Desk
 SEEDS = 40
 SAFETY_MS, LIVENESS_MS = 20_000, 25_000
 SESSION_MS, BEAT_MS, POLL_MS, COMMIT_MS = 3_000, 500, 4_000, 700
+TOPICS = ["clicks", "orders"]
 PLACES = ("one", "two", "static-1", "static-2")
 
 
@@ -54,7 +55,7 @@ class Process:
         self.revoking = []  # (at_ms, partitions): when the application will have given them back
         self.stuck_until_ms = 0
         self.knows_until_ms = 0  # it knows no coordinator until then
-        self.member.on_subscribe(world.topics, world.now)
+        self.member.on_subscribe(["orders"], world.now)
 
     @property
     def owned(self):
@@ -147,6 +148,8 @@ class Process:
             self.silent(number, CallboardTimeoutError("silent"))
         if member.is_application_here and self.world.chance.random() < 0.1:
             self.commit()
+        if not self.world.is_healthy and self.world.chance.random() < 0.01:
+            member.on_topics(self.world.chance.choice((["orders"], ["clicks"], TOPICS)))
         is_known = now >= self.knows_until_ms
         self.perform(member.drain(now, has_coordinator=is_known))
         self.perform(self.commits.drain(now, member.member_id, member.epoch, has_coordinator=is_known))
@@ -155,9 +158,9 @@ class Process:
 class World:
     def __init__(self, seed):
         self.chance = random.Random(seed)
-        self.topics = ["orders"]
         self.desk = Desk(
-            {"orders": TopicPicture("o1", 4)}, settings=GroupSettings(broker_id=1, group_session_timeout_ms_min=100)
+            {"orders": TopicPicture("o1", 4), "clicks": TopicPicture("c1", 2)},
+            settings=GroupSettings(broker_id=1, group_session_timeout_ms_min=100),
         )
         self.processes, self.lives = {}, dict.fromkeys(PLACES, 0)
         self.old = []  # connections that were cut
@@ -214,7 +217,8 @@ class World:
             chance.choice(live).stuck_until_ms = self.now + chance.choice((1_000, 6_000))
         elif roll < 0.07:
             picture = self.desk.topics["orders"]
-            self.desk.set_topics({"orders": picture._replace(partitions=min(8, picture.partitions + 1))})
+            more = picture._replace(partitions=min(8, picture.partitions + 1))
+            self.desk.set_topics({**self.desk.topics, "orders": more})
         elif roll < 0.08:
             self.desk.survives = not self.desk.survives
             if self.desk.survives:
@@ -282,10 +286,13 @@ class World:
             process.stuck_until_ms = process.knows_until_ms = 0
 
     def is_well(self):
-        wanted = set(range(self.desk.topics["orders"].partitions))
-        owned = [key.partition for process in self.processes.values() for key in process.owned]
-        return sorted(owned) == sorted(wanted) and all(
-            process.member.phase is Phase.JOINED and process.member.is_complete for process in self.processes.values()
+        members = [process.member for process in self.processes.values()]
+        subscribed = {topic for member in members for topic in member.topics}
+        wanted = [(name, number) for name in subscribed for number in range(self.desk.topics[name].partitions)]
+        return (
+            sorted(wanted) == sorted(key for process in self.processes.values() for key in process.owned)
+            and all(member.phase is Phase.JOINED and member.is_complete for member in members)
+            and all(key.topic in member.topics for member in members for key in member.owned)
         )
 
 
@@ -297,7 +304,8 @@ def run(seed):
     until_ms = world.now + LIVENESS_MS
     while world.now < until_ms:
         world.step()
-    assert world.is_well(), [(one.place, one.member.phase, one.owned) for one in world.processes.values()]
+    members = [process.member for process in world.processes.values()]
+    assert world.is_well(), [(one.member_id, one.phase, one.topics, sorted(one.owned)) for one in members]
     return world
 
 

@@ -422,6 +422,30 @@ def test_a_static_member_takes_the_place_of_the_one_before_it_and_that_one_is_fe
     assert desk.join("m1", instance_id="i1").error == ErrorCode.FENCED_INSTANCE_ID
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["the same coordinator", "another one"])
+def test_what_a_member_said_before_it_said_something_else_counts_nothing(is_another):
+    desk = Desk({**ORDERS, "clicks": TopicPicture("c1", 2)})
+    epoch = desk.join("m1", ["orders"], number=1).member_epoch
+    epoch = desk.heartbeat("m1", epoch, topics=["orders", "clicks"], number=3).member_epoch
+    if is_another:
+        desk = desk.restarted()
+
+    desk.heartbeat("m1", 1, topics=["orders"], number=2)
+    desk.join("m1", ["orders"], number=1)
+
+    assert desk.described().members[0].topics == ["clicks", "orders"]
+
+
+def test_one_that_has_not_heard_that_it_joined_may_want_something_else_by_now():
+    desk = Desk({**ORDERS, "clicks": TopicPicture("c1", 2)})
+    desk.join("m1", ["orders"], number=1)
+    desk = desk.restarted()
+
+    joined = desk.join("m1", ["clicks"], number=2)
+
+    assert [some.topic for some in joined.assignment] == ["clicks"]
+
+
 def test_a_join_that_comes_late_of_one_that_is_dead_fences_nobody_at_whichever_coordinator():
     desk = Desk()
     late = beat("m1", 0, topics=["orders"], instance_id="i1", replaces="")
