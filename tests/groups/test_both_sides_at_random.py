@@ -25,7 +25,7 @@ from callboard.transport import group_messages as said
 
 from .desks import Desk
 
-SEEDS = 40
+SEEDS = 25
 SAFETY_MS, LIVENESS_MS = 20_000, 25_000
 SESSION_MS, BEAT_MS, POLL_MS, COMMIT_MS = 3_000, 500, 4_000, 700
 TOPICS = ["clicks", "orders"]
