@@ -30,6 +30,7 @@ AT_ONCE = 2  # members that are there from the beginning
 WATCHER = "watcher"
 BESIDE = "beside"  # so the members of a second group are called
 GROUPS = {"member": "billing", BESIDE: "shipping"}  # the names of groups, by those of their members' processes
+CALM_MS = 300.0  # no application is slower when all is healed: less than any max_poll_interval_ms
 PATTERN_LOOK_MS = 300  # how often members with a pattern look for new topics that match it
 
 
@@ -202,6 +203,8 @@ class GroupRun:
             self._is_over = False
             self._start_member(f"{self.called}-1", stays=True)
             self._is_over = True
+        for member in self._members.values():
+            member.slow_ms_max = CALM_MS  # one that is put out each time it is slow may never get further
 
     def end(self) -> None:
         """No thread of it is left."""

@@ -153,6 +153,7 @@ class SimMember(ConsumerRebalanceListener):
         self.process = process
         self.problems: list[str] = []
         self.is_gone = False
+        self.slow_ms_max = float("inf")  # of what it does with records; less once all is healed
         self._recorder, self._subscription, self._habits = recorder, subscription, habits
         self._settings = settings
         self._on_closed = on_closed
@@ -205,7 +206,8 @@ class SimMember(ConsumerRebalanceListener):
                     self._recorder.polled(self.process, key, [record.offset for record in records], member)
             for key, records in polled.items():
                 is_slow = chance.random() < habits.slow_share
-                self._strand.sleep(habits.slow_ms if is_slow else habits.work_ms * chance.expovariate(1.0))
+                slow_ms = min(habits.slow_ms, self.slow_ms_max)
+                self._strand.sleep(slow_ms if is_slow else habits.work_ms * chance.expovariate(1.0))
                 self._recorder.processed(self.process, key, [record.offset for record in records])
                 self._is_dirty = True
             self._commit(consumer)
