@@ -242,6 +242,8 @@ class Broker(LoopActor):
         if hosted is not None and hosted.is_lost:
             self._look_after_lost(key, hosted, assignment)
             assignment = msgspec.structs.replace(assignment, is_lost=hosted.is_lost)
+        elif hosted is not None and not hosted.is_given_up and not hosted.home.is_failed and self._is_marked(key):
+            self._ask_to_unmark(key, assignment)  # a word of before came late: it is not lost any more
         if hosted is None:
             self._host(key, assignment)
         elif hosted.assignment != assignment:
@@ -396,11 +398,12 @@ class Broker(LoopActor):
             self.set_timer(REELECT_RETRY_MS, AskAgain())
 
     def _is_answered(self, asked: m.ReelectRequest) -> bool:
-        """Say whether the image shows what was asked for: a newer epoch, or that the replica is offline."""
+        """Say whether the image shows what was asked for: a newer epoch, unless it was led elsewhere; or the mark."""
         partition = self._image.partition(PartitionKey(TopicId(asked.topic_id), asked.partition))
         if partition is None or partition.leader_epoch > asked.leader_epoch:
             return True
-        return asked.is_offline and Offline(asked.broker_id, asked.incarnation) in partition.offline
+        is_marked = Offline(asked.broker_id, asked.incarnation) in partition.offline
+        return is_marked if asked.is_offline else not is_marked and partition.leader != asked.broker_id
 
     # -- logs that are gone ----------------------------------------------------------------------------
 
@@ -421,15 +424,27 @@ class Broker(LoopActor):
         if partition is None:
             return
         is_trusted = self._broker_id in partition.isr or self._broker_id in partition.elr
-        session = self._session
-        is_marked = session is not None and Offline(self._broker_id, session.incarnation) in partition.offline
+        is_marked = self._is_marked(key)
         if is_trusted and not is_marked:
             self._ask_for_election(key, assignment.leader_epoch, is_offline=True, reason="its log is gone or damaged")
         elif not is_trusted:
             hosted.is_lost = False
+            self._reelections.pop(key, None)  # that it is lost need not be said any more
             if is_marked:
-                reason = "it copies its log anew"
-                self._ask_for_election(key, assignment.leader_epoch, is_offline=False, reason=reason)
+                self._ask_to_unmark(key, assignment)
+
+    def _is_marked(self, key: PartitionKey) -> bool:
+        """Say whether the image has the replica of this life of the broker as offline."""
+        partition, session = self._image.partition(key), self._session
+        if partition is None or session is None:
+            return False
+        return Offline(self._broker_id, session.incarnation) in partition.offline
+
+    def _ask_to_unmark(self, key: PartitionKey, assignment: Assign) -> None:
+        pending = self._reelections.get(key)
+        if pending is None or pending.is_offline:
+            reason = "it copies its log anew"
+            self._ask_for_election(key, assignment.leader_epoch, is_offline=False, reason=reason)
 
     def on_log_lost(self, lost: LogLost) -> None:
         """It was elected before anybody could know; or found its log damaged just now."""

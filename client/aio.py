@@ -170,6 +170,7 @@ class AsyncConsumer(Generic[K, V]):
         self._consumer: Consumer[K, V] = Consumer(*topics, **self._loop_side.with_hook(settings))
         self.config, self.client_id = self._consumer.config, self._consumer.client_id
         consumer = self._consumer
+        consumer._is_on_loop = True
         self._steps = Steps(consumer)
         self._steps.wait_for_coroutines(self._loop_side.wait_for)
         self.assign, self.commit_async, self.group_metadata = (

@@ -1,7 +1,8 @@
 """What the application has taken over of its member's changes: the consumer's side of a group, between the threads.
 
 The I/O thread says what has to be done (``on_change``) and what has ended (``ended``); the application's threads do it
-in ``poll``. A *change* is performed by one thread, in order, each once; meanwhile nothing is handed out to others.
+in ``poll``. A *change* is performed by one thread (``turn.py``), in order, each once; meanwhile nothing is handed out
+to others, and who leaves waits.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 
 from ..errors import CallboardError, IllegalStateError
 from ..model import AnyRecord, OffsetAndMetadata, TopicPartition
+from .applicant import Change
 from .config import ConsumerConfig
-from .group import Change, GroupSide
+from .group import GroupSide
 from .inbox import Inbox
 from .membership import Phase
+from .turn import Turn
 
 JOIN_MS_MAX = 5_000  # how long the first poll waits until the member has joined, whatever its timeout …
 SHARE_MS_MAX = 250  # … and then for others to give back what it is to have
@@ -86,21 +89,22 @@ class Application:
         self.committed: dict[TopicPartition, int] = {}  # … and what that one has committed; NOT_KNOWN: not yet, perhaps
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
         self.named: set[TopicPartition] = set()  # in commits since it began to leave: what it says itself counts
-        self.performer = 0  # the thread that performs a change
+        self.turn = Turn()  # of who performs changes
+        self.life = 0  # grows whenever it leaves: what was granted or asked back before counts no more
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
         self.has_come = False  # it has polled since it subscribed
         self.has_left = False  # the group, or is about to: by close or unsubscribe
         self._counting = threading.Lock()
-        self._polls = 0
+        self.left_ms = NOT_KNOWN  # when a thread left a poll last
         self._inside = 0  # threads that are in a poll
         self._next_commit_ms = now_ms() + config.auto_commit_interval_ms
         self.is_commit_due = False  # moved by the I/O thread too; for iterations, which look at no clock
 
     # -- what the I/O thread sees and says ---------------------------------------------------------
 
-    def progress(self) -> object:
+    def step(self) -> object:
         record = self.handing
-        return self._polls, None if record is None else (record.topic, record.partition, record.offset)
+        return None if record is None else (record.topic, record.partition, record.offset)
 
     @property
     def is_waiting(self) -> bool:
@@ -126,11 +130,10 @@ class Application:
 
     def enter(self) -> None:
         """A thread polls."""
-        if self.performer == threading.get_ident():
+        if self.turn.is_ours:
             raise IllegalStateError("poll: a rebalance listener must not poll")
         self.handing = None  # whatever it was busy with, it has finished
         with self._counting:
-            self._polls += 1
             self._inside += 1
 
     def comes_first(self) -> bool:
@@ -143,13 +146,14 @@ class Application:
 
     def leave(self) -> None:
         with self._counting:
+            self.left_ms = self._now_ms()
             self._inside -= 1
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """While this lasts the poll does not wait, but works on a record: that may take too long, as between polls."""
         with self._counting:
-            self._polls += 1
+            self.left_ms = self._now_ms()
             self._inside -= 1
         try:
             yield
@@ -160,7 +164,13 @@ class Application:
     def on_fork(self) -> None:
         """Whoever held the lock is not in this process."""
         self._counting = threading.Lock()
+        self.turn = Turn()
         self.ended.clear()
+
+    def on_leaving(self) -> None:
+        """It leaves the group: what the I/O thread tells until it hears of that is of before."""
+        self.has_left = True
+        self.life += 1
 
     def on_subscribed(self, listener: Any) -> None:
         if self.has_left:
@@ -174,7 +184,7 @@ class Application:
 
     def may_read(self) -> bool:
         """Say whether records may be handed out now: nobody performs a change, and the session is not over."""
-        return not self.performer and (self.group is None or self.group.member.may_work(self._now_ms()))
+        return not self.turn.is_taken and (self.group is None or self.group.member.may_work(self._now_ms()))
 
     def is_joining(self) -> bool:
         """Say whether the first poll still waits for what it is about to be given."""
@@ -190,21 +200,14 @@ class Application:
             self.join_until_ms = 0
         return self.join_until_ms > 0
 
-    def begin_to_perform(self) -> bool:
-        """Take it upon this thread; False: another one is at it."""
-        if self.performer:
-            return False
-        self.performer = threading.get_ident()
-        return True
-
     def next_change(self) -> Change | None:
-        """Return what to perform now. What was granted or asked back and is lost by now is passed over."""
+        """Return what to perform now. What was granted or asked back and is lost by now, or left, is passed over."""
         while self.changes:
             change = self.changes.popleft()
-            is_moot = change.kind != "lost" and any(
+            is_lost = change.kind != "lost" and any(
                 later.kind == "lost" and later.member_id == change.member_id for later in self.changes
             )
-            if not is_moot:
+            if change.life == self.life and not is_lost:
                 return change
             self._inbox.sort()
             self._inbox.give_up((), change.generations.values())

@@ -6,17 +6,19 @@ Where callbacks run: those of ``commit_async`` in the thread of the application,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, overload
 
 from ..errors import CallboardError, CommitFailedError, IllegalArgumentError, IllegalStateError
 from ..model import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
+from .applicant import Change
 from .application import Application, CommitCallback, EndedCommit, Offsets, log
 from .commits import Commit
 from .committed import Found
 from .consumer_core import ConsumerCore, as_partition
-from .group import Change, GroupSide
+from .group import GroupSide
 from .group_offsets import OFFSET_MAX, check_metadata
 from .io import Done
 from .membership import Phase
@@ -206,13 +208,40 @@ class Committing(ConsumerCore):
 
     def _leave_group(self, bound_ms: float, *, autocommit: bool) -> None:
         """Give back everything: commit, tell the listener, leave."""
-        application = self._application
-        if application is None:
-            return
+        if self._application is not None:
+            with self._turn_to_leave(self._application, bound_ms) as (may_tell, until_ms):
+                self._leave_in_turn(self._application, until_ms, autocommit=autocommit, may_tell=may_tell)
+
+    @contextmanager
+    def _turn_to_leave(self, application: Application, bound_ms: float) -> Iterator[tuple[bool, float]]:
+        """A thread that performs a change finishes it first, for ``bound_ms`` at most.
+
+        Yields whether the listener may be called, and until when the rest must be done.
+        """
+        until_ms = self._io.clock.monotonic_ms() + bound_ms
+        if application.turn.is_ours:  # the listener itself leaves
+            yield True, until_ms
+        elif application.turn.take(bound_ms / 1000):
+            try:
+                yield True, until_ms
+            finally:
+                application.turn.end()
+                self._on_news()
+        else:
+            log.warning("%s: a rebalance listener is still busy in another thread; leaving without it", self.client_id)
+            yield False, until_ms
+
+    def _wait_for_leaving(self, application: Application) -> None:
+        """Another thread may be about to leave: what is subscribed meanwhile comes behind that."""
+        if application.has_left and not application.turn.is_ours and not self._is_on_loop:
+            with self._turn_to_leave(application, self.config.close_timeout_ms):
+                pass
+
+    def _leave_in_turn(self, application: Application, until_ms: float, *, autocommit: bool, may_tell: bool) -> None:
         with self._lock:
             if application.has_left:
                 return
-            application.has_left = True
+            application.on_leaving()
             held = set() if self._is_assigned_by_hand else set(self._inbox.readers)
             everything = set(self._inbox.readers)
             is_committing = autocommit and self.config.enable_auto_commit
@@ -220,9 +249,10 @@ class Committing(ConsumerCore):
             name = self._name(application)
             application.named.clear()
         if autocommit and not held:  # assigned by hand: there is nobody to leave
-            self._commit_before_giving_back(application, everything, bound_ms)
+            self._commit_before_giving_back(application, everything, self._left_ms(until_ms))
         try:
-            application.on_partitions("revoked", held)
+            if may_tell:
+                application.on_partitions("revoked", held)
         finally:
             with self._lock:
                 application.changes.clear()
@@ -230,7 +260,11 @@ class Committing(ConsumerCore):
                 application.handing = None
                 last = {key: given for key, given in last.items() if key not in application.named}
             if last:
-                self._leave_with(application, last, *name, min(bound_ms, self.config.request_timeout_ms))
+                bound_ms = min(self._left_ms(until_ms), self.config.request_timeout_ms)
+                self._leave_with(application, last, *name, bound_ms)
+
+    def _left_ms(self, until_ms: float) -> float:
+        return max(0.0, until_ms - self._io.clock.monotonic_ms())
 
     def _leave_with(self, application: Application, last: Offsets, member_id: str, epoch: int, bound_ms: float) -> None:
         """Say farewell with what the application has done with: others begin there, as soon as that survives."""

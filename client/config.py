@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
-from ..config import INT32_MAX, KIB, MIB, Milliseconds, Positive, Settings, configure
+from ..config import INT32_MAX, KIB, MIB, Milliseconds, Positive, Settings, configure, nearest, shown
 from ..errors import ConfigurationError
 from ..transport.group_messages import ASSIGNORS
 
@@ -20,6 +20,7 @@ BackoffMilliseconds = Annotated[int, Meta(ge=1, le=600_000)]
 AnyMilliseconds = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 
 GROUP_ID_MAX = 249  # characters
+KAFKAS_ASSIGNORS = {"roundrobin": "round_robin", "cooperative-sticky": "sticky"}  # and what they are called here
 IDEMPOTENT_IN_FLIGHT_MAX = 5  # a leader remembers the last five batches of a producer (replication.md B14)
 FETCH_PARK_MS = 30_000  # how long an idle consumer's fetch waits at the broker, see ``ConsumerConfig``
 
@@ -137,7 +138,9 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     ``session_timeout_ms``, it is out. ``max_poll_interval_ms`` is for an application that is stuck: it leaves, and
     joins again with the next poll. ``group_instance_id``: a name that stays when the process is restarted within a
     session timeout: it gets its partitions back and nobody else's move. ``partition_assignment_strategy``: "range",
-    "round_robin", "sticky", or several; the group uses the first that all its members name.
+    "round_robin" ("roundrobin", as Kafka spells it), "sticky", or several; the group uses the first that all its
+    members name. Also kafka-python's assignors, classes or instances: their names count, those not known are passed
+    over.
 
     ``enable_auto_commit``: every ``auto_commit_interval_ms``, in ``poll``, commit what the polls *before* have
     returned; of an iteration the records whose step has finished. Also before partitions go, and on ``close``.
@@ -158,7 +161,7 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     enable_auto_commit: bool = True
     auto_commit_interval_ms: AnyMilliseconds = 5_000
     default_offset_commit_callback: Any = None  # (offsets, error), of a commit_async without a callback
-    partition_assignment_strategy: str | list[str] = "sticky"
+    partition_assignment_strategy: Any = "sticky"
     auto_offset_reset: Literal["latest", "earliest", "none"] = "latest"
     key_deserializer: Any = None
     value_deserializer: Any = None
@@ -180,12 +183,7 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"consumer: on_bad_record: use 'raise', 'skip', callboard.dlq(topic) or a callable (given: {given})"
             )
-        unknown = [name for name in self.assignors if name not in ASSIGNORS]
-        if unknown or not self.assignors:
-            named = f"(given: {', '.join(unknown)})" if unknown else "(given: none)"
-            raise ConfigurationError(
-                f"consumer: partition_assignment_strategy: use {', '.join(ASSIGNORS)}, or several of them {named}"
-            )
+        self._check_assignors()
         if self.group_id is None:
             if self.group_instance_id is not None:
                 raise ConfigurationError("consumer: group_instance_id needs a group_id")
@@ -206,10 +204,23 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
         if self.default_offset_commit_callback is not None and not callable(self.default_offset_commit_callback):
             raise ConfigurationError("consumer: default_offset_commit_callback: expected a callable")
 
+    def _check_assignors(self) -> None:
+        given = _listed(self.partition_assignment_strategy)
+        misspelt = [one for one in given if isinstance(one, str) and _assignor(one) is None]
+        if self.assignors and not misspelt:
+            return
+        wrong = misspelt or given
+        named = f"(given: {', '.join(shown(_name_of(one)) for one in wrong) or 'none'})"
+        near = nearest(wrong[0], ASSIGNORS) if misspelt else ""
+        raise ConfigurationError(
+            f"consumer: partition_assignment_strategy: use {', '.join(ASSIGNORS)}, or several of them {named}{near}"
+        )
+
     @property
     def assignors(self) -> tuple[str, ...]:
-        given = self.partition_assignment_strategy
-        return (given,) if isinstance(given, str) else tuple(given)
+        """The assignors' names, in their order, as brokers know them."""
+        found = (_assignor(one) for one in _listed(self.partition_assignment_strategy))
+        return tuple(dict.fromkeys(name for name in found if name is not None))
 
     @property
     def park_ms(self) -> int:
@@ -225,6 +236,21 @@ class AdminConfig(ClientConfig, frozen=True, kw_only=True):
 
 
 C = TypeVar("C", ProducerConfig, ConsumerConfig, AdminConfig)
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _name_of(assignor: Any) -> str:
+    """Return the name of an assignor: it is one, or has one, as kafka-python's classes have."""
+    name = assignor if isinstance(assignor, str) else getattr(assignor, "name", None)
+    return name if isinstance(name, str) else repr(assignor)
+
+
+def _assignor(given: Any) -> str | None:
+    name = KAFKAS_ASSIGNORS.get(_name_of(given), _name_of(given))
+    return name if name in ASSIGNORS else None
 
 
 def _is_text(value: str) -> bool:

@@ -100,15 +100,18 @@ class Consumer(Committing, Positions, Generic[K, V]):
             check_listener(listener)
             if self._application is None:
                 raise IllegalStateError("subscribe: a listener hears of a group; give the consumer a group_id")
+        if self._application is not None:
+            self._wait_for_leaving(self._application)
         with self._lock:
             self._check_open()
             if self._is_assigned_by_hand:
                 raise IllegalStateError("subscribe: partitions were assigned by hand; call unsubscribe() first")
             if self._application is None:
                 self._forget_readers()
+                self._inbox.subscription = Subscription(names, matcher)
             else:
                 self._application.on_subscribed(listener)
-            self._inbox.subscription = Subscription(names, matcher)
+                self._inbox.subscription = Subscription(names, matcher, self._application.life)
             self._io.post(self._fetching.subscribe, self._inbox.subscription)
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
@@ -140,15 +143,23 @@ class Consumer(Committing, Positions, Generic[K, V]):
     def unsubscribe(self) -> None:
         """Read nothing, and leave the group: as ``close`` does, with commit and listener."""
         self._check_open()
-        try:
-            if self._application is not None and self._inbox.subscription is not None:
-                self._leave_group(self.config.close_timeout_ms, autocommit=True)
-        finally:  # also when the listener has raised: it is done all the same
-            with self._lock:
-                self._check_open()
-                self._forget_readers()
-                self._inbox.subscription, self._is_assigned_by_hand = None, False
-                self._io.post(self._fetching.leave, lambda _result, _error: None)
+        application = self._application
+        if application is None:
+            self._stop_reading()
+            return
+        with self._turn_to_leave(application, self.config.close_timeout_ms) as (may_tell, until_ms):
+            try:
+                if self._inbox.subscription is not None:
+                    self._leave_in_turn(application, until_ms, autocommit=True, may_tell=may_tell)
+            finally:  # also when the listener has raised: it is done all the same
+                self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        with self._lock:
+            self._check_open()
+            self._forget_readers()
+            self._inbox.subscription, self._is_assigned_by_hand = None, False
+            self._io.post(self._fetching.leave, lambda _result, _error: None)
 
     def assignment(self) -> set[TopicPartition]:
         """Return the partitions that are being read; of a subscription those known so far."""

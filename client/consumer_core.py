@@ -22,11 +22,11 @@ from ..errors import (
     SerializationError,
 )
 from ..model import TopicPartition
+from .applicant import Change
 from .application import Application
 from .bad_records import BadRecord, BadRecords
 from .config import ConsumerConfig, from_keywords
 from .fetching import Fetching
-from .group import Change
 from .inbox import Inbox
 from .io import IoThread, MakeTransport
 from .membership import Phase
@@ -46,6 +46,7 @@ class ConsumerCore:
 
     _now_s: Callable[[], float] = staticmethod(time.monotonic)  # the clock that waits are measured with
     _new_member_id: Callable[[], str] | None = None  # None: at random
+    _is_on_loop = False  # the asyncio twin's: calls that are not awaited wait for nobody
 
     def __init__(self, **settings: Any) -> None:
         make_transport: MakeTransport | None = settings.pop("make_transport", None)  # for tests
@@ -179,12 +180,14 @@ class ConsumerCore:
                 if is_done:
                     self._inbox.pass_over(*bad)
             self._on_news()  # for other threads: the partition can be read again
+            group = self._fetching.group
+            if group is not None and group.member.phase is Phase.STUCK:  # it took too long, and has come back
+                self._io.post(group.look)
 
     def _perform_changes(self, application: Application) -> None:
         """Do what the group asks of the application: give back, take over."""
-        with self._lock:
-            if not application.begin_to_perform():
-                return  # another thread is at it; it tells when it has finished
+        if application.turn.is_ours or not application.turn.take():
+            return  # another thread is at it; it tells when it has finished
         try:
             while True:
                 with self._lock:
@@ -193,7 +196,7 @@ class ConsumerCore:
                     break
                 self._perform(application, change)
         finally:
-            application.performer = 0
+            application.turn.end()
             self._on_news()
 
     def _perform(self, application: Application, change: Change) -> None:

@@ -16,6 +16,7 @@ from ..model import OffsetAndTimestamp, TopicPartition
 from ..storage.batch import iter_batches
 from ..transport.loop import Timer
 from ..transport.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, FetchReply, FetchRequest, Reply
+from .applicant import Applicant, Granted
 from .asking import partition_error
 from .cluster import Cluster, error_of
 from .commits import Commit
@@ -36,7 +37,7 @@ from .fetcher import (
     TellTruncated,
     TellWatermarks,
 )
-from .group import Applicant, Granted, GroupSide
+from .group import GroupSide
 from .io import Done, IoThread
 from .lookahead import Span
 from .metadata import PartitionLeader
@@ -53,6 +54,7 @@ PATTERN_TOLD_MAX = 1_000  # characters of a pattern that brokers are told
 class Subscription(NamedTuple):
     topics: frozenset[str]
     pattern: re.Pattern[str] | None = None
+    life: int = 0  # of the application, see there
 
     def covers(self, topic: str) -> bool:
         return topic in self.topics if self.pattern is None else self.pattern.fullmatch(topic) is not None
@@ -125,6 +127,9 @@ class Fetching:
         return self.cluster.is_connected(broker_id)
 
     def partition_error(self, key: TopicPartition, now_ms: int) -> CallboardError | None:
+        group = self.group
+        if group is not None and key in group.member.owned and key.topic in self.cluster.metadata.topics:
+            return None  # it was added, its coordinator has heard of that, and whom we have asked has not
         return partition_error(self.cluster, key, now_ms)
 
     def span(self, data: bytes) -> Span:
@@ -384,7 +389,7 @@ class Fetching:
             group.on_topics(names)
         else:
             self._has_told_group = True
-            group.subscribe(names, self._pattern_told(subscription))
+            group.subscribe(names, self._pattern_told(subscription), subscription.life)
 
     def _pattern_told(self, subscription: Subscription) -> str:
         """Return what members with the same topics have in common: the pattern; a long one's digest is as good."""

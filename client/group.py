@@ -12,7 +12,6 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
 
 from ..errors import CallboardError, ConnectionLostError, IllegalStateError, MembershipLostError
 from ..model import OffsetAndMetadata, TopicPartition
@@ -28,13 +27,14 @@ from ..transport.group_messages import (
 from ..transport.loop import Clock, Loop, Timer
 from ..transport.messages import EARLIEST_TIMESTAMP, Reply
 from ..transport.seam import Connection
+from .applicant import Applicant, Change, Granted
 from .cluster import Cluster, error_of
 from .commits import Commit, Commits, Ended, FindAgain, SendCommit
 from .commits import Effect as CommitEffect
 from .committed import CommittedQuestion, Found
 from .config import ConsumerConfig
 from .coordinator import Coordinator
-from .evidence import Evidence, Shelf
+from .evidence import Evidence
 from .fetch_state import Credit
 from .fetcher import Effect as FetchEffect
 from .fetcher import Fetcher, TellError
@@ -54,46 +54,6 @@ from .membership import Effect as MemberEffect
 ASK_MS = 2_000  # of one question who coordinates
 COMMIT_MS = 5_000  # of one attempt to commit
 BEGIN_MS = 60_000  # of one look-up of where to begin; then again
-
-
-class Granted(NamedTuple):
-    """A partition is being fetched for a member; it is handed out once its change has been performed."""
-
-    key: TopicPartition
-    generation: int
-    credit: Credit
-
-
-class Change(NamedTuple):
-    """What the application must do: "assigned", "revoked" or "lost". Performed in order, each once."""
-
-    kind: str
-    member_id: str
-    member_epoch: int
-    generations: Mapping[TopicPartition, int]  # of the positions; only of what is assigned
-    partitions: tuple[TopicPartition, ...]
-    why: str
-
-
-class Applicant(Shelf, Protocol):
-    """The application, as the I/O thread sees it: read from here, moved by the application's threads."""
-
-    def progress(self) -> object:
-        """Return something that differs whenever the application has gone on."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it is inside a poll now."""
-
-    @property
-    def has_come(self) -> bool:
-        """Whether it has polled since it subscribed."""
-
-    def on_change(self, change: Change) -> None:
-        """Here is something to do, with the next poll."""
-
-    def on_heartbeat(self) -> None:
-        """A heartbeat was answered: look whether something is due that needs no timer of its own."""
 
 
 class GroupSide:
@@ -126,26 +86,27 @@ class GroupSide:
         self._config, self._fetcher = config, fetcher
         self._generations = generations
         self._put, self._perform_fetching, self._pump_fetching = put, perform_fetching, pump_fetching
-        self._change = applicant.on_change
         self._applicant = applicant
         self._questions: list[CommittedQuestion] = []
         self._enders: dict[int, Callable[[CallboardError | None], None]] = {}  # of commits, by their id()
         self._seen_partitions: dict[str, int] = {}  # subscribed topics, as they were when first seen
-        self._progress: object = None
+        self._step: object = None  # of the application's iteration, at the last look
         self._subscribed: tuple[str, ...] | None = None  # what the member will read; None: it knows
         self._pattern = ""  # that goes with it
+        self._life = 0  # of the application that subscribed
         self._moved_from = -1  # the broker that coordinated last
         self._timer: Timer | None = None
         self._waiting_to_leave: Done[None] | None = None
+        self._farewell = 0  # the number of the heartbeat that it waits for
         self._last: Commit | None = None  # in the farewell that is under way
         self._is_ended = False
 
     # -- what the consumer says --------------------------------------------------------------------
 
-    def subscribe(self, topics: Iterable[str], pattern: str = "") -> None:
+    def subscribe(self, topics: Iterable[str], pattern: str = "", life: int = 0) -> None:
         """Be a member that reads these topics, from the application's next poll on: before that it would own
         partitions that nobody reads. The coordinator is looked up already. ``pattern``: that the topics match."""
-        self._subscribed, self._pattern = tuple(topics), pattern
+        self._subscribed, self._pattern, self._life = tuple(topics), pattern, life
         self.coordinator.want()
         self._join()
         self._pump()
@@ -208,6 +169,7 @@ class GroupSide:
         self._pump()
         if self.member.phase is Phase.LEAVING:
             self._waiting_to_leave = done
+            self._farewell = next(effect.number for effect in effects if isinstance(effect, SendHeartbeat))
         else:
             done(None, None)
 
@@ -319,11 +281,12 @@ class GroupSide:
         self._set_timer(now, is_known)
 
     def _look_at_application(self, now: int) -> None:
-        progress = self._applicant.progress()
-        self.member.is_application_here = self._applicant.is_waiting
-        if progress != self._progress or self.member.is_application_here:
-            self._progress = progress
-            self.member.on_poll(now)
+        member, applicant, before = self.member, self._applicant, self._step
+        member.is_application_here, self._step = applicant.is_waiting, applicant.step()
+        if member.is_application_here or self._step not in (None, before):
+            member.on_poll(now)  # of the steps of an iteration nobody knows more: they look at no clock
+        elif applicant.left_ms > member.polled_ms:
+            member.on_poll(applicant.left_ms)
 
     def _set_timer(self, now: int, is_known: bool) -> None:
         if self._timer is not None:
@@ -334,6 +297,8 @@ class GroupSide:
             self.commits.next_event_ms(has_coordinator=is_known),
             self.coordinator.next_event_ms(),
         ]
+        if self.member.is_application_here:  # it may leave its poll now, and be stuck so much later
+            times.append(now + self._config.max_poll_interval_ms)
         due = min((time for time in times if time is not None), default=None)
         if due is not None:
             self._timer = self.loop.call_later(max(1, due - now) / 1000, self._on_timer)
@@ -383,7 +348,7 @@ class GroupSide:
                 self._assign(effect)
             elif isinstance(effect, Revoke):
                 keys = tuple(sorted(effect.partitions))
-                self._change(Change("revoked", effect.member_id, effect.member_epoch, {}, keys, effect.why))
+                self._tell("revoked", effect, {}, keys)
             else:
                 self._lose(effect)
 
@@ -409,7 +374,7 @@ class GroupSide:
         elif reply.error or isinstance(reply, GroupHeartbeatReply):
             self._perform(self.member.on_answer(number, reply, now))
             self._look_for_topics()
-        if self.member.phase is Phase.OUT and self._waiting_to_leave is not None:
+        if number == self._farewell and self._waiting_to_leave is not None:  # whatever it may have begun meanwhile
             done, self._waiting_to_leave = self._waiting_to_leave, None
             last, self._last = self._last, None
             if last is None or error_of(reply) is None:
@@ -431,9 +396,7 @@ class GroupSide:
             generations[key] = generation
             self._put(Granted(key, generation, credit))
             self._fetcher.on_assign(key, generation, credit, offset=None, reset_to=None)
-        self._change(
-            Change("assigned", effect.member_id, effect.member_epoch, generations, tuple(generations), effect.why)
-        )
+        self._tell("assigned", effect, generations, tuple(generations))
         self.cluster.add_interest({key.topic for key in generations})
         self._begin({key: generations[key] for key in effect.committed}, effect.committed)
         if asked := {key: topic_id for key, topic_id in effect.partitions.items() if key not in effect.committed}:
@@ -446,12 +409,24 @@ class GroupSide:
         self._fetcher.on_unassign(effect.partitions)
         self.cluster.refresh()
         keys = tuple(sorted(effect.partitions))
-        self._change(Change("lost", effect.member_id, effect.member_epoch, {}, keys, effect.why))
+        self._tell("lost", effect, {}, keys)
         if self.member.phase is Phase.BARRED and self.member.error is not None:
             self.cluster.hook.tell(self.member.error)
         elif keys:
             lost = f"group {self.group_id}: lost {', '.join(map(str, keys))}: {effect.why}"
             self.cluster.hook.tell(MembershipLostError(lost, keys))
+        if self.member.phase is Phase.STUCK:
+            self.loop.call_soon(self._pump)  # the application may have come just now, and seen that it need not say so
+
+    def _tell(
+        self,
+        kind: str,
+        effect: Assign | Revoke | Lose,
+        generations: Mapping[TopicPartition, int],
+        keys: tuple[TopicPartition, ...],
+    ) -> None:
+        change = Change(kind, effect.member_id, effect.member_epoch, generations, keys, effect.why, self._life)
+        self._applicant.on_change(change)
 
     def _identity(self) -> tuple[str, int]:
         return self.member.member_id, self.member.epoch
@@ -550,6 +525,7 @@ class GroupSide:
             member_epoch=effect.member_epoch if effect.member_id else NO_MEMBER,
             instance_id=(self._config.group_instance_id or "") if effect.member_id else "",
             entries=self._entries(effect.offsets),
+            number=effect.number if effect.member_id else -1,
         )
         connection.request(request, partial(self._on_commit_reply, effect.number), timeout_ms=COMMIT_MS)
 

@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -243,9 +244,10 @@ class CoordinatorsQuestion:
 class ListingQuestion:
     """Asks every broker which groups it coordinates, until all have answered and none is loading any more.
 
-    Groups move between brokers meanwhile: only what all have said in one round counts. A round begins with the question
-    which brokers there are. Each also tells which partitions of ``__consumer_offsets`` it knows that it leads: one that
-    has not heard yet that it was elected would not tell that it has to load.
+    Groups move between brokers meanwhile: only what all have said in one round counts, and only if in that round the
+    groups of each partition of ``__consumer_offsets`` were told by one broker: by none, if it has not heard yet that it
+    was elected, or has just heard that it was deposed; by two, if one of them has not heard. A round begins with the
+    question which brokers there are. Older brokers do not say whose groups they tell: of what they lead, then.
     """
 
     def __init__(
@@ -265,7 +267,8 @@ class ListingQuestion:
         self._unanswered = 0
         self._found: dict[str, GroupListing] = {}
         self._partitions = 0  # of groups that there are
-        self._claimed: set[int] = set()  # those that a broker says it leads
+        self._led: dict[int, list[int]] = {}  # by broker: those that it says it leads
+        self._told: dict[int, list[int] | None] = {}  # by broker: those whose groups it has told; None: it does not say
         self._missing: dict[str, str] = {}  # who has not told all -> why
         self._refusal: CallboardError | None = None
 
@@ -279,7 +282,7 @@ class ListingQuestion:
 
     def _on_brokers(self, reply: Reply | CallboardError, _: list[bytes]) -> None:
         self._found, self._missing = {}, {}
-        self._partitions, self._claimed = 0, set()
+        self._partitions, self._led, self._told = 0, {}, {}
         self._refusal = error_of(reply)
         if not isinstance(reply, MetadataReply) or self._refusal is not None:
             self._missing["brokers"] = str(self._refusal)
@@ -313,9 +316,10 @@ class ListingQuestion:
         elif isinstance(reply, MetadataReply):
             partitions = [partition for topic in reply.topics for partition in topic.partitions]
             self._partitions = max(self._partitions, len(partitions))
-            self._claimed |= {each.partition for each in partitions if each.leader == broker_id}
+            self._led[broker_id] = [each.partition for each in partitions if each.leader == broker_id]
         elif isinstance(reply, ListGroupsReply):
             self._found.update({group.group_id: group for group in reply.groups})
+            self._told[broker_id] = reply.told
             if reply.loading:
                 self._missing[broker] = f"is loading {len(reply.loading)} partitions of {OFFSETS_TOPIC}"
         self._unanswered -= 1
@@ -323,9 +327,15 @@ class ListingQuestion:
             self._end_round()
 
     def _end_round(self) -> None:
-        unled = self._partitions - len(self._claimed)
-        if unled and self._wanted is None:
-            self._missing.setdefault(OFFSETS_TOPIC, f"{unled} of its partitions are led by nobody just now")
+        by_all = Counter(
+            partition
+            for broker_id, told in self._told.items()
+            for partition in (self._led.get(broker_id, ()) if told is None else told)
+        )
+        if (untold := self._partitions - len(by_all)) and self._wanted is None:
+            self._missing.setdefault(OFFSETS_TOPIC, f"{untold} of its partitions are led by nobody just now")
+        if by_all and max(by_all.values()) > 1:
+            self._missing.setdefault(OFFSETS_TOPIC, "two brokers say that they coordinate the same groups")
         if self._refusal is not None and not self._refusal.retriable:
             self._done(None, self._refusal)
         elif self._missing:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 
 from ..errors import CallboardError, SerializationError
 from ..model import AnyRecord, TopicPartition
+from .applicant import Granted
 from .fetch_state import Credit
 from .fetcher import Deliver, TellError, TellPosition, TellTruncated, TellWatermarks
 from .fetching import Assigned, Item, Subscription
-from .group import Granted
 from .reading import Decoding, PartitionReader, RecordColumns
 
 

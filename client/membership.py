@@ -19,7 +19,8 @@ Rules of this file:
    heartbeat that said so, or has left by itself. What it owns counts only if it knows its epoch, so it is said anew
    under each: it may have been given, and asked for, what it never heard of.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
-   One whose instance id was taken by another never does: that is for a person.
+   One whose instance id was taken by another never does: that is for a person. So when a member joins anew, and not
+   itself under an earlier name has its place, it is out for good; one that has just been started takes the place.
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
    with its partitions, and joins again when the application comes back.
 6. Each heartbeat says whether all that is owned is fetched, or what is not. It is not the member that knows that: it
@@ -51,6 +52,7 @@ ANSWER_MS_MAX = 2_000  # how long after it should have answered a coordinator co
 ANSWER_SHARE = 5  # … or this part of a session, if that is less
 FIRST_PAUSE_MS = 5  # after a failure: another coordinator is elected within milliseconds …
 PAUSE_MS_MAX = 250  # … the pauses double up to this
+FORMERS_MAX = 8  # names of before that are remembered: of joins that nobody may have heard of
 LEAVE_MS = 2_000  # how long an answer to leaving is waited for …
 LAST_COMMIT_MS = 5_000  # … with a commit, as one by itself
 
@@ -175,6 +177,8 @@ class Member:
         self.lost_ms = -1  # when it lost all that it owned last, if it ever did, …
         self.lost_why = ""  # … and why
         self.joined_ms = -1  # when it joined last, under its present name or one of before
+        self._formers: dict[str, None] = {}  # its names of before, since a person had it join; the last few
+        self._replaces = ""  # with an instance id: who has its place, as far as it knows
         self._not_before_ms = 0
         self._sent: dict[int, _Sent] = {}
         self._last_number = 0
@@ -234,6 +238,7 @@ class Member:
         else:
             self.phase = Phase.OUT
         self._forget()
+        self._formers.clear()
         return effects
 
     def on_leave_again(self, now_ms: int) -> list[Effect]:
@@ -257,6 +262,8 @@ class Member:
             return self._on_refusal(number, error_for_code(reply.error, reply.detail), now_ms)
         if not isinstance(reply, GroupHeartbeatReply) or reply.member_epoch < self.epoch:
             return []  # of before
+        if reply.taken_by:
+            return self._on_taken(reply, now_ms)
         self.failures, self.error = 0, None
         self.answered_ms = now_ms
         told_from_ms = self.session_from_ms if self.session_from_ms >= 0 else sent.sent_ms
@@ -335,7 +342,11 @@ class Member:
         self._forget()
         self._sent.clear()
         self.phase = Phase.JOINING
+        self._replaces = next(reversed(self._formers), "")
         self.member_id = self._new_id()
+        self._formers[self.member_id] = None
+        while len(self._formers) > FORMERS_MAX:
+            del self._formers[next(iter(self._formers))]
         self.error = None
         self._not_before_ms = now_ms
 
@@ -403,6 +414,14 @@ class Member:
                 return []  # what was sent after it will tell
             return self._try_again(error, now_ms)
         return self.on_barred(error)
+
+    def _on_taken(self, reply: GroupHeartbeatReply, now_ms: int) -> list[Effect]:
+        """Somebody has our place: ourselves, once; or who was there before we came; or who has come since."""
+        if len(self._formers) > 1 and reply.taken_by not in self._formers:
+            detail = f"{self.member_id} is fenced: {reply.why or reply.taken_by}"
+            return self.on_barred(error_for_code(ErrorCode.FENCED_INSTANCE_ID, detail))
+        self._replaces, self._not_before_ms = reply.taken_by, now_ms
+        return []
 
     def _try_again(self, error: CallboardError, now_ms: int) -> list[Effect]:
         """What is under way will not be answered: once more, after a pause, and perhaps elsewhere."""
@@ -500,8 +519,11 @@ class Member:
     def _heartbeat(self, now_ms: int) -> SendHeartbeat:
         settings = self.settings
         is_joining = self.phase is Phase.JOINING
-        is_subscription_news = is_joining or self._known_subscribed != self._subscribed
+        later = [one for number, one in self._sent.items() if number > self._known_number]  # may be what is known next
+        subscribed = {self._known_subscribed, *(one.subscribed for one in later)}
+        is_subscription_news = is_joining or subscribed != {self._subscribed}
         owned = frozenset(self.owned.items())
+        is_owned_news = is_joining or {self._known_owned, *(one.owned for one in later)} != {owned}
         wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
         stalled = self._stalled(self.owned, now_ms) if self._stalled is not None else ()
         request = GroupHeartbeatRequest(
@@ -514,10 +536,12 @@ class Member:
             assignors=list(settings.assignors) if is_joining else None,
             session_timeout_ms=settings.session_timeout_ms,
             rebalance_timeout_ms=settings.max_poll_interval_ms,
-            owned=by_topic(self.owned) if is_joining or self._known_owned != owned else None,
+            owned=by_topic(self.owned) if is_owned_news else None,
             max_wait_ms=wait_ms,
             is_fetching=self._stalled is not None and not stalled,
             stalled=by_topic({key: self.owned[key] for key in stalled}),
+            replaces=self._replaces if is_joining and settings.instance_id else None,
+            number=self._last_number + 1,
         )
         self._last_number += 1
         self._sent[self._last_number] = _Sent(now_ms, self.epoch, self._subscribed, owned)

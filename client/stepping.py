@@ -40,9 +40,10 @@ class Steps:
 
     def enter(self, wake: Callable[[], None]) -> None:
         """A poll begins; ``wake`` is called, on the I/O thread, whenever something has come."""
-        self._consumer._on_arrival = wake
         if self._application is not None:
             self._application.enter()
+        self._consumer._on_arrival = wake
+        if self._application is not None:
             try:
                 self._consumer._before_reading(self._application)
             except BaseException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class Load:
     topic: str
     partitions: int
     every_ms: float  # on average
+    first: int = 0  # of the partitions
     burst_max: int = 3  # records at once
 
 
@@ -94,6 +95,9 @@ class SimProducer:
         """Send the next number, and write down how it ends."""
         value = self._next_value
         accumulator, topic = self._accumulator, self._accumulator.topic(self._load.topic)
+        if topic.is_routed and partition >= len(topic.buffers):
+            self.process.post(self._delivery.cluster.refresh)  # it was added, and whom it asked had not heard of it
+            return
         buffer = topic.buffers[partition] if topic.is_routed else topic.unrouted
         began = buffer.open
         clock = self.process.clock
@@ -133,7 +137,7 @@ class SimProducer:
             return
         chance = self.process.chance
         for _ in range(chance.randint(1, self._load.burst_max)):
-            self.send(chance.randrange(self._load.partitions))
+            self.send(self._load.first + chance.randrange(self._load.partitions))
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -178,14 +182,13 @@ class _ObservedDelivery(Delivery):
 
 
 class SimConsumer:
-    """Reads all partitions of a topic from the beginning, and writes down every poll."""
+    """Reads partitions from the beginning, and writes down every poll."""
 
     def __init__(
         self,
         process: ClientProcess,
         recorder: Recorder,
-        topic: str,
-        partitions: int,
+        keys: Sequence[TopicPartition],
         config: ConsumerConfig,
         *,
         poll_records_max: int = 500,
@@ -201,7 +204,6 @@ class SimConsumer:
         self._fetching = Fetching(io, config, process.name, generations, self._inbox.items.append, self._on_news)
         self._fetching.cluster.rng = process.chance
         self._inbox.connect(self._fetching.fetcher.total, lambda: process.post(self._fetching.credit_returned))
-        keys = [TopicPartition(topic, number) for number in range(partitions)]
         readers = self._inbox.assign(keys, lambda: next(generations))
         for key in keys:
             recorder.assign(process.now_ns, process.name, key)

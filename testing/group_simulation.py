@@ -7,7 +7,7 @@ partition must have one owner, everything be dealt with, and the committed offse
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..model import OFFSETS_TOPIC, PartitionKey, TopicPartition
 from .clients import ClientProcess
 from .group_history import GroupHistory, group_anomalies
 from .group_recording import GroupRecorder
+from .growth import PATTERN
 from .history import Anomaly
 from .loop import SimLoop
 from .members import SimMember, Watcher, habits_of
@@ -29,7 +30,8 @@ AT_ONCE = 2  # members that are there from the beginning
 WATCHER = "watcher"
 BESIDE = "beside"  # so the members of a second group are called
 GROUPS = {"member": "billing", BESIDE: "shipping"}  # the names of groups, by those of their members' processes
-KIB = 1 << 10
+CALM_MS = 300.0  # no application is slower when all is healed: less than any max_poll_interval_ms
+PATTERN_LOOK_MS = 300  # how often members with a pattern look for new topics that match it
 
 
 def member_names(count: int, called: str = "member") -> list[str]:
@@ -90,6 +92,11 @@ class GroupRuns:
         for run in self.runs:
             run.end()
 
+    def on_grown(self, keys: Sequence[TopicPartition]) -> None:
+        """These partitions are there now, too."""
+        for run in self.runs:
+            run.on_grown(keys)
+
     @property
     def has_answer(self) -> bool:
         """Say whether the coordinators of all have answered once."""
@@ -121,6 +128,7 @@ class GroupRun:
         client: Callable[[str], ClientProcess],
         settings: Mapping[str, Any],
         called: str = "member",
+        pattern_share: float = 0.0,
     ) -> None:
         """``client`` makes a process with that name; ``settings``: of every client; ``called``: so its members are."""
         self._loop, self._client = loop, client
@@ -129,8 +137,11 @@ class GroupRun:
         self._static_chance = random.Random(f"static/{called}/{seed}")
         self._static: set[str] = set()  # places whose members have an instance id
         self._recorder = GroupRecorder(recorder, self.group_id)
-        self._topic = topic
-        self.keys = [TopicPartition(topic, number) for number in range(partitions)]
+        self._subscription: dict[str, Any] = {"topics": [topic]}
+        if random.Random(f"pattern/{called}/{seed}").random() < pattern_share:
+            self._subscription = {"pattern": PATTERN}
+            settings = {**settings, "metadata_max_age_ms": PATTERN_LOOK_MS}
+        self.keys = [TopicPartition(topic, number) for number in range(partitions)]  # sorted; grows
         self._members: dict[str, SimMember] = {}  # that run, by the name of their process
         self._lives: dict[str, int] = {}
         self._places: dict[str, str] = {}  # each with the process that came there last
@@ -176,6 +187,15 @@ class GroupRun:
         self._end(self._members[name])
         self._start_later(name.partition("+")[0])
 
+    def on_grown(self, keys: Sequence[TopicPartition]) -> None:
+        """These partitions are there now; they are ours if we are subscribed to their topic."""
+        topics = {key.topic for key in self.keys}
+        self.keys[:] = sorted([*self.keys, *(key for key in keys if self.has_pattern or key.topic in topics)])
+
+    @property
+    def has_pattern(self) -> bool:
+        return "pattern" in self._subscription
+
     def heal(self) -> None:
         """From here on nobody closes or comes; somebody is there."""
         self._is_over = True
@@ -183,6 +203,8 @@ class GroupRun:
             self._is_over = False
             self._start_member(f"{self.called}-1", stays=True)
             self._is_over = True
+        for member in self._members.values():
+            member.slow_ms_max = CALM_MS  # one that is put out each time it is slow may never get further
 
     def end(self) -> None:
         """No thread of it is left."""
@@ -199,7 +221,7 @@ class GroupRun:
         habits = habits_of(self._chance, stays=stays or life == LIVES_MAX)
         settings = {**self._settings, "group_instance_id": place} if place in self._static else self._settings
         self._members[name] = SimMember(
-            self._client(name), self._recorder, self._topic, habits, settings, self._on_closed
+            self._client(name), self._recorder, self._subscription, habits, settings, self._on_closed
         )
 
     def _on_closed(self, member: SimMember) -> None:
@@ -248,7 +270,8 @@ class GroupRun:
         done: dict[TopicPartition, set[int]] = {key: set() for key in self.keys}
         for processed in self.history.processed:
             done[processed.partition].add(processed.offset)
-        for key, end in ends.items():
+        for key in self.keys:
+            end = ends.get(key, 0)
             if len(done[key]) < end:
                 return f"{len(done[key])} of {end} records of {key} were dealt with"
             seen = self._watcher.seen.get(key, -1) if self._watcher is not None else -1

@@ -144,15 +144,17 @@ class SimMember(ConsumerRebalanceListener):
         self,
         process: ClientProcess,
         recorder: GroupRecorder,
-        topic: str,
+        subscription: Mapping[str, Any],
         habits: Habits,
         settings: Mapping[str, Any],
         on_closed: Callable[[SimMember], None],
     ) -> None:
+        """``subscription``: what ``subscribe`` is told; ``settings``: of the consumer."""
         self.process = process
         self.problems: list[str] = []
         self.is_gone = False
-        self._recorder, self._topic, self._habits = recorder, topic, habits
+        self.slow_ms_max = float("inf")  # of what it does with records; less once all is healed
+        self._recorder, self._subscription, self._habits = recorder, subscription, habits
         self._settings = settings
         self._on_closed = on_closed
         self._consumer: ObservedConsumer | None = None
@@ -187,7 +189,7 @@ class SimMember(ConsumerRebalanceListener):
             enable_auto_commit=habits.commits == "auto",
             **self._settings,
         )
-        consumer.subscribe([self._topic], listener=self)
+        consumer.subscribe(**self._subscription, listener=self)
         until_ns = None
         if habits.closes_after_ms is not None:
             until_ns = self.process.now_ns + habits.closes_after_ms * 1_000_000
@@ -204,7 +206,8 @@ class SimMember(ConsumerRebalanceListener):
                     self._recorder.polled(self.process, key, [record.offset for record in records], member)
             for key, records in polled.items():
                 is_slow = chance.random() < habits.slow_share
-                self._strand.sleep(habits.slow_ms if is_slow else habits.work_ms * chance.expovariate(1.0))
+                slow_ms = min(habits.slow_ms, self.slow_ms_max)
+                self._strand.sleep(slow_ms if is_slow else habits.work_ms * chance.expovariate(1.0))
                 self._recorder.processed(self.process, key, [record.offset for record in records])
                 self._is_dirty = True
             self._commit(consumer)

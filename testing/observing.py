@@ -12,7 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from ..actors.controller.controller import ACTIVE, Controller
-from ..actors.metadata.documents import PartitionDocument, kind_of, partition_of, read
+from ..actors.groups.coordinator import Coordinator
+from ..actors.groups.events import GroupPartition
+from ..actors.metadata.documents import PartitionDocument, TopicDocument, kind_of, partition_of, read, rest_of
 from ..actors.partition.events import Assign
 from ..actors.partition.leader import Leader
 from ..actors.partition.leading import Leading
@@ -57,6 +59,17 @@ class ReplicaView(NamedTuple):
     durable_offset: int
     cuts: int  # how often its log was seen to be cut, since it was opened
     marks: list[BatchMark]  # of the whole log, ascending; the observer's own list, which it goes on changing
+
+
+class GroupView(NamedTuple):
+    """One group as its coordinator sees it just now. Members by their ranks, which static ones keep."""
+
+    group_id: str
+    epoch: int  # of the target
+    assignor: str
+    topics: Mapping[str, frozenset[str]]  # that each member is subscribed to
+    targets: Mapping[str, frozenset[GroupPartition]]
+    counts: Mapping[str, int]  # partitions of all topics, by topic id
 
 
 class Observer:
@@ -134,6 +147,15 @@ class StoreObserver:
         return kept.version != self._version
 
 
+def topics_of(kept: KeptDocuments) -> dict[str, TopicDocument]:
+    """Return the topics that there are, by their ids."""
+    return {
+        rest_of(row.key): read(TopicDocument, msgspec.json.decode(row.value))
+        for row in kept.rows.values()
+        if row.value is not None and kind_of(row.key) == "topic"
+    }
+
+
 def controller_epoch_of(kept: KeptDocuments) -> int:
     row = kept.rows.get("lease")
     return -1 if row is None or row.value is None else msgspec.json.decode(row.value).get("controller_epoch", 0)
@@ -177,6 +199,18 @@ def maximal_isr_of(leader: Leader) -> frozenset[int]:
 
 def high_watermark_of(actor: Replica) -> int:
     return -1 if actor.part is None else int(actor.part.high_watermark)
+
+
+def groups_of(coordinator: Coordinator) -> Iterator[tuple[object, GroupView]]:
+    """Yield the groups of a coordinator that have members, each with the state that it belongs to."""
+    rules = coordinator._rules
+    groups = rules._groups
+    counts = {topic.topic_id: topic.partitions for topic in groups.topics.values()}
+    for group in groups.by_id.values():
+        if members := group.members.values():
+            topics = {member.rank: frozenset(member.topics) for member in members}
+            targets = {member.rank: member.target for member in members}
+            yield rules, GroupView(group.group_id, group.epoch, group.assignor, topics, targets, counts)
 
 
 def is_deciding(controller: Controller) -> bool:

@@ -42,6 +42,8 @@ class Profile:
     members: int = 0  # of a consumer group, at most at once
     members_beside: int = 0  # of a second one
     static_share: float = 0.0  # of members: come back under the same group_instance_id
+    pattern_share: float = 0.0  # of groups: subscribed to a pattern
+    added_partitions: int = 0  # to the topic, while it is used; then another topic is made as well (``growth.py``)
     safety_ms: float = 2_000.0
     kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
     offsets_configs: Mapping[str, Any] = field(default_factory=dict)  # of __consumer_offsets, instead of the usual ones
@@ -105,6 +107,20 @@ PROFILES: dict[str, Profile] = {
             members_beside=2,
             static_share=0.3,
             kinds=GROUPS,
+            safety_ms=3_000.0,
+            settings={**QUICK, **GROUP_SETTINGS},
+        ),
+        Profile(
+            "growth",
+            partitions=3,
+            producers=1,
+            consumers=0,
+            members=3,
+            members_beside=2,
+            static_share=0.3,
+            pattern_share=0.7,
+            added_partitions=2,
+            kinds={name: GROUPS[name] for name in ("kill", "kill-client", "pause", "cut", "isolate", "fail-actor")},
             safety_ms=3_000.0,
             settings={**QUICK, **GROUP_SETTINGS},
         ),

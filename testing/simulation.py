@@ -23,25 +23,28 @@ from typing import Any
 
 from ..actors.controller.controller import Controller
 from ..actors.controller.leadership import UNCLEAN
+from ..actors.groups.coordinator import Coordinator
 from ..actors.metadata.documents import PartitionDocument
 from ..actors.partition.replica import Replica
-from ..client.config import ConsumerConfig, ProducerConfig
-from ..config import BrokerSettings, ClusterConfig
+from ..client.config import ConsumerConfig
 from ..errors import CallboardError
 from ..model import OFFSETS_TOPIC, PartitionKey, TopicId, TopicPartition
-from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTopic, ProduceReply
+from ..transport.messages import CreateTopicsRequest, ElectLeadersRequest, NewTopic, ProduceReply, Request
 from ..transport.seam import Connection
 from .chase import Chases
 from .clients import ClientProcess, Load, SimConsumer, SimProducer
+from .group_laws import GroupLaws
 from .group_simulation import BESIDE, GroupRun, GroupRuns, differing_latest, member_names, offsets_topic_with
+from .growth import Growth
 from .history import Anomaly, anomalies, divergences, internals, stalls
+from .knobs import Knobs
 from .laws import LawBroken, Laws, same_logs
 from .loop import SimLoop
 from .losses import without_losses
 from .machine import ProcessLoop
 from .nemesis import Fault, Host, Nemesis, schedule
 from .network import LinkQuality, SimNetwork
-from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of, controller_of
+from .observing import Observer, ReplicaView, StoreObserver, controller_epoch_of, controller_of, groups_of, topics_of
 from .profiles import ORDERED_ERRORS, PROFILES, Profile
 from .recording import Recorder
 from .simulated import METADATA, METADATA_ENDPOINT, SimulatedCluster, SimulatedProcess
@@ -52,7 +55,6 @@ HEALED_MS = 30_000  # of virtual time from the healing of everything until every
 LOOK_MS = 20
 ORDER_AGAIN_MS = 200.0
 FINAL = "final"
-KIB = 1 << 10
 FAILURES_SHOWN = 8  # of one run
 
 
@@ -125,7 +127,7 @@ class Simulation:
         self.loop = SimLoop(seed, shuffle=self.chance.random() < 0.5)
         self.network = SimNetwork(self.loop, seed)
         self.recorder = Recorder()
-        self.laws = Laws()
+        self.laws, self.group_laws = Laws(), GroupLaws()
         self.observer, self.store = Observer(), StoreObserver()
         self.log: list[str] = []  # of elections that may lose something
         self.errors: list[str] = []
@@ -133,15 +135,18 @@ class Simulation:
         self.producers: list[SimProducer] = []
         self.consumers: list[SimConsumer] = []
         self.groups: GroupRuns | None = None
-        self.topic_id = ""
+        self.topics: dict[str, str] = {}  # that clients use: id -> name
+        self.keys = [TopicPartition(TOPIC, number) for number in range(profile.partitions)]  # their partitions
         self._admin: list[Connection] = []
-        self.cluster = SimulatedCluster(seed=seed, config=self._cluster_config(), loop=self.loop, network=self.network)
+        self._growth = Growth(f"{profile.name}/{seed}", self.loop, self._ask_brokers, self._counts, self._on_grown)
+        self.knobs = Knobs(profile, self.chance, lambda number: self.cluster.client_endpoint(number))
+        self.cluster = SimulatedCluster(seed=seed, config=self.knobs.cluster(), loop=self.loop, network=self.network)
         rates = random.Random(f"rates/{profile.name}/{seed}")
         self.cluster.rates = {name: rates.choice(profile.clock_rates) for name in self.cluster.names}
         self.network.expect(METADATA_ENDPOINT, METADATA)
         for number in range(1, profile.brokers + 1):
             self.network.expect(self.cluster.client_endpoint(number), f"broker-{number}")
-        self.topic_configs = self._topic_configs()
+        self.topic_configs = self.knobs.topic()
         self.brokers = self.cluster.names[1:]
         client_names = [f"producer-{one + 1}" for one in range(profile.producers)]
         client_names += [f"consumer-{one + 1}" for one in range(profile.consumers)]
@@ -177,7 +182,6 @@ class Simulation:
         self.cluster.open_store = self.nemesis.open_store
         self.cluster.on_process = self._on_process
         self.network.on_acked = self._on_acked
-        self._names: dict[TopicId, str] = {}
 
     # -- the run ---------------------------------------------------------------------------------------
 
@@ -213,8 +217,9 @@ class Simulation:
     def _start_group(self) -> None:
         profile, seed = self.profile, f"{self.profile.name}/{self.seed}"
         counts = {"member": profile.members, BESIDE: profile.members_beside}
-        of_all = (self.loop, self.recorder, TOPIC, profile.partitions, self._client, self._client_config())
-        runs = {called: GroupRun(seed, *of_all, called) for called, count in counts.items() if count}
+        of_all = (self.loop, self.recorder, TOPIC, profile.partitions, self._client, self.knobs.client())
+        share = profile.pattern_share
+        runs = {called: GroupRun(seed, *of_all, called, share) for called, count in counts.items() if count}
         self.groups = GroupRuns(runs.values())
         begun_us = self.loop.now_us
         for called, run in runs.items():
@@ -227,6 +232,8 @@ class Simulation:
 
     def _hurt(self) -> None:
         self.nemesis.arm(self.faults)
+        if self.profile.added_partitions:
+            self._growth.begin(self._new_topic(), self.profile.added_partitions, self.profile.safety_ms)
         self._run_for(self.profile.safety_ms)
 
     def _heal(self) -> tuple[int, int]:
@@ -235,13 +242,12 @@ class Simulation:
         healed_us = self.loop.now_us
         if self.groups is not None:
             self.groups.heal()
+        self._wait_for(lambda: self._growth.missing, healed_us)
         self._run_for(500)
         for producer in self.producers:
             producer.stop()
         self._wait_for(self._is_settled, healed_us)
-        final = self._start_consumer(
-            FINAL, config=ConsumerConfig(auto_offset_reset="earliest", **self._client_config())
-        )
+        final = self._start_consumer(FINAL, config=ConsumerConfig(auto_offset_reset="earliest", **self.knobs.client()))
 
         def has_read_all() -> str:
             """What is committed may still grow: copies of requests come late."""
@@ -260,14 +266,12 @@ class Simulation:
         return healed_us, read_us
 
     def _ends(self) -> dict[TopicPartition, int]:
-        """Return where what is committed ends, of each partition of the topic that clients use."""
-        return {self._place(key): ghost.end_offset for key, ghost in self.laws.ghosts.items() if self._is_topic(key)}
-
-    def _is_topic(self, key: PartitionKey) -> bool:
-        return key.topic_id == self.topic_id
+        """Return where what is committed ends, of each partition of the topics that clients use."""
+        ghosts = self.laws.ghosts.items()
+        return {self._place(key): ghost.end_offset for key, ghost in ghosts if key.topic_id in self.topics}
 
     def _place(self, key: PartitionKey) -> TopicPartition:
-        return TopicPartition(TOPIC if self._is_topic(key) else OFFSETS_TOPIC, key.partition)
+        return TopicPartition(self.topics.get(key.topic_id, OFFSETS_TOPIC), key.partition)
 
     def _judge(self, healthy_us: tuple[int, int]) -> list[Anomaly]:
         history = self.recorder.history(finals=[FINAL])
@@ -290,7 +294,7 @@ class Simulation:
     def _was_ordered(self, line: str) -> bool:
         """Say whether an error in the log is what the faults that were committed must bring."""
         kinds = {fault.kind for fault in self.nemesis.committed}
-        return any(kind in kinds and word in line for kind, word in ORDERED_ERRORS)
+        return any(kind in kinds and word in line for kind, word in ORDERED_ERRORS) or self._growth.explains(line)
 
     def _count(self, outcome: Outcome) -> None:
         sends = self.recorder.history().sends
@@ -306,68 +310,15 @@ class Simulation:
             digest.update(line)
         outcome.digest = digest.hexdigest()
 
-    # -- knobs: what the seed chooses --------------------------------------------------------------------
-
-    def _cluster_config(self) -> ClusterConfig:
-        chance = self.chance
-        settings: dict[str, Any] = {
-            "checkpoint_ms": chance.choice((50, 500, 5_000)),
-            "retention_check_ms": chance.choice((100, 60_000)),
-            "storage_min_free_bytes": 0,
-            "offsets_topic_ahead_ms": 0,  # where there are groups they ask
-            **self.profile.settings,
-        }
-        return ClusterConfig(brokers=self.profile.brokers, data_dir="/data", broker=BrokerSettings(**settings))
-
-    def _topic_configs(self) -> dict[str, Any]:
-        chance = self.chance
-        configs: dict[str, Any] = {
-            "flush": self.profile.flush,
-            "segment_bytes": chance.choice((KIB, 4 * KIB, 1 << 20)),
-            "segment_ms": chance.choice((100, 1_000, 3_600_000)),
-            "index_interval_bytes": chance.choice((0, 256, 4 * KIB)),
-        }
-        if self.profile.min_insync_replicas:
-            configs["min_insync_replicas"] = self.profile.min_insync_replicas
-        return configs
-
-    def _client_config(self) -> dict[str, Any]:
-        return {
-            "bootstrap_servers": [self.cluster.client_endpoint(one + 1) for one in range(self.profile.brokers)],
-            "request_timeout_ms": 1_000,
-            "retry_backoff_ms": 20,
-            "retry_backoff_max_ms": 200,
-        }
-
-    def _producer_config(self) -> ProducerConfig:
-        chance = self.chance
-        return ProducerConfig(
-            batch_size=chance.choice((60, 300, 10_000)),
-            linger_ms=chance.choice((0, 0, 5)),
-            delivery_timeout_ms=chance.choice((1_500, 4_000, 20_000)),
-            timeout_ms=chance.choice((300, 1_000)),
-            max_in_flight_requests_per_connection=chance.choice((1, 2, 5)),
-            **self._client_config(),
-        )
-
-    def _consumer_config(self) -> ConsumerConfig:
-        chance = self.chance
-        return ConsumerConfig(
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=chance.choice((64, 500, 1 << 20)),
-            fetch_max_bytes=chance.choice((KIB, 1 << 20)),
-            **self._client_config(),
-        )
-
     # -- clients -----------------------------------------------------------------------------------------
 
     def _client(self, name: str) -> ClientProcess:
         process = self.clients[name] = ClientProcess(name, self.loop, self.network, self.seed)
         return process
 
-    def _start_producer(self, name: str, number: int) -> SimProducer:
-        load = Load(TOPIC, self.profile.partitions, self.chance.choice((20.0, 60.0, 150.0)))
-        producer = SimProducer(self._client(name), number, self.recorder, load, self._producer_config())
+    def _start_producer(self, name: str, number: int, load: Load | None = None) -> SimProducer:
+        load = load or Load(TOPIC, self.profile.partitions, self.chance.choice((20.0, 60.0, 150.0)))
+        producer = SimProducer(self._client(name), number, self.recorder, load, self.knobs.producer())
         self.producers.append(producer)
         producer.start()
         return producer
@@ -376,9 +327,8 @@ class Simulation:
         consumer = SimConsumer(
             self._client(name),
             self.recorder,
-            TOPIC,
-            self.profile.partitions,
-            config or self._consumer_config(),
+            self.keys,
+            config or self.knobs.consumer(),
             poll_records_max=self.chance.choice((1, 7, 500)),
         )
         self.consumers.append(consumer)
@@ -419,6 +369,9 @@ class Simulation:
             actor = getattr(callback, "__self__", None)
             if isinstance(actor, Replica):
                 self._look_at(process, actor)
+            elif isinstance(actor, Coordinator):
+                for state, group in groups_of(actor):
+                    self.group_laws.on_group(state, group)
             elif isinstance(actor, Controller):
                 self.chases.on_controller(process, actor)
             elif name == METADATA and self.store.has_news(self.cluster.kept):
@@ -496,12 +449,7 @@ class Simulation:
             asker.transport.connect(self.cluster.client_endpoint(one + 1), client_id="admin", on_state=lambda _: None)
             for one in range(self.profile.brokers)
         ]
-        new = NewTopic(
-            name=TOPIC,
-            num_partitions=self.profile.partitions,
-            replication_factor=self.profile.replication_factor,
-            configs=self.topic_configs,
-        )
+        new = self._new_topic()
         begun_us = self.loop.now_us
 
         def is_made() -> str:
@@ -516,14 +464,39 @@ class Simulation:
 
         self._run_for(200)
         self._wait_for(is_made, begun_us)
-        self.topic_id = next(iter(self.laws.documents)).topic_id
+        self.topics[next(iter(self.laws.documents)).topic_id] = TOPIC
+
+    def _new_topic(self) -> NewTopic:
+        return NewTopic(
+            name=TOPIC,
+            num_partitions=self.profile.partitions,
+            replication_factor=self.profile.replication_factor,
+            configs=self.topic_configs,
+        )
+
+    def _ask_brokers(self, request: Request) -> None:
+        """As a person who does not know who is controller, and looks at what came of it."""
+        for connection in self._admin:
+            connection.request(request, lambda *_: None, timeout_ms=1_000)
+
+    def _counts(self) -> dict[str, int]:
+        return {topic.name: topic.partitions for topic in topics_of(self.cluster.kept).values()}
+
+    def _on_grown(self, keys: Sequence[TopicPartition]) -> None:
+        """These partitions are stored: somebody sends to them from now on, and groups are to read them."""
+        self.topics |= {topic_id: topic.name for topic_id, topic in topics_of(self.cluster.kept).items()}
+        self.topics = {topic_id: name for topic_id, name in self.topics.items() if name != OFFSETS_TOPIC}
+        self.keys += keys
+        if self.groups is not None:
+            self.groups.on_grown(keys)
+        load = Load(keys[0].topic, len(keys), self.chance.choice((60.0, 150.0)), first=keys[0].partition)
+        self._start_producer(f"producer-of-{keys[0]}", 50 + len(self.producers), load)
 
     def _order_elections(self, for_ms: float) -> None:
         """As a person who has given up: order unclean elections of whoever is controller, again and again."""
         for number in range(self.profile.partitions):
             self.laws.losses.on_order(number)
-        for connection in self._admin:
-            connection.request(ElectLeadersRequest(election=UNCLEAN), lambda *_: None, timeout_ms=1_000)
+        self._ask_brokers(ElectLeadersRequest(election=UNCLEAN))
         if for_ms > ORDER_AGAIN_MS:
             self.nemesis.later(ORDER_AGAIN_MS, self._order_elections, for_ms - ORDER_AGAIN_MS)
 

@@ -89,6 +89,11 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     ``is_fetching``: every partition that it owns is being fetched, as the answers show, or it wants no records of it
     now. If not, ``stalled`` names those of which that cannot be said; none named: it can be said of none. For how long
     the coordinator bears with that: ``group_fetch_stall_ms``.
+    ``replaces`` goes with joining and ``instance_id``: the member with the same one whose place it takes, as far as the
+    new one knows; "" nobody's. Whose place it is, is said in the answer (``taken_by``), so only one that lives can take
+    it: a join of a dead one that comes late does not know. None, of older clients: whosever it is.
+    ``number``: among all of this member; each is higher than those before. What one says of the member that comes after
+    a higher one, on a connection that has ended, say, is of the past. -1, of older clients: it counts as it comes.
     """
 
     group_id: str
@@ -107,6 +112,8 @@ class GroupHeartbeatRequest(Request, frozen=True, kw_only=True, tag="group_heart
     last_epoch: Int64 = NO_MEMBER
     is_fetching: bool = False
     stalled: list[TopicPartitions] = []
+    replaces: str | None = None
+    number: Int64 = -1
 
 
 class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat.reply", omit_defaults=True):
@@ -122,6 +129,8 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     FENCED_INSTANCE_ID: another member has come with its instance id; it must not come back.
     ``topics_version``: to a member with a pattern: of the metadata with which topics came or went last. If it knows
     older metadata, there may be others that match.
+    ``taken_by``: to one that joins: this member has the instance id. It is not in the group, unless it joins again and
+    says that it ``replaces`` that one.
     """
 
     member_epoch: Int64 = 0
@@ -132,16 +141,22 @@ class GroupHeartbeatReply(Reply, frozen=True, kw_only=True, tag="group_heartbeat
     why: str = ""  # of the last change, one line for a person
     is_reset: bool = False
     topics_version: Int64 = 0
+    taken_by: str = ""
 
 
 class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit", omit_defaults=True):
-    """Answered when the offsets survive. ``member_epoch`` -1, no member: only while the group has none."""
+    """Answered when the offsets survive. ``member_epoch`` -1, no member: only while the group has none.
+
+    ``number``: of this attempt, among all of this member; each is higher than those before. One that comes after a
+    higher one, on a connection that has ended, say, commits nothing. -1, of older clients: it counts as it comes.
+    """
 
     group_id: str
     member_id: str = ""
     member_epoch: Int64 = NO_MEMBER
     instance_id: str = ""
     entries: list[OffsetCommitEntry] = []
+    number: Int64 = -1
 
 
 class OffsetCommitEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -206,10 +221,15 @@ class GroupListing(Part, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ListGroupsReply(Reply, frozen=True, kw_only=True, tag="list_groups.reply", omit_defaults=True):
-    """``loading``: partitions of ``__consumer_offsets`` whose groups are not known here yet."""
+    """``told``: partitions of ``__consumer_offsets`` whose groups these are; None: an older broker, which does not say.
+
+    ``loading``: others that this broker leads, as far as it knows, whose coordinator has not told its groups: it reads
+    them yet, or it has ended meanwhile.
+    """
 
     groups: list[GroupListing] = []
     loading: list[Int64] = []
+    told: list[Int64] | None = None
 
 
 class DescribeGroupsRequest(Request, frozen=True, kw_only=True, tag="describe_groups", omit_defaults=True):

@@ -80,7 +80,8 @@ class Commits:
                 detail = f"{member.described()} commits in generation {request.member_epoch}; it is in {member.epoch}"
                 return self._with_owners(Refused(ErrorCode.FENCED_MEMBER_EPOCH, detail), group, request)
             member.heard(now_ms)
-            return Committer(member.holds, member.member_id, request.member_epoch)
+            newest = group.offsets.newest
+            return Committer(member.holds, member.member_id, request.member_epoch, request.number, newest)
         if refused_id := check_group_id(request.group_id):
             return refused_id
         if request.member_epoch != said.NO_MEMBER:

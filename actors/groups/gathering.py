@@ -47,17 +47,20 @@ class ListGathering(Gathering):
     def __init__(self, request: said.ListGroupsRequest, partitions: Sequence[int]) -> None:
         super().__init__(dict.fromkeys(partitions, request))
         self._groups: list[said.GroupListing] = []
+        self._told: list[int] = []
         self._loading: list[int] = []
 
     def _take(self, partition: int, reply: m.Reply) -> None:
+        """One that has not told does not count as one without groups, whatever its reason: perhaps it has moved."""
         if isinstance(reply, said.ListGroupsReply) and not reply.error:
             self._groups += reply.groups
-        elif reply.error == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
+            self._told.append(partition)
+        else:
             self._loading.append(partition)
 
     def reply(self) -> m.Reply:
         groups = sorted(self._groups, key=lambda group: group.group_id)
-        return said.ListGroupsReply(groups=groups, loading=sorted(self._loading))
+        return said.ListGroupsReply(groups=groups, loading=sorted(self._loading), told=sorted(self._told))
 
 
 class NamedGathering(Gathering, Generic[R]):

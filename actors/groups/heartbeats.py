@@ -4,7 +4,10 @@
    from the last request received, or from when an answer went out that had waited for the disk.
 2. An older epoch of a member is one that has not heard of the newer one: it is told. A newer one, or a member that is
    none, is refused. What a member says it owns counts only if it knows its epoch: else it may speak of an earlier time.
+   For the same reason what it says in a heartbeat that a later one of its has overtaken counts nothing.
 3. A member id is never used again: a join of one that is gone is a late duplicate.
+4. Whoever takes the place of a member with the same instance id names that one: so it has been told of it, and lives.
+   A join that was under way when its sender died fences nobody, whichever coordinator it comes to.
 """
 
 from __future__ import annotations
@@ -108,6 +111,8 @@ class Heartbeats:
         self, group: Group, member: Member, request: said.GroupHeartbeatRequest, now_ms: int
     ) -> Refused | None:
         """Take what the member says of itself and what it owns; all, or nothing of it, and why."""
+        if 0 <= request.number < member.said:
+            return None
         if refused := check_heartbeat(request):
             return refused
         if request.assignors and (refused := _no_common(group, request.assignors, member)):
@@ -124,6 +129,7 @@ class Heartbeats:
             topics = member.topics if request.topics is None else request.topics
             pattern = member.pattern if request.topics is None else request.pattern
             assignors = request.assignors or member.assignors
+            member.said = request.number
             group.subscribe(member, topics, pattern, assignors, self._groups.topics, now_ms)
         return None
 
@@ -139,6 +145,8 @@ class Heartbeats:
             return self._on_join_again(group, member, request, caller, now_ms)
         if refused := check_join(request, self._groups.settings) or self._no_place(group, request, now_ms):
             return self._groups.refuse(request, caller, refused, group)
+        if group is not None and (taken := _taken(group, request)) is not None:
+            return self._groups.surviving.reply(caller.ticket, taken, group.written)
         group = self._groups.make(request.group_id)
         member = Member(
             request.member_id,
@@ -152,6 +160,7 @@ class Heartbeats:
             rebalance_timeout_ms=request.rebalance_timeout_ms,
             now_ms=now_ms,
         )
+        member.said = request.number
         old = group.members.get(group.instances.get(request.instance_id, ""))
         if old is not None:
             group.replace(old, member, self._groups.topics, now_ms)
@@ -168,7 +177,7 @@ class Heartbeats:
         """A member says again that it joins: it has not heard that it has, or this came late."""
         member.heard(now_ms)
         effects: list[Effect] = []
-        if not member.has_spoken:
+        if not member.has_spoken or request.number >= 0:  # one that is numbered is not taken for what it is not
             if refused := self._take_words(group, member, request, now_ms):
                 return self._groups.refuse(request, caller, refused)
             effects = self._groups.settle(group)
@@ -221,6 +230,15 @@ class Heartbeats:
 
 def _unknown(request: said.GroupHeartbeatRequest, group: Group | None, now_ms: int) -> Refused:
     return unknown(request.group_id, request.member_id, request.instance_id, group, now_ms)
+
+
+def _taken(group: Group, request: said.GroupHeartbeatRequest) -> said.GroupHeartbeatReply | None:
+    """Tell one that joins whose place it would take, if it does not know. One that is away needs its place no more."""
+    old = group.members.get(group.instances.get(request.instance_id, ""))
+    if old is None or old.is_away or request.replaces is None or request.replaces == old.member_id:
+        return None
+    why = f"{old.described()} has this instance id"
+    return said.GroupHeartbeatReply(id=request.id, group_epoch=group.epoch, taken_by=old.member_id, why=why)
 
 
 def _no_common(group: Group, assignors: Collection[str], old: Member | None) -> Refused | None:

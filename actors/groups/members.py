@@ -100,6 +100,7 @@ class Member:
         "rebalance_timeout_ms",
         "reset_ms",
         "reset_why",
+        "said",
         "seen_ms",
         "session_timeout_ms",
         "stalled",
@@ -137,6 +138,7 @@ class Member:
         self.asked: dict[GroupPartition, int] = {}  # within holds: to be given back -> since when, now_ms
         self.target: frozenset[GroupPartition] = frozenset()  # holds - asked is within it
         self.is_away = False  # static, and left for a while: owns in name only
+        self.said = -1  # the number of the heartbeat that it said all that with; written when that has changed
         # What follows is not written, and moved by Coordinating.
         # When its last request came, or the answer that waited for the disk went out; after loading, in the future.
         self.seen_ms = now_ms
@@ -220,6 +222,7 @@ class Member:
             asked=packed({part: self.holds[part] for part in self.asked}),
             target=packed(dict.fromkeys(self.target, 0)),
             is_away=self.is_away,
+            said=self.said,
         )
 
     @classmethod
@@ -243,7 +246,7 @@ class Member:
         member.holds = {**unpacked(value.given), **asked}
         member.asked = dict.fromkeys(asked, now_ms)
         member.target = frozenset(unpacked(value.target))
-        member.is_away = value.is_away
+        member.is_away, member.said = value.is_away, value.said
         member.has_spoken = member.told_complete = True
         return member
 

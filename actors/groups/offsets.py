@@ -4,7 +4,8 @@
 2. A commit is whole: one entry that is refused refuses all, and the reply names each that is.
 3. A member commits what it holds, with an epoch at which it held it already (B19): so one that is under way while its
    assignment grows or shrinks elsewhere does not fail, and one from before a partition moved on does.
-4. Offsets expire only while the group has no members, and only so long after the last change (B23). A topic that was
+4. A member numbers its commits: one that comes behind a later one was on its way for too long, and commits nothing.
+5. Offsets expire only while the group has no members, and only so long after the last change (B23). A topic that was
    deleted takes its offsets along.
 5. A member is told where a partition begins with the answer that gives it, if that waits for the record that says so:
    then whatever was committed before has survived, too, and from then on nobody but the member can commit there.
@@ -30,15 +31,21 @@ NONE_COMMITTED = OffsetValue(offset=-1)
 class GroupOffsets:
     """What has been committed and survives, by partition; and what is on its way."""
 
-    __slots__ = ("committed", "under_way")
+    __slots__ = ("committed", "newest", "under_way")
 
     def __init__(self) -> None:
         self.committed: dict[GroupPartition, OffsetValue] = {}  # offset >= 0; moved by apply alone
         self.under_way: deque[Changes] = deque()  # written, not yet known to survive; the oldest first
+        self.newest: dict[GroupPartition, OffsetValue] = {}  # as it will be when all that survives
 
     def begin(self, changes: Changes) -> None:
         """These are on their way. None: to be forgotten."""
         self.under_way.append(changes)
+        for partition, value in changes.items():
+            if value is None:
+                self.newest.pop(partition, None)
+            else:
+                self.newest[partition] = value
 
     def apply(self) -> None:
         """The oldest that were on their way survive."""
@@ -117,11 +124,16 @@ def named(wanted: Iterable[TopicPartitions], topics: Mapping[str, TopicPicture])
 
 
 class Committer(NamedTuple):
-    """Who commits. ``holds``: what the member owns, since which of its epochs; None: no member."""
+    """Who commits. ``holds``: what the member owns, since which of its epochs; None: no member.
+
+    ``number``: of this commit, among the member's; ``newest``: what was committed last.
+    """
 
     holds: Mapping[GroupPartition, int] | None = None
     member_id: str = ""
     member_epoch: int = -1
+    number: int = -1
+    newest: Mapping[GroupPartition, OffsetValue] = {}
 
 
 def judged(
@@ -137,7 +149,7 @@ def judged(
     """
     changes: dict[GroupPartition, OffsetValue] = {}
     refused: list[tuple[GroupPartition, Refused]] = []
-    _, member_id, member_epoch = committer
+    _, member_id, member_epoch, number, _ = committer
     for entry in entries:
         picture = topics.get(entry.topic)
         partition = GroupPartition(entry.topic, picture.topic_id if picture else entry.topic_id, entry.partition)
@@ -151,8 +163,13 @@ def judged(
             committed_ms=wall_ms,
             member_id=member_id,
             member_epoch=member_epoch,
+            number=number,
         )
     return changes, refused
+
+
+def _is_late(committer: Committer, newest: OffsetValue | None) -> bool:
+    return newest is not None and newest.member_id == committer.member_id and newest.number > committer.number
 
 
 def _refusal(
@@ -174,6 +191,9 @@ def _refusal(
         return Refused(ErrorCode.PARTITION_NOT_ASSIGNED, "")
     elif committer.member_epoch < since:
         return Refused(ErrorCode.ILLEGAL_GENERATION, "")
+    elif committer.number >= 0 and _is_late(committer, committer.newest.get(partition)):
+        detail = f"commit {committer.number} of {partition} came behind a later commit of {committer.member_id}"
+        return Refused(ErrorCode.INVALID_REQUEST, detail)
     if entry.offset < 0:
         return Refused(ErrorCode.INVALID_REQUEST, f"offset {entry.offset} of {partition}: an offset is 0 or more")
     metadata = entry.metadata

@@ -48,7 +48,8 @@ class GroupValue(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """``given``: what it may own; ``asked``: what it has to give back; both are its until it has said so."""
+    """``given``: what it may own; ``asked``: what it has to give back; both are its until it has said so. ``said``: the
+    number of the heartbeat with which it said what it is; -1: it numbers none."""
 
     epoch: int
     instance_id: str = ""
@@ -63,10 +64,12 @@ class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
     asked: list[Some] = []
     target: list[Some] = []
     is_away: bool = False
+    said: int = -1
 
 
 class OffsetValue(Value, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """``member_id`` and ``member_epoch``: who committed it (B19); "" and -1: nobody of the group."""
+    """``member_id`` and ``member_epoch``: who committed it (B19); "" and -1: nobody of the group. ``number``: of the
+    commit, among that member's; -1: it has none."""
 
     offset: int
     leader_epoch: int = -1
@@ -74,6 +77,7 @@ class OffsetValue(Value, frozen=True, kw_only=True, omit_defaults=True, gc=False
     committed_ms: int = -1  # wall clock
     member_id: str = ""
     member_epoch: int = -1
+    number: int = -1
 
 
 class GroupKey(NamedTuple):

@@ -31,6 +31,9 @@ class GroupCluster(FakeCluster):
         self.scripted: dict[str, FakeGroup] = {}
         self.loading: dict[int, int] = {}  # broker -> how often it will still say that it is loading
         self.behind: dict[int, int] = {}  # broker -> how often it does not know yet that it was elected
+        self.told: dict[
+            int, list[list[int]]
+        ] = {}  # broker -> whose groups it tells, with each question; else as it leads
         self.unavailable: dict[str, int] = {}  # group -> how often nobody coordinates it
         self.held: list[Callable[[], None]] | None = (
             None  # answers of coordinators, for ``release``; None: given at once
@@ -118,12 +121,14 @@ class GroupCluster(FakeCluster):
         if self.loading.get(broker):
             self.loading[broker] -= 1
             return g.ListGroupsReply(id=request.id, loading=[7])
+        told = self.told.get(broker) or [None]
+        whose = told[0] if len(told) == 1 else told.pop(0)
         found = [
             g.GroupListing(group_id=name, state="stable" if group.members else "empty", members=len(group.members))
             for name, group in self.scripted.items()
-            if group.coordinator == broker
+            if group.coordinator == broker and whose != []
         ]
-        return g.ListGroupsReply(id=request.id, groups=found)
+        return g.ListGroupsReply(id=request.id, groups=found, told=whose)
 
     def _describe(self, broker: int, request: g.DescribeGroupsRequest) -> g.DescribeGroupsReply:
         found = []

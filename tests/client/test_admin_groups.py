@@ -53,6 +53,21 @@ def a_topic(cluster: GroupCluster, *ranges: tuple[int, int]) -> None:
 # -- looking -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [([[], [0]], [[1]]), ([[0]], [[], [], [1]]), ([[0, 1], [0]], [[1]]), ([[0]], [[0, 1], [0, 1], [1]])],
+    ids=["deposed", "elected", "deposed without knowing", "and the other one"],
+)
+def test_groups_that_move_while_brokers_are_asked_are_listed_once(cluster, admin, one, two):
+    cluster.create("__consumer_offsets", 2)
+    cluster.group("a", 1)
+    cluster.group("b", 2)
+    cluster.told = {1: one, 2: two}
+
+    assert [group.group_id for group in admin.list_groups()] == ["a", "b"]
+    assert (len(cluster.told[1]), len(cluster.told[2])) == (1, 1), "asked until each was told by one"
+
+
 def test_every_broker_is_asked_for_its_groups(cluster, admin):
     cluster.group("b", 2)
     cluster.group("a", 1, "m1", "m2")

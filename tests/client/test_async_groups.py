@@ -149,6 +149,30 @@ def test_a_listener_that_polls_its_own_consumer_is_refused_by_name(cluster, poll
     run(main())
 
 
+def test_an_awaited_listener_may_close_its_consumer(cluster):
+    cluster.create("t")
+    calls = []
+
+    async def main() -> None:
+        class Closing(AsyncConsumerRebalanceListener):
+            async def on_partitions_assigned(self, assigned):
+                await consumer.close()
+
+            async def on_partitions_revoked(self, revoked):
+                calls.append(revoked)
+
+        consumer = a_member(cluster)
+        consumer.subscribe("t", listener=Closing())
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(IllegalStateError, match="closed"):
+            await consumer.poll(0)
+        assert asyncio.get_running_loop().time() - begin < consumer.config.close_timeout_ms / 1_000
+
+    run(main())
+
+    assert calls == [{T0}]
+
+
 def test_a_plain_listener_will_do_and_its_exception_reaches_poll(cluster):
     cluster.create("t")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from test_fetcher import EPOCH, SETTINGS, A, AView, B, a_fetcher, data, fetch, reply
 
+from callboard.client.applicant import Granted
 from callboard.client.evidence import Evidence
 from callboard.client.fetch_state import Credit
 from callboard.client.fetcher import GRACE_MS, WAIT_MS_MIN, Deliver
-from callboard.client.group import Granted
 from callboard.client.inbox import Inbox
 from callboard.client.metadata import PartitionLeader
 from callboard.client.patience import SLOW_ANSWER_MS

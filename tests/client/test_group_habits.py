@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
-from group_members import T0, committed
+from group_members import T0, T1, committed, poll_until
 from test_consumer import fill, read
 
 from callboard import AsyncConsumer, IllegalArgumentError, TopicPartition
@@ -140,3 +141,39 @@ def test_what_is_not_known_yet_is_explained_in_words(cluster, member):
         "last heartbeat: none yet, last fetch: none yet",
     ]
     assert str(consumer.explain()).startswith("state: closed\nwaits for: nothing: the consumer is closed")
+
+
+def test_an_application_that_is_stuck_is_told_of_at_that_moment_not_with_the_next_heartbeat(cluster, member):
+    cluster.create("t")
+    consumer = member("t", session_timeout_ms=20_000, heartbeat_interval_ms=6_000, max_poll_interval_ms=500)
+    consumer.poll(0)
+    consumer.poll(300)  # its last heartbeat is older than this poll's end
+
+    begin = time.monotonic()
+    cluster.wait_until(lambda: any(getattr(one, "is_stuck", False) for one in cluster.requests))
+
+    assert 0.49 < time.monotonic() - begin < 4
+
+
+def test_a_partition_that_was_granted_is_there_though_a_broker_has_not_heard_of_it(cluster, member):
+    cluster.create("t")
+    consumer = member("t")
+    consumer.poll(0)
+    answer, asked = cluster._metadata, []
+
+    def behind(broker, inbound, reply):
+        def as_it_was(told):
+            asked.append(told)
+            for topic in told.topics:
+                topic.partitions[:] = topic.partitions[:1]
+            reply(told)
+
+        answer(broker, inbound, as_it_was)
+
+    cluster.call(setattr, cluster, "_metadata", behind)
+    cluster.call(cluster.add_partition, "t")
+    poll_until(lambda: consumer.assignment() == {T0, T1} and len(asked) > 2, consumer)
+
+    cluster.call(setattr, cluster, "_metadata", answer)
+    fill(cluster, 3, partition=1)
+    assert read(consumer, 3) == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -12,8 +13,9 @@ from callboard import (
     ConsumerRebalanceListener,
     ErrorCode,
     IllegalStateError,
+    TopicPartition,
 )
-from callboard.transport.group_messages import OffsetCommitRequest
+from callboard.transport.group_messages import LEAVING, OffsetCommitRequest
 
 # -- the listener ----------------------------------------------------------------------------------
 
@@ -154,3 +156,159 @@ def test_a_listener_must_not_poll(cluster, member):
 def test_what_is_no_listener_is_refused(cluster, member):
     with pytest.raises(TypeError, match="ConsumerRebalanceListener"):
         member().subscribe("t", listener=object())
+
+
+# -- leaving while something else happens ----------------------------------------------------------
+
+
+def hold_back_leaving(consumer, until):
+    """Before the I/O thread hears that the consumer leaves, let ``until`` come true."""
+    post = consumer._io.post
+
+    def post_late(call, *args):
+        if call == consumer._fetching.leave:
+            until()
+        post(call, *args)
+
+    consumer._io.post = post_late
+
+
+def test_what_is_granted_while_it_unsubscribes_is_nothing_that_a_later_subscription_has(cluster, member):
+    cluster.create("t", 2)
+    cluster.create("u")
+    listener = Recorder()
+    first, second = member(enable_auto_commit=False), member("t")
+    first.subscribe("t", listener=listener)
+    poll_until(lambda: len(first.assignment()) == len(second.assignment()) == 1, first, second)
+    (own,), (others,) = first.assignment(), second.assignment()
+    listener.calls.clear()
+
+    def granted():
+        second.close()
+        cluster.wait_until(lambda: any(others in change.partitions for change in first._application.changes))
+
+    hold_back_leaving(first, granted)
+    first.unsubscribe()
+    first.subscribe("u", listener=listener)
+    poll_until(lambda: first.assignment(), first)
+
+    assert first.assignment() == {TopicPartition("u", 0)}
+    assert listener.calls == [("revoked", [own]), ("assigned", [TopicPartition("u", 0)])]
+    assert not first._inbox.arrivals
+
+
+@pytest.mark.parametrize("leave", ["close", "unsubscribe"])
+def test_who_leaves_waits_for_a_listener_that_another_thread_calls(cluster, member, leave):
+    cluster.create("t")
+    inside, may_end, calls = threading.Event(), threading.Event(), []
+
+    class Slow(ConsumerRebalanceListener):
+        def on_partitions_assigned(self, assigned):
+            inside.set()
+            may_end.wait(10)
+            calls.append("assigned")
+
+        def on_partitions_revoked(self, revoked):
+            calls.append(("revoked", revoked))
+
+    consumer = member(default_poll_ms=100)
+    consumer.subscribe("t", listener=Slow())
+
+    def poll():
+        with contextlib.suppress(IllegalStateError):
+            consumer.poll(0)
+
+    polling = threading.Thread(target=poll)
+    leaving = threading.Thread(target=getattr(consumer, leave))
+    polling.start()
+    assert inside.wait(10)
+    leaving.start()
+    leaving.join(0.2)
+    assert leaving.is_alive()
+    assert calls == []
+    may_end.set()
+    polling.join(10)
+    leaving.join(10)
+
+    assert calls == ["assigned", ("revoked", {T0})]
+
+
+def test_a_close_that_has_waited_long_enough_for_a_listener_goes_on_without_it(cluster, member, caplog):
+    cluster.create("t")
+    inside, may_end, calls = threading.Event(), threading.Event(), []
+
+    class Stuck(ConsumerRebalanceListener):
+        def on_partitions_assigned(self, assigned):
+            inside.set()
+            may_end.wait(10)
+
+        def on_partitions_revoked(self, revoked):
+            calls.append(revoked)
+
+    consumer = member()
+    consumer.subscribe("t", listener=Stuck())
+
+    def poll():
+        with contextlib.suppress(IllegalStateError):
+            consumer.poll(0)
+
+    polling = threading.Thread(target=poll)
+    polling.start()
+    assert inside.wait(10)
+
+    consumer.close(timeout_ms=50)
+
+    may_end.set()
+    polling.join(10)
+    assert calls == []
+    assert "a rebalance listener is still busy in another thread" in caplog.text
+
+
+def test_what_is_subscribed_while_another_thread_unsubscribes_comes_behind_it(cluster, member):
+    cluster.create("t")
+    cluster.create("u")
+    fill(cluster, 3)
+    consumer = member("t")
+    assert read(consumer, 3) == [0, 1, 2]
+    answer, held = cluster.groups.on_request, []
+
+    def hold(broker, inbound, reply):
+        if getattr(inbound.message, "member_epoch", 0) == LEAVING and not held:
+            held.append((broker, inbound, reply))
+        else:
+            answer(broker, inbound, reply)
+
+    cluster.call(setattr, cluster.groups, "on_request", hold)
+    leaving = threading.Thread(target=consumer.unsubscribe)
+    leaving.start()
+    cluster.wait_until(lambda: held)
+    subscribing = threading.Thread(target=consumer.subscribe, args=["u"])
+    subscribing.start()
+    subscribing.join(0.1)
+    assert subscribing.is_alive()
+
+    cluster.call(lambda: answer(*held[0]))
+    leaving.join(10)
+    subscribing.join(10)
+
+    assert committed(cluster) == 3
+    poll_until(lambda: consumer.assignment() == {TopicPartition("u", 0)}, consumer)
+
+
+def test_a_listener_may_close_its_consumer(cluster, member):
+    cluster.create("t")
+    calls = []
+
+    class Closing(ConsumerRebalanceListener):
+        def on_partitions_assigned(self, assigned):
+            consumer.close()
+
+        def on_partitions_revoked(self, revoked):
+            calls.append(revoked)
+
+    consumer = member()
+    consumer.subscribe("t", listener=Closing())
+
+    with pytest.raises(IllegalStateError, match="closed"):
+        consumer.poll(0)
+    assert calls == [{T0}]

@@ -406,6 +406,78 @@ def test_one_whose_instance_id_was_taken_never_comes_back_by_itself():
     assert member.drain(100_000, has_coordinator=True) == []
 
 
+def test_a_subscription_that_is_taken_back_while_it_is_under_way_is_said_again():
+    member, _ = joined(A)
+    member.on_topics(["u"])
+    first = sent(member, 5)
+    assert first.request.topics == ["u"]
+
+    member.on_topics(["t"])  # as the coordinator knows it, and will not in a moment
+    again = sent(member, 6)
+
+    assert again.request.topics == ["t"]
+    assert again.request.number > first.request.number
+    member.on_answer(again.number, NOTHING_NEW, 10)
+    assert member.drain(11, has_coordinator=True) == []
+
+
+def taken(by) -> GroupHeartbeatReply:
+    return GroupHeartbeatReply(taken_by=by, why=f"{by} has this instance id")
+
+
+def test_one_that_is_started_with_an_instance_id_takes_the_place_once_it_knows_whose_it_is():
+    member = a_member(instance_id="one")
+    first = sent(member)
+    assert first.request.replaces == ""
+
+    assert member.on_answer(first.number, taken("before"), 5) == []
+
+    again = sent(member, 5)
+    assert (again.request.member_id, again.request.member_epoch) == (first.request.member_id, 0)
+    assert again.request.replaces == "before"
+    member.on_answer(again.number, granting(A), 10)
+    assert member.phase is Phase.JOINED
+    assert sent(member, 10).request.replaces is None
+
+
+def test_one_that_joins_anew_takes_its_own_place_and_nobody_elses():
+    member, heartbeat = joined(A, instance_id="one")
+    member.on_answer(heartbeat.number, refusing(ErrorCode.UNKNOWN_MEMBER_ID), 50)
+    again = sent(member, 50)
+    assert (again.request.member_id, again.request.replaces) == ("member-2", "member-1")
+
+    member.on_answer(again.number, taken("member-2"), 60)  # that answer was lost, and it was put out: say
+    assert sent(member, 60).request.replaces == "member-2"
+
+
+def test_one_whose_place_was_taken_while_it_was_out_of_reach_does_not_fence_that_one():
+    member, _ = joined(A, instance_id="one")
+    member.drain(10_000, has_coordinator=False)  # its session is over
+    again = sent(member, 10_000)
+
+    (lost,) = member.on_answer(again.number, taken("another"), 10_010)
+
+    assert not lost.partitions
+    assert member.phase is Phase.BARRED
+    assert "another has this instance id" in str(member.error)
+
+
+def test_one_that_has_left_and_is_wanted_again_is_as_one_that_is_started():
+    member, _ = joined(A, instance_id="one")
+    (farewell,) = member.on_leave(100)
+    member.on_answer(farewell.number, NOTHING_NEW, 110)
+    member.on_subscribe(["t"], 120)
+    again = sent(member, 120)
+
+    member.on_answer(again.number, taken("another"), 130)
+
+    assert (again.request.replaces, sent(member, 130).request.replaces) == ("", "another")
+
+
+def test_a_member_without_an_instance_id_replaces_nobody():
+    assert sent(a_member()).request.replaces is None
+
+
 def test_what_is_not_given_back_in_time_is_lost_before_the_coordinator_gives_it_to_another():
     member, first = joined(A, B, max_poll_interval_ms=5_000)
     member.is_application_here = True  # inside its listener, say

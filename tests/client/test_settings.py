@@ -35,7 +35,15 @@ from callboard.client.serializers import decoder, encoder
         (ConsumerConfig, {"group_id": ""}, "group_id: 1 to 249 characters"),
         (ConsumerConfig, {"group_id": "g\udc80"}, "group_id: 'g.udc80' is no text"),
         (ConsumerConfig, {"group_instance_id": "i"}, "group_instance_id needs a group_id"),
-        (ConsumerConfig, {"group_id": "g", "partition_assignment_strategy": "rang"}, "use range, round_robin, sticky"),
+        (
+            ConsumerConfig,
+            {"group_id": "g", "partition_assignment_strategy": "rang"},
+            "use range, round_robin, sticky.*'range'",
+        ),
+        (ConsumerConfig, {"partition_assignment_strategy": ["sticky", "rang"]}, "given: 'rang'"),
+        (ConsumerConfig, {"partition_assignment_strategy": []}, "given: none"),
+        (ConsumerConfig, {"partition_assignment_strategy": 5}, "given: '5'"),
+        (ConsumerConfig, {"partition_assignment_strategy": (object,)}, "given: .*object"),
         (ConsumerConfig, {"group_id": "g", "session_timeout_ms": 1_500}, "at most half of session_timeout_ms"),
         (ConsumerConfig, {"max_poll_record": 5}, "did you mean 'max_poll_records'"),
         (AdminConfig, {"request_timeout_ms": 0}, "request_timeout_ms"),
@@ -53,6 +61,36 @@ def test_settings_have_kafka_pythons_names_and_meanings():
     assert (config.acks_code, config.retries_max, config.compression, config.is_idempotent) == (-1, 3, "lz4", True)
     assert from_keywords(ProducerConfig, {"acks": "all", "retries": float("inf")}, "p").retries_max == float("inf")
     assert not from_keywords(ProducerConfig, {"acks": 0}, "p").is_idempotent
+
+
+class RoundRobinPartitionAssignor:
+    """As kafka-python's: a class, or an instance of it, whose name is Kafka's."""
+
+    name = "roundrobin"
+
+
+class HomeMadeAssignor:
+    name = "home-made"
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("roundrobin", ("round_robin",)),
+        ("cooperative-sticky", ("sticky",)),
+        (RoundRobinPartitionAssignor, ("round_robin",)),
+        (RoundRobinPartitionAssignor(), ("round_robin",)),
+        ((HomeMadeAssignor, RoundRobinPartitionAssignor, "sticky"), ("round_robin", "sticky")),
+        (["round_robin", RoundRobinPartitionAssignor], ("round_robin",)),
+    ],
+)
+def test_an_assignor_may_be_called_as_in_kafka_and_given_as_to_kafka_python(given, means):
+    assert from_keywords(ConsumerConfig, {"partition_assignment_strategy": given}, "consumer").assignors == means
+
+
+def test_an_assignor_of_ones_own_alone_is_refused_by_its_name():
+    with pytest.raises(ConfigurationError, match=r"use range, round_robin, sticky.*given: 'home-made'"):
+        from_keywords(ConsumerConfig, {"partition_assignment_strategy": [HomeMadeAssignor]}, "consumer")
 
 
 def test_an_idle_fetch_parks_long_unless_bytes_are_waited_for():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from callboard.actors.broker import Broker
 from callboard.testing.simulated import SimulatedCluster
 from callboard.transport import messages as m
 
@@ -106,3 +107,40 @@ def test_a_single_replica_without_its_log_leads_with_nothing(cluster):
     cluster.run_until(lambda: partition(cluster).leader == only)
 
     assert values_at_leader(cluster, topic) == []
+
+
+def test_a_mark_that_comes_when_nobody_counts_the_lost_log_any_more_is_taken_back(cluster, monkeypatch):
+    topic = cluster.create_topic("orders", replication_factor=3, min_insync_replicas=2)
+    assert produce_at_leader(cluster, topic, [b"one"]).error == 0
+    leader, other, lost = partition(cluster).replicas
+    for number in (other, lost):
+        cluster.crash(f"broker-{number}")
+    cluster.run_until(lambda: partition(cluster).isr == [leader])  # the two others are eligible still
+    wipe(cluster, lost)
+    ask, held = Broker._ask_controller, []
+
+    def hold(broker, request, *more, **how):
+        if getattr(request, "is_offline", False):
+            held.append((broker, request))
+        else:
+            ask(broker, request, *more, **how)
+
+    monkeypatch.setattr(Broker, "_ask_controller", hold)
+    cluster.restart(f"broker-{lost}")
+    cluster.run_until(lambda: held)
+    cluster.restart(f"broker-{other}")
+    cluster.run_until(lambda: other in partition(cluster).isr)  # so that nobody else needs to be eligible
+
+    monkeypatch.undo()
+    ask(*held[0])
+    cluster.loop.advance(500)
+    cluster.run_until(lambda: sorted(partition(cluster).isr) == [1, 2, 3])
+    cluster.loop.advance(2_000)
+
+    assert sorted(partition(cluster).isr) == [1, 2, 3]
+    (hosting,) = [
+        ref.actor
+        for ref in cluster.processes[f"broker-{lost}"].context.directory.refs()
+        if isinstance(ref.actor, Broker)
+    ]
+    assert not hosting._reelections, "and nobody asks any more"

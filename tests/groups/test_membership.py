@@ -423,6 +423,83 @@ def test_a_static_member_takes_the_place_of_the_one_before_it_and_that_one_is_fe
     assert desk.join("m1", instance_id="i1").error == ErrorCode.FENCED_INSTANCE_ID
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["the same coordinator", "another one"])
+def test_what_a_member_said_before_it_said_something_else_counts_nothing(is_another):
+    desk = Desk({**ORDERS, "clicks": TopicPicture("c1", 2)})
+    epoch = desk.join("m1", ["orders"], number=1).member_epoch
+    epoch = desk.heartbeat("m1", epoch, topics=["orders", "clicks"], number=3).member_epoch
+    if is_another:
+        desk = desk.restarted()
+
+    desk.heartbeat("m1", 1, topics=["orders"], number=2)
+    desk.join("m1", ["orders"], number=1)
+
+    assert desk.described().members[0].topics == ["clicks", "orders"]
+
+
+def test_one_that_has_not_heard_that_it_joined_may_want_something_else_by_now():
+    desk = Desk({**ORDERS, "clicks": TopicPicture("c1", 2)})
+    desk.join("m1", ["orders"], number=1)
+    desk = desk.restarted()
+
+    joined = desk.join("m1", ["clicks"], number=2)
+
+    assert [some.topic for some in joined.assignment] == ["clicks"]
+
+
+def test_a_join_that_comes_late_of_one_that_is_dead_fences_nobody_at_whichever_coordinator():
+    desk = Desk()
+    late = beat("m1", 0, topics=["orders"], instance_id="i1", replaces="")
+    desk.ask(late)
+    told = desk.join("m2", instance_id="i1", replaces="")
+    assert (told.member_epoch, told.taken_by) == (0, "m1")
+    assert [member.member_id for member in desk.described().members] == ["m1"]
+    joined = desk.join("m2", instance_id="i1", replaces="m1")
+    assert numbers(joined.assignment) == [0, 1, 2, 3]
+
+    moved = desk.restarted()  # it does not know that m1 was there once
+    told = moved.ask(late)
+
+    assert (told.member_epoch, told.taken_by) == (0, "m2")
+    assert told.why == "m2 (instance i1) of app at 10.0.0.1 has this instance id"
+    assert moved.heartbeat("m2", joined.member_epoch, instance_id="i1").error == 0
+    assert desk.ask(late).error == ErrorCode.FENCED_INSTANCE_ID
+
+
+def test_a_late_join_that_knew_another_one_fences_nobody():
+    desk = Desk()
+    desk.join("m1", instance_id="i1", replaces="")
+    desk.join("m3", instance_id="i1", replaces="m1")
+
+    told = desk.join("m2", instance_id="i1", replaces="m1")  # of a process that died before m3 was started
+
+    assert told.taken_by == "m3"
+
+
+def test_whoever_takes_a_place_is_told_only_what_survives():
+    desk = Desk()
+    desk.join("m1", instance_id="i1", replaces="")
+    desk.survives = False
+    desk.send(beat("m2", 0, topics=["orders"], instance_id="i1", replaces="m1"))
+
+    ticket = desk.send(beat("m3", 0, topics=["orders"], instance_id="i1", replaces=""))
+
+    assert ticket not in desk.replies
+    desk.write()
+    assert desk.replies[ticket].taken_by == "m2"
+
+
+def test_the_place_of_one_that_is_away_or_gone_is_taken_without_a_question():
+    desk = Desk()
+    desk.join("m1", instance_id="i1", replaces="")
+    desk.heartbeat("m1", said.LEAVING_FOR_A_WHILE, instance_id="i1")
+
+    joined = desk.join("m2", instance_id="i1", replaces="")
+    assert joined.member_epoch > 0
+    desk.pass_time(11_000)
+    assert desk.join("m3", instance_id="i1", replaces="m1").member_epoch > joined.member_epoch
+
+
 @pytest.mark.parametrize("assignor", said.ASSIGNORS)
 def test_a_static_member_that_comes_back_gets_the_same_and_nobody_else_notices(assignor):
     desk = Desk()

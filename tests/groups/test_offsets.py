@@ -135,6 +135,53 @@ def test_a_commit_of_a_partition_that_is_not_assigned_is_refused_whole():
     assert [(one.partition, one.error) for one in reply.entries] == [(2, 1008), (3, 1008)]
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["the same coordinator", "another one"])
+@pytest.mark.parametrize("survives", [True, False])
+def test_an_earlier_attempt_to_commit_that_comes_late_takes_nothing_back(is_another, survives):
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.survives = survives
+    entries = [said.OffsetCommitEntry(topic="orders", partition=0, offset=9)]
+    later = said.OffsetCommitRequest(group_id="billing", member_id="m1", member_epoch=epoch, entries=entries, number=2)
+    desk.send(later)
+    if is_another:
+        desk.write()
+        desk = desk.restarted()
+
+    late = desk.send(
+        said.OffsetCommitRequest(
+            group_id="billing",
+            member_id="m1",
+            member_epoch=epoch,
+            entries=[*_entries(0, 5), *_entries(1, 7)],
+            number=1,
+        )
+    )
+
+    desk.write()
+    assert desk.replies[late].error == ErrorCode.INVALID_REQUEST
+    assert "came behind a later commit of m1" in desk.replies[late].detail
+    assert desk.committed() == {("orders", 0): 9}
+    desk.survives = True
+    assert desk.commit("m1", epoch, {0: 9}, number=2).error == 0, "the same twice does no harm"
+    assert desk.commit("m1", epoch, {0: 3}, number=3).error == 0, "it may go back if it wants to"
+    assert desk.commit("m1", epoch, {0: 4}).error == 0, "and so may one that numbers nothing"
+
+
+def test_numbers_of_commits_are_one_members_own():
+    desk = Desk()
+    epoch = desk.join("m1").member_epoch
+    desk.commit("m1", epoch, {0: 5}, number=70)
+    desk.heartbeat("m1", said.LEAVING)
+    epoch = desk.join("m2").member_epoch
+
+    assert desk.commit("m2", epoch, {0: 6}, number=1).error == 0
+
+
+def _entries(partition, offset):
+    return [said.OffsetCommitEntry(topic="orders", partition=partition, offset=offset)]
+
+
 def test_a_commit_from_before_a_partition_moved_on_is_refused():
     desk = Desk()
     one, _ = moved(desk)

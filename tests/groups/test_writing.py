@@ -151,3 +151,14 @@ def test_a_coordinator_that_loads_does_not_keep_the_others_groups_back():
 
     assert [one.group_id for one in gathering.reply().groups] == ["a", "m", "z"]
     assert gathering.reply().loading == [3]
+
+
+def test_a_coordinator_that_ends_while_groups_are_listed_has_not_told_them():
+    gathering = ListGathering(said.ListGroupsRequest(), [0, 1, 2])
+    gathering.on_reply(0, said.ListGroupsReply(groups=[said.GroupListing(group_id="a")]))
+    gathering.on_reply(1, m.ErrorReply(error=ErrorCode.NOT_COORDINATOR, detail="it was deposed"))
+    gathering.on_reply(2, m.ErrorReply(error=ErrorCode.COORDINATOR_LOAD_IN_PROGRESS))
+
+    reply = gathering.reply()
+
+    assert ([group.group_id for group in reply.groups], reply.told, reply.loading) == (["a"], [0], [1, 2])
