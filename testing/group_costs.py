@@ -284,7 +284,8 @@ class _Run:
         self._under_way -= 1
         problem = _problem_of(reply)
         if problem:
-            self._done(None, CallboardError(problem))
+            why = f"a broker refused what is measured ({problem}): the machine is too busy; try again when it is quiet"
+            self._done(None, CallboardError(why))
             self._is_over = True
         elif not self._is_over:
             self._answered += 1
@@ -299,4 +300,5 @@ def _problem_of(reply: Any) -> str:
     if not isinstance(reply, m.Reply):
         return str(reply)
     errors = [reply.error, *(entry.error for entry in getattr(reply, "entries", ()))]
-    return next((f"{ErrorCode(error).name}: {reply.detail}" for error in errors if error), "")
+    name = next((ErrorCode(error).name for error in errors if error), "")
+    return f"{name}: {reply.detail}" if name and reply.detail else name
