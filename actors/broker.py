@@ -12,7 +12,7 @@ Rules of this file:
    (``logdirs.py``): its replicas are offline here, the others are served.
 5. A replica that was restarted, or has been given up, needs another leader epoch: asked of the controller
    until the image shows it.
-6. A replica whose log is damaged, or should be here and is not (a new disk, a directory that somebody removed), must
+6. A replica whose log is damaged, or was made here and is gone (a new disk, a directory that somebody removed), must
    not count as in sync: it is reported as offline, and taken back when it has left the in-sync set. Then it copies all
    of it again.
 """
