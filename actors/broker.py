@@ -12,7 +12,7 @@ Rules of this file:
    (``logdirs.py``): its replicas are offline here, the others are served.
 5. A replica that was restarted, or has been given up, needs another leader epoch: asked of the controller
    until the image shows it.
-6. A replica whose log is damaged, or should be here and is not (a new disk, a directory that somebody removed), must
+6. A replica whose log is damaged, or was made here and is gone (a new disk, a directory that somebody removed), must
    not count as in sync: it is reported as offline, and taken back when it has left the in-sync set. Then it copies all
    of it again.
 """
@@ -47,6 +47,7 @@ from .logdirs import (
     measuring,
     prepare,
 )
+from .made import learn, remove_log
 from .metadata.client import MetadataChanged, SessionLost, SessionOpened, Subscribe
 from .metadata.documents import Offline, SessionDocument
 from .partition.compacting import CompactionTurn
@@ -335,8 +336,7 @@ class Broker(LoopActor):
 
     def _remove_log(self, key: PartitionKey) -> None:
         home, files = self._hosted[key].home, self.context.files
-        directory = f"{home.path}/{key}"
-        self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
+        self.in_pool(lambda: remove_log(files, home, key), lambda _, error: Discarded(key, error))
 
     def on_discarded(self, discarded: Discarded) -> None:
         hosted = self._hosted.pop(discarded.key, None)
@@ -410,10 +410,13 @@ class Broker(LoopActor):
     def _has_lost(self, key: PartitionKey) -> bool:
         """Say whether a log of this replica should be on disk, and is not.
 
-        A partition with one replica is led all the same: nobody has a better copy.
+        A partition with one replica is led all the same: nobody has a better copy. One that was never made here was
+        assigned in an earlier life of the process, which ended too soon: all that it ever had is nothing.
         """
-        partition = self._image.partition(key)
-        if partition is None or not self._is_first_look or self._directories.home_of(key) is not None:
+        partition, directories = self._image.partition(key), self._directories
+        if partition is None or not self._is_first_look or directories.home_of(key) is not None:
+            return False
+        if directories.was_never_made(key):
             return False
         is_trusted = self._broker_id in partition.isr or self._broker_id in partition.elr
         return is_trusted and len(partition.replicas) > 1
@@ -520,6 +523,11 @@ class Broker(LoopActor):
                 directory.is_readable = False
                 directory.fail(f"cannot be read: {error.strerror or error}")
                 event(logger, "directory.offline", logging.ERROR, path=directory.path, why=directory.failure)
+        assigned, stamp = self._image.partitions_of(self._broker_id), str(self._image.version)
+        try:
+            learn(self.context.files, self._directories, assigned, self._image.is_deleted, stamp)
+        except OSError as error:  # whoever writes there will hear of it; until then what is not there counts as lost
+            event(logger, "made.unknown", logging.WARNING, error=error)
 
     def _find_logs_in(self, directory: LogDirectory) -> None:
         """Note the logs; remove those of deleted topics, rename those that the metadata do not know (rule 3)."""

@@ -41,7 +41,7 @@ DISK_ERRORS = frozenset({EIO, EROFS, ENXIO, ENODEV, ESTALE, 117})  # 117: EUCLEA
 class LogDirectory:
     """One directory. ``path`` is this broker's own part of a data directory: ``<data>/broker-<i>``."""
 
-    __slots__ = ("failure", "free_bytes", "is_readable", "min_free_bytes", "path")
+    __slots__ = ("failure", "free_bytes", "is_readable", "made", "min_free_bytes", "path")
 
     def __init__(self, path: str, min_free_bytes: int = 0) -> None:
         self.path = path
@@ -49,6 +49,7 @@ class LogDirectory:
         self.free_bytes = UNKNOWN_BYTES  # as reckoned since the last look; moved by measured, appended and ran_out
         self.failure = ""  # why it is not used any more; never emptied again
         self.is_readable = True  # its names could be listed: what is not among them is not there
+        self.made: set[str] = set()  # whose mark is on disk here; moved and read by ``made.py``
 
     @property
     def is_failed(self) -> bool:
@@ -94,16 +95,28 @@ class LogDirectories:
         self.all = tuple(LogDirectory(path, min_free_bytes) for path in dict.fromkeys(paths))
         self._homes: dict[PartitionKey, LogDirectory] = {}  # where each replica's log is, or will be
         self._full: set[str] = set()  # paths of those that were said to be full
+        self.is_made_known = False  # the marks tell of all logs that were ever made; moved by ``made.learn``
 
     @property
     def live(self) -> list[LogDirectory]:
         return [directory for directory in self.all if not directory.is_failed]
+
+    @property
+    def readable(self) -> list[LogDirectory]:
+        return [directory for directory in self.live if directory.is_readable]
+
+    def was_never_made(self, key: PartitionKey) -> bool:
+        """Say whether this replica surely never had a log here: then an empty one is all that it ever had."""
+        return self.is_made_known and not any(str(key) in directory.made for directory in self.all)
 
     def at(self, path: str) -> LogDirectory:
         return next(directory for directory in self.all if directory.path == path)
 
     def home_of(self, key: PartitionKey) -> LogDirectory | None:
         return self._homes.get(key)
+
+    def home_or_first(self, key: PartitionKey) -> LogDirectory:
+        return self._homes.get(key, self.all[0])
 
     def found(self, key: PartitionKey, directory: LogDirectory) -> LogDirectory:
         """Note that a log lies in a directory; return where it was noted before, if it was."""

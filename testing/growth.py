@@ -35,7 +35,6 @@ class Growth:
         self._loop, self._ask, self._counts, self._on_grown = loop, ask, counts, on_grown
         self._chance = random.Random(f"growth/{seed}")
         self._waited_for: dict[str, int] = {}  # asked for, not there yet
-        self._added: list[TopicPartition] = []
 
     def begin(self, topic: NewTopic, added: int, span_ms: float) -> None:
         """Within ``span_ms`` add so many partitions to the topic, and make another one like it."""
@@ -67,14 +66,4 @@ class Growth:
             self._loop.call_later(AGAIN_MS / 1000, self._want, request, name, count, before)
             return
         del self._waited_for[name]
-        keys = [TopicPartition(name, number) for number in range(max(0, before), count)]
-        self._added += keys
-        self._on_grown(keys)
-
-    def explains(self, line: str) -> bool:
-        """Say whether an error in the log comes of what was added.
-
-        A broker that is restarted before it has opened the log of a new partition must take it for lost: it is in
-        sync by what is stored, and it cannot know that it never had one.
-        """
-        return any(f"log.lost partition={key} " in line for key in self._added)
+        self._on_grown([TopicPartition(name, number) for number in range(max(0, before), count)])

@@ -425,7 +425,7 @@ plant(
     ("actors.groups.members:Member.of", _gives_no_grace),
     profile=DEPOSED,
     finds=frozenset({"two-owners", "fenced-commit"}),
-    first_seed=108,
+    first_seed=157,
 )
 plant(
     "handed-twice",

@@ -35,6 +35,7 @@ from ...storage.log import Log
 from ...transport.loop import Timer
 from ..log import event
 from ..logdirs import LogDirectory, is_disk_failure
+from ..made import open_log, remove_log
 from ..mailbox import PoolDone
 from ..runtime import Context, LoopActor, LoopRef
 from .compacting import Compacting, CompactionTurn
@@ -198,10 +199,10 @@ class Replica(LoopActor):
         if self._assignment.is_lost:
             self._let_go_of_log()
             return
-        files, directory, config = self.context.files, self._directory, self._assignment.config
+        files, home, key, config = self.context.files, self.home, self.key, self._assignment.config
         now_ms, expiry_ms = self.context.clock.wall_ms(), self._settings.producer_expiry_ms
         self.in_pool(
-            lambda: Log.open(files, directory, config, now_ms=now_ms, producer_expiry_ms=expiry_ms),
+            lambda: open_log(files, home, key, config, now_ms=now_ms, producer_expiry_ms=expiry_ms),
             lambda log, error: Opened(log, error),
         )
 
@@ -303,8 +304,8 @@ class Replica(LoopActor):
         self._log.close(self.context.clock.wall_ms(), clean=False)
         self._log = None
         self.role = "being removed"
-        key, files, directory = self.key, self.context.files, self._directory
-        self.in_pool(lambda: files.remove_tree(directory), lambda _, error: Discarded(key, error))
+        key, files, home = self.key, self.context.files, self.home
+        self.in_pool(lambda: remove_log(files, home, key), lambda _, error: Discarded(key, error))
 
     def on_discarded(self, discarded: Discarded) -> None:
         self._send_answers()

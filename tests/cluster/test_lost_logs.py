@@ -144,3 +144,26 @@ def test_a_mark_that_comes_when_nobody_counts_the_lost_log_any_more_is_taken_bac
         if isinstance(ref.actor, Broker)
     ]
     assert not hosting._reelections, "and nobody asks any more"
+
+
+@pytest.mark.parametrize("power_loss", [False, True])
+def test_a_topic_whose_brokers_all_die_before_they_have_made_its_logs_is_led_when_they_are_back(
+    cluster, power_loss, caplog
+):
+    for number in (1, 2, 3):
+        cluster.processes[f"broker-{number}"].pool.delay_ms = 10_000  # where logs are made
+    topic = cluster.create_topic("orders", 2, replication_factor=3, min_insync_replicas=2)
+    for number in (1, 2, 3):
+        cluster.crash(f"broker-{number}", power_loss=power_loss)
+    assert not [name for disk in cluster.disks.values() for name in disk.paths() if topic.topic_id in name]
+
+    for number in (2, 3, 1):
+        cluster.restart(f"broker-{number}")
+        cluster.loop.advance(100)
+    cluster.run_until(lambda: cluster.metadata(1).controller_id >= 0)
+    assert min(one.leader for one in cluster.wait_for_leaders("orders").partitions) > 0
+    cluster.run_until(lambda: produce_at_leader(cluster, topic, [b"one"]).error == 0)
+
+    assert values_at_leader(cluster, topic) == [b"one"]
+    assert "log.lost" not in caplog.text
+    assert "unclean" not in caplog.text
