@@ -462,6 +462,21 @@ def test_one_whose_place_was_taken_while_it_was_out_of_reach_does_not_fence_that
     assert "another has this instance id" in str(member.error)
 
 
+def test_one_that_was_never_a_member_takes_the_place_also_under_its_second_name():
+    """It was started while nobody coordinated, and its application did not poll for long. It was barred by a dead one."""
+    member = a_member(instance_id="one", max_poll_interval_ms=5_000)
+    first = sent(member)
+    member.on_silence(first.number, LOST, 100)
+    member.drain(5_000, has_coordinator=False)
+    assert member.phase is Phase.STUCK
+    member.on_poll(6_000)
+    again = sent(member, 6_000)
+
+    assert member.on_answer(again.number, taken("before"), 6_010) == []
+
+    assert sent(member, 6_010).request.replaces == "before"
+
+
 def test_one_that_has_left_and_is_wanted_again_is_as_one_that_is_started():
     member, _ = joined(A, instance_id="one")
     (farewell,) = member.on_leave(100)
