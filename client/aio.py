@@ -325,7 +325,7 @@ class AsyncConsumer(Generic[K, V]):
                 return
 
         self._steps.enter(wake)
-        has_handed_on = False
+        is_joining, has_handed_on = self._steps.is_joining(), False
         try:
             while True:
                 arrived.clear()
@@ -333,6 +333,9 @@ class AsyncConsumer(Generic[K, V]):
                     await _in_thread(self._steps.perform_changes)
                 self._steps.run_callbacks()
                 found = self._steps.look(look)
+                if is_joining and not self._steps.is_joining():
+                    is_joining = False  # its time does not count
+                    until = loop.time() + wait_ms / 1000 if self._consumer.assignment() else until
                 left = until - loop.time()
                 if isinstance(found, BadRecord):
                     if has_handed_on and left <= 0:

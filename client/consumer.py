@@ -184,11 +184,11 @@ class Consumer(Committing, Positions, Generic[K, V]):
 
         Args:
             timeout_ms: how long to wait for the first record. None: ``default_poll_ms`` (1 s). 0: what is there
-            already;
-                fetching goes on in the background all the same.
+                already; fetching goes on in the background all the same.
             max_records: None: ``max_poll_records``.
 
-        In a group the first poll joins, and waits until that is done: five seconds at most, whatever ``timeout_ms``.
+        In a group the first poll joins, and waits until that is done, for five seconds at most; then ``timeout_ms``
+        begins to run.
         Polling also does what the group asks of the application: the rebalance listener is called here.
 
         Raises:

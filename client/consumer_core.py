@@ -107,7 +107,8 @@ class ConsumerCore:
     def _wait_for(self, look: Callable[[], Any], timeout_ms: float, *, is_reading: bool = True) -> Any:
         """Call ``look`` until it returns something, or ``timeout_ms`` have passed (then None).
 
-        ``is_reading``: what the application has to do for its group is done first, and trouble is raised.
+        ``is_reading``: what the application has to do for its group is done first, and trouble is raised. The time of
+        joining does not count: else a first poll would find nothing where there are records.
         """
         if self._io.is_own_thread:
             raise IllegalStateError("a callback runs on the I/O thread and must not wait for it")
@@ -115,13 +116,16 @@ class ConsumerCore:
         application = self._application if is_reading else None
         if is_reading:
             self._bad_records.check_may_poll()
-        has_handed_on = False
+        is_joining, has_handed_on = application is not None and application.is_joining(), False
         while True:
             self._arrived.clear()  # first, then look: what comes from now on ends the wait
             if application is not None and application.has_work:
                 self._perform_changes(application)
                 application.run_callbacks()
             found = self._look(look, is_reading=is_reading)
+            if is_joining and application is not None and not application.is_joining():
+                is_joining = False  # what it was given it has just begun to fetch
+                until = self._now_s() + timeout_ms / 1000 if self._inbox.readers else until
             left = until - self._now_s()
             if isinstance(found, BadRecord):
                 if has_handed_on and left <= 0:

@@ -65,6 +65,24 @@ def test_the_first_poll_is_bounded_when_there_is_no_coordinator(cluster, member,
     poll_until(lambda: consumer.assignment() == {T0}, consumer)
 
 
+def test_the_time_of_joining_does_not_count_against_that_of_the_first_poll(cluster, member):
+    cluster.create("t")
+    fill(cluster, 5)
+    begin = time.monotonic()
+
+    def is_loading(inbound):
+        if isinstance(inbound.message, GroupHeartbeatRequest) and time.monotonic() < begin + 1.1:
+            return ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        return None
+
+    cluster.call(cluster.faults.append, is_loading)
+
+    polled = member("t").poll(timeout_ms=1_000)
+
+    assert time.monotonic() >= begin + 1.1
+    assert [record.offset for record in polled[T0]] == [0, 1, 2, 3, 4]
+
+
 def test_a_lone_member_reads_everything(cluster, member):
     cluster.create("t", 2)
     fill(cluster, 50)
