@@ -154,7 +154,7 @@ class Application:
         """While this lasts the poll does not wait, but calls the application, which may take too long, as between
         polls. Outside of a poll it makes no difference."""
         with self._counting:
-            count = min(self._inside, 1)
+            count = int(self._inside > 0)
             if count:
                 self.left_ms = self._now_ms()
                 self._inside -= 1

@@ -463,7 +463,7 @@ def test_one_whose_place_was_taken_while_it_was_out_of_reach_does_not_fence_that
 
 
 def test_one_that_was_never_a_member_takes_the_place_also_under_its_second_name():
-    """It was started while nobody coordinated, and its application did not poll for long. It was barred by a dead one."""
+    """Started while nobody coordinated; its application did not poll for long: a dead one barred it."""
     member = a_member(instance_id="one", max_poll_interval_ms=5_000)
     first = sent(member)
     member.on_silence(first.number, LOST, 100)
