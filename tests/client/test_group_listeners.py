@@ -333,7 +333,7 @@ def test_what_a_poll_calls_is_stuck_like_any_other_work_if_it_takes_too_long(clu
 
         on_partitions_lost = heard.on_partitions_lost
 
-    first = member(max_poll_interval_ms=300, enable_auto_commit=False, consumer_timeout_ms=10_000)
+    first = member(max_poll_interval_ms=800, enable_auto_commit=False, consumer_timeout_ms=10_000)
     first.subscribe("t", listener=Hanging())
     if where == "callback":
         assert read(first, 1) == [0]
