@@ -375,18 +375,19 @@ class Member:
         if not self.is_application_here and away_ms >= self.settings.max_poll_interval_ms:
             why = f"the application has not polled for {away_ms / 1000:.1f} s (max_poll_interval_ms)"
             is_known = self.phase is Phase.JOINED or bool(self._sent)
-            farewell = [self._farewell(now_ms, is_stuck=True)] if is_known else []
+            farewells = [self._farewell(now_ms, is_stuck=True)] if is_known else []
             lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
             self.phase, self.why = Phase.STUCK, why
             self.lost_ms, self.lost_why = now_ms, why
             self._forget()
-            return [*farewell, lost]
+            return [lost, *farewells]  # in this order: when others hear of it the application has
         if 0 <= self.give_back_by_ms <= now_ms:
             within = f"within {self.settings.max_poll_interval_ms} ms (max_poll_interval_ms)"
             why = f"the coordinator has not answered what was given back {within}"
             if self.revoking:
                 why = f"{', '.join(map(str, sorted(self.revoking)))} was to be given back {within}"
-            return [self._farewell(now_ms, is_stuck=True), *self._lose(why, now_ms)]
+            farewell = self._farewell(now_ms, is_stuck=True)
+            return [*self._lose(why, now_ms), farewell]
         return []
 
     def _lose(self, why: str, now_ms: int) -> list[Effect]:

@@ -503,7 +503,7 @@ def test_what_is_not_given_back_in_time_is_lost_before_the_coordinator_gives_it_
     assert member.may_work(4_999)
 
     assert not member.may_work(5_000)
-    farewell, lost, _joining = member.drain(5_000, has_coordinator=True)
+    lost, farewell, _joining = member.drain(5_000, has_coordinator=True)
 
     assert (farewell.request.member_id, farewell.request.member_epoch, farewell.request.is_stuck) == (
         "member-1",
@@ -527,7 +527,7 @@ def test_giving_back_that_was_not_heard_of_in_time_is_none():
     member.on_silence(said.number, LOST, 4_000)
     assert member.may_work(4_999)
     assert not member.may_work(5_000)
-    _, lost, _joining = member.drain(5_000, has_coordinator=True)
+    lost, _farewell, _joining = member.drain(5_000, has_coordinator=True)
 
     assert set(lost.partitions) == {A}
     assert lost.why == "the coordinator has not answered what was given back within 5000 ms (max_poll_interval_ms)"
@@ -576,7 +576,7 @@ def test_an_application_that_does_not_come_makes_the_member_leave():
     member, _ = joined(A, max_poll_interval_ms=5_000)
 
     assert member.next_event_ms(has_coordinator=True) == 5_000
-    farewell, lost = member.drain(5_000, has_coordinator=True)
+    lost, farewell = member.drain(5_000, has_coordinator=True)
 
     assert (farewell.request.member_epoch, farewell.request.is_stuck) == (-1, True)
     assert set(lost.partitions) == {A}
