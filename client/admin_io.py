@@ -48,6 +48,7 @@ class AdminIo:
     def __init__(self, io: IoThread, config: AdminConfig, client_id: str) -> None:
         self._loop, self._clock = io.loop, io.clock
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
+        io.tell = self.cluster.hook.tell
         self.config = config
         self._coordinators: dict[str, int] = {}  # group -> broker, as it was last told
         self._told = ("", 0)  # cluster id, and the newest version of its metadata that this client was told

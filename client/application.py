@@ -151,15 +151,18 @@ class Application:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """While this lasts the poll does not wait, but works on a record: that may take too long, as between polls."""
+        """While this lasts the poll does not wait, but calls the application, which may take too long, as between
+        polls. Outside of a poll it makes no difference."""
         with self._counting:
-            self.left_ms = self._now_ms()
-            self._inside -= 1
+            count = int(self._inside > 0)
+            if count:
+                self.left_ms = self._now_ms()
+                self._inside -= 1
         try:
             yield
         finally:
             with self._counting:
-                self._inside += 1
+                self._inside += count
 
     def on_fork(self) -> None:
         """Whoever held the lock is not in this process."""
@@ -305,7 +308,8 @@ class Application:
                 done = self.ended.popleft()
             except IndexError:  # another thread was faster
                 return
-            done.callback(done.offsets, done.error)
+            with self.at_work():
+                done.callback(done.offsets, done.error)
 
 
 def check_listener(listener: Any) -> None:

@@ -38,8 +38,8 @@ class ClientConfig(Settings, frozen=True, kw_only=True):
     for a second at first, for five once one was (``ConnectionFailedError``, once an outage); a consumer also
     when its member is out of its group (``MembershipLostError``, or the refusal for which it stays out), when a commit
     failed that nobody waits for and that has no callback, and when what was read is lost by an unclean election
-    (``LogTruncationError``). One of a class a second, at most. Of an asyncio twin a coroutine function is awaited on
-    the event loop.
+    (``LogTruncationError``); any client when a part of it fails, a bug of ours (``CallboardError``). One of a class a
+    second, at most. Of an asyncio twin a coroutine function is awaited on the event loop.
     """
 
     bootstrap_servers: str | list[str] = "localhost:9192"

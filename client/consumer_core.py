@@ -163,6 +163,9 @@ class ConsumerCore:
                     raise
             if found is None and is_reading:
                 self._raise_trouble()
+                group = self._fetching.group
+                if group is not None and group.member.phase is Phase.STUCK:
+                    self._io.post(group.look)  # what a poll calls took too long, and has come back
             return found
 
     def _hand_on(self, bad: BadRecord) -> None:
@@ -184,9 +187,6 @@ class ConsumerCore:
                 if is_done:
                     self._inbox.pass_over(*bad)
             self._on_news()  # for other threads: the partition can be read again
-            group = self._fetching.group
-            if group is not None and group.member.phase is Phase.STUCK:  # it took too long, and has come back
-                self._io.post(group.look)
 
     def _perform_changes(self, application: Application) -> None:
         """Do what the group asks of the application: give back, take over."""
@@ -198,7 +198,8 @@ class ConsumerCore:
                     change = application.next_change()
                 if change is None:
                     break
-                self._perform(application, change)
+                with application.at_work():
+                    self._perform(application, change)
         finally:
             application.turn.end()
             self._on_news()

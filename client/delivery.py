@@ -74,6 +74,7 @@ class Delivery:
         self._accumulator = accumulator
         self._route, self._split_columns = route, split_columns
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
+        io.tell = self.cluster.hook.tell
         self.sender = Sender(_sender_settings(config), accumulator, self)
         self.is_woken = False  # on_wake is on its way
         self.failures: deque[ProducerBatch] = deque(maxlen=FAILURES_MAX)

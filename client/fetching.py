@@ -89,6 +89,7 @@ class Fetching:
         self._generations = generations
         self._put, self._woken = put, woken
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
+        io.tell = self.cluster.hook.tell
         self.fetcher = Fetcher(_fetch_settings(config), self)
         self.counters = dict.fromkeys(("fetches", "bytes_fetched", "errors"), 0)
         self.group: GroupSide | None = None  # of a consumer with a group_id

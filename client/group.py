@@ -167,10 +167,10 @@ class GroupSide:
     def _say_farewell(self, effects: list[MemberEffect], done: Done[None]) -> None:
         self._perform(effects)
         self._pump()
-        if self.member.phase is Phase.LEAVING:
-            self._waiting_to_leave = done
-            self._farewell = next(effect.number for effect in effects if isinstance(effect, SendHeartbeat))
-        else:
+        sent = [effect.number for effect in effects if isinstance(effect, SendHeartbeat)]
+        if sent and self.member.phase is Phase.LEAVING:
+            self._waiting_to_leave, self._farewell = done, sent[0]
+        else:  # it has left, or another farewell is under way
             done(None, None)
 
     def begin_at_committed(self, wanted: Mapping[TopicPartition, int]) -> None:

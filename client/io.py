@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from ..errors import CallboardTimeoutError, ForkedClientError, IllegalStateError
+from ..errors import CallboardError, CallboardTimeoutError, ForkedClientError, IllegalStateError
 from ..transport.loop import Clock, SystemClock
 from ..transport.seam import Transport
 from ..transport.selector_loop import SelectorLoop, log_failure
@@ -54,6 +54,7 @@ class IoThread:
         self.clock: Clock = SystemClock()
         self.loop = SelectorLoop(self._on_failure)
         self.failure: tuple[BaseException, int] | None = None  # the last callback that failed, and when: a bug of ours
+        self.tell: Callable[[CallboardError], None] | None = None  # set once: the client's hook, which hears of it
         self.is_forked = False
         self._is_stopped = False
         self._pid = os.getpid()
@@ -132,6 +133,10 @@ class IoThread:
         """The loop goes on: the others' I/O must not end with one callback. Whoever asks for health is told."""
         self.failure = error, self.clock.monotonic_ms()
         log_failure(error)
+        if self.tell is not None:
+            failed = CallboardError(f"a part of the client failed: {type(error).__name__}: {error}; see the log")
+            failed.__cause__ = error
+            self.tell(failed)
 
     def _run(self) -> None:
         _io_threads.add(threading.get_ident())

@@ -20,7 +20,7 @@ Rules of this file:
    under each: it may have been given, and asked for, what it never heard of.
 4. A member that is out (fenced, unknown, silent for too long) never comes back: it joins anew under another name.
    One whose instance id was taken by another never does: that is for a person. So when a member joins anew, and not
-   itself under an earlier name has its place, it is out for good; one that has just been started takes the place.
+   itself under an earlier name has its place, it is out for good; one that has not been a member yet takes the place.
 5. An application that has not come for ``max_poll_interval_ms`` is stuck: the member leaves, so that others go on
    with its partitions, and joins again when the application comes back.
 6. Each heartbeat says whether all that is owned is fetched, or what is not. It is not the member that knows that: it
@@ -178,6 +178,7 @@ class Member:
         self.lost_why = ""  # … and why
         self.joined_ms = -1  # when it joined last, under its present name or one of before
         self._formers: dict[str, None] = {}  # its names of before, since a person had it join; the last few
+        self._was_member = False  # under one of them, as far as it has heard
         self._replaces = ""  # with an instance id: who has its place, as far as it knows
         self._not_before_ms = 0
         self._sent: dict[int, _Sent] = {}
@@ -239,6 +240,7 @@ class Member:
             self.phase = Phase.OUT
         self._forget()
         self._formers.clear()
+        self._was_member = False
         return effects
 
     def on_leave_again(self, now_ms: int) -> list[Effect]:
@@ -373,18 +375,19 @@ class Member:
         if not self.is_application_here and away_ms >= self.settings.max_poll_interval_ms:
             why = f"the application has not polled for {away_ms / 1000:.1f} s (max_poll_interval_ms)"
             is_known = self.phase is Phase.JOINED or bool(self._sent)
-            farewell = [self._farewell(now_ms, is_stuck=True)] if is_known else []
+            farewells = [self._farewell(now_ms, is_stuck=True)] if is_known else []
             lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
             self.phase, self.why = Phase.STUCK, why
             self.lost_ms, self.lost_why = now_ms, why
             self._forget()
-            return [*farewell, lost]
+            return [lost, *farewells]  # in this order: when others hear of it the application has
         if 0 <= self.give_back_by_ms <= now_ms:
             within = f"within {self.settings.max_poll_interval_ms} ms (max_poll_interval_ms)"
             why = f"the coordinator has not answered what was given back {within}"
             if self.revoking:
                 why = f"{', '.join(map(str, sorted(self.revoking)))} was to be given back {within}"
-            return [self._farewell(now_ms, is_stuck=True), *self._lose(why, now_ms)]
+            farewell = self._farewell(now_ms, is_stuck=True)
+            return [*self._lose(why, now_ms), farewell]
         return []
 
     def _lose(self, why: str, now_ms: int) -> list[Effect]:
@@ -417,7 +420,7 @@ class Member:
 
     def _on_taken(self, reply: GroupHeartbeatReply, now_ms: int) -> list[Effect]:
         """Somebody has our place: ourselves, once; or who was there before we came; or who has come since."""
-        if len(self._formers) > 1 and reply.taken_by not in self._formers:
+        if self._was_member and reply.taken_by not in self._formers:
             detail = f"{self.member_id} is fenced: {reply.why or reply.taken_by}"
             return self.on_barred(error_for_code(ErrorCode.FENCED_INSTANCE_ID, detail))
         self._replaces, self._not_before_ms = reply.taken_by, now_ms
@@ -438,7 +441,7 @@ class Member:
     def _take(self, reply: GroupHeartbeatReply, sent: _Sent, told_from_ms: int, now_ms: int) -> list[Effect]:
         """``told_from_ms``: what the answer says that is new was decided after that."""
         if is_joining := self.phase is Phase.JOINING:
-            self.joined_ms = now_ms
+            self.joined_ms, self._was_member = now_ms, True
         is_news = is_joining or reply.member_epoch > self.epoch
         if is_news:
             self._known_owned = None

@@ -12,9 +12,8 @@ Pure: what comes goes in with the time, effects come out.
 5. What needs no record, a read and a heartbeat without news, is answered with a proof that it is still the coordinator
    (``proof``): the members of one that is deposed and does not know must not live on by it.
 
-What the parts do: ``heartbeats`` (members come, live and go), ``watchdog`` (who does not fetch what
-it owns), ``commits`` (offsets), ``caretaking`` (who looks after
-groups), ``group`` (one group), ``state`` (what all share).
+What the parts do: ``heartbeats`` (members come, live and go), ``watchdog`` (who does not fetch what it owns),
+``commits`` (offsets), ``caretaking`` (who looks after groups), ``group`` (one group), ``state`` (what all share).
 """
 
 from __future__ import annotations

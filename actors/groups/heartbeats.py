@@ -96,7 +96,7 @@ class Heartbeats:
             return effects + self._groups.refuse(request, caller, _unknown(request, group, now_ms), group)
         if request.owned is not None or request.topics is not None or request.assignors:
             if refused := self._take_words(group, member, request, now_ms):
-                return self._groups.refuse(request, caller, refused)
+                return effects + self._groups.refuse(request, caller, refused)
             effects += self._groups.settle(group)
         if member.parked is not None:
             effects += self._groups.tell_parked(group, member)  # nobody listens there any more

@@ -7,7 +7,7 @@
 4. A member numbers its commits: one that comes behind a later one was on its way for too long, and commits nothing.
 5. Offsets expire only while the group has no members, and only so long after the last change (B23). A topic that was
    deleted takes its offsets along.
-5. A member is told where a partition begins with the answer that gives it, if that waits for the record that says so:
+6. A member is told where a partition begins with the answer that gives it, if that waits for the record that says so:
    then whatever was committed before has survived, too, and from then on nobody but the member can commit there.
 """
 

@@ -156,5 +156,5 @@ class Groups:
 
 
 def _with_beginnings(group: Group, given: list[GroupPartition], reply: AnyReply) -> AnyReply:
-    """Say besides where these begin (rule 5 of ``offsets``)."""
+    """Say besides where these begin (rule 6 of ``offsets``)."""
     return msgspec.structs.replace(reply, committed=group.offsets.beginnings(given))

@@ -312,3 +312,41 @@ def test_a_listener_may_close_its_consumer(cluster, member):
     with pytest.raises(IllegalStateError, match="closed"):
         consumer.poll(0)
     assert calls == [{T0}]
+
+
+@pytest.mark.parametrize("where", ["listener", "callback"])
+def test_what_a_poll_calls_is_stuck_like_any_other_work_if_it_takes_too_long(cluster, member, where):
+    """A listener, or a commit's callback, that hung held the member's partitions for ever: it was within a poll."""
+    cluster.create("t")
+    fill(cluster, 1)
+    begun, go_on, heard = threading.Event(), threading.Event(), Recorder()
+
+    def hang(*_):
+        begun.set()
+        go_on.wait(10)
+
+    class Hanging(Recorder):
+        def on_partitions_assigned(self, assigned):
+            heard.on_partitions_assigned(assigned)
+            if where == "listener":
+                hang()
+
+        on_partitions_lost = heard.on_partitions_lost
+
+    first = member(max_poll_interval_ms=800, enable_auto_commit=False, consumer_timeout_ms=10_000)
+    first.subscribe("t", listener=Hanging())
+    if where == "callback":
+        assert read(first, 1) == [0]
+        first.commit_async({T0: 0}, hang)
+    thread = threading.Thread(target=next, args=(first,))
+    thread.start()
+    assert begun.wait(10)
+    second = member("t", enable_auto_commit=False)
+    poll_until(lambda: T0 in second.assignment(), second)
+
+    assert first.health().group_state == "stuck"
+    go_on.set()
+    second.close()
+    thread.join(10)  # the same poll goes on, and reads
+    assert not thread.is_alive()
+    assert heard.calls == [("assigned", [T0]), ("lost", [T0]), ("assigned", [T0])]

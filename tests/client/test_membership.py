@@ -462,6 +462,21 @@ def test_one_whose_place_was_taken_while_it_was_out_of_reach_does_not_fence_that
     assert "another has this instance id" in str(member.error)
 
 
+def test_one_that_was_never_a_member_takes_the_place_also_under_its_second_name():
+    """Started while nobody coordinated; its application did not poll for long: a dead one barred it."""
+    member = a_member(instance_id="one", max_poll_interval_ms=5_000)
+    first = sent(member)
+    member.on_silence(first.number, LOST, 100)
+    member.drain(5_000, has_coordinator=False)
+    assert member.phase is Phase.STUCK
+    member.on_poll(6_000)
+    again = sent(member, 6_000)
+
+    assert member.on_answer(again.number, taken("before"), 6_010) == []
+
+    assert sent(member, 6_010).request.replaces == "before"
+
+
 def test_one_that_has_left_and_is_wanted_again_is_as_one_that_is_started():
     member, _ = joined(A, instance_id="one")
     (farewell,) = member.on_leave(100)
@@ -488,7 +503,7 @@ def test_what_is_not_given_back_in_time_is_lost_before_the_coordinator_gives_it_
     assert member.may_work(4_999)
 
     assert not member.may_work(5_000)
-    farewell, lost, _joining = member.drain(5_000, has_coordinator=True)
+    lost, farewell, _joining = member.drain(5_000, has_coordinator=True)
 
     assert (farewell.request.member_id, farewell.request.member_epoch, farewell.request.is_stuck) == (
         "member-1",
@@ -512,7 +527,7 @@ def test_giving_back_that_was_not_heard_of_in_time_is_none():
     member.on_silence(said.number, LOST, 4_000)
     assert member.may_work(4_999)
     assert not member.may_work(5_000)
-    _, lost, _joining = member.drain(5_000, has_coordinator=True)
+    lost, _farewell, _joining = member.drain(5_000, has_coordinator=True)
 
     assert set(lost.partitions) == {A}
     assert lost.why == "the coordinator has not answered what was given back within 5000 ms (max_poll_interval_ms)"
@@ -561,7 +576,7 @@ def test_an_application_that_does_not_come_makes_the_member_leave():
     member, _ = joined(A, max_poll_interval_ms=5_000)
 
     assert member.next_event_ms(has_coordinator=True) == 5_000
-    farewell, lost = member.drain(5_000, has_coordinator=True)
+    lost, farewell = member.drain(5_000, has_coordinator=True)
 
     assert (farewell.request.member_epoch, farewell.request.is_stuck) == (-1, True)
     assert set(lost.partitions) == {A}

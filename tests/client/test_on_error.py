@@ -276,6 +276,21 @@ def test_what_was_read_and_is_lost_is_told(cluster, soon):
     assert error.divergent_offsets == {T0: 2}
 
 
+@pytest.mark.parametrize("make", [Producer, Consumer, AdminClient])
+def test_a_part_of_the_client_that_fails_is_told(make):
+    told = Told()
+
+    def fail():
+        raise ZeroDivisionError("planted")
+
+    with fake_cluster() as cluster, make(bootstrap_servers=cluster.bootstrap_servers, on_error=told) as client:
+        client._io.post(fail)
+        error = told.next()
+
+    assert str(error) == "a part of the client failed: ZeroDivisionError: planted; see the log"
+    assert isinstance(error.__cause__, ZeroDivisionError)
+
+
 # -- on an event loop --------------------------------------------------------------------------------
 
 

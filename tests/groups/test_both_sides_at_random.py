@@ -3,9 +3,10 @@
 Connections keep the order of what is sent on them, may be slow, and may be cut: then the member hears of it, and what
 was on its way arrives all the same, perhaps much later, at whoever coordinates by then. Processes die at any time;
 another one comes with the same instance id, if the dead one had one. Coordinators change, with or without the last
-writes. Laws: a partition has one owner at any time; nobody who lives is fenced by a dead one; no committed offset is
-behind an acknowledged one; and when all is well again every partition has an owner, and everybody has all that is
-theirs.
+writes. Some do not fetch for a while, and are reset; some leave with a last commit. Laws: a partition has one owner at
+any time; nobody who lives is fenced by a dead one; no committed offset is behind an acknowledged one, and no member is
+told to begin behind one; who fetches is not reset; and when all is well again every partition has an owner, and
+everybody has all that is theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ import pytest
 
 from callboard.actors.groups.events import GroupSettings, TopicPicture
 from callboard.client.commits import Commit, Commits, Ended, FindAgain, SendCommit
-from callboard.client.membership import FindCoordinator, Lose, Member, MemberSettings, Phase, Revoke, SendHeartbeat
+from callboard.client.membership import (
+    Assign,
+    FindCoordinator,
+    Lose,
+    Member,
+    MemberSettings,
+    Phase,
+    Revoke,
+    SendHeartbeat,
+)
 from callboard.errors import CallboardTimeoutError, ConnectionLostError, error_for_code
 from callboard.model import OffsetAndMetadata
 from callboard.transport import group_messages as said
@@ -27,7 +37,7 @@ from .desks import Desk
 
 SEEDS = 25
 SAFETY_MS, LIVENESS_MS = 20_000, 25_000
-SESSION_MS, BEAT_MS, POLL_MS, COMMIT_MS = 3_000, 500, 4_000, 700
+SESSION_MS, BEAT_MS, POLL_MS, COMMIT_MS = 3_000, 500, 4_000, 700  # a stall of a session is enough for a reset
 TOPICS = ["clicks", "orders"]
 PLACES = ("one", "two", "static-1", "static-2")
 
@@ -48,12 +58,12 @@ class Process:
         names = iter(range(1, 1_000))
         instance = place if place.startswith("static") else ""
         settings = MemberSettings("billing", instance, ("sticky",), SESSION_MS, BEAT_MS, POLL_MS)
-        self.member = Member(settings, lambda: f"{place}.{life}/{next(names)}")
+        self.member = Member(settings, lambda: f"{place}.{life}/{next(names)}", self.stalled)
         self.connection = Connection()
         self.commits = Commits()
         self.waiting = {}  # number of a heartbeat, -number of a commit -> until when
         self.revoking = []  # (at_ms, partitions): when the application will have given them back
-        self.stuck_until_ms = 0
+        self.stuck_until_ms = self.deaf_until_ms = self.deaf_from_ms = 0
         self.knows_until_ms = 0  # it knows no coordinator until then
         self.member.on_subscribe(["orders"], world.now)
 
@@ -61,9 +71,21 @@ class Process:
     def owned(self):
         return set(self.member.owned) if self.member.may_work(self.world.now) else set()
 
+    def stalled(self, owned, now_ms):
+        return sorted(owned)[:2] if now_ms < self.deaf_until_ms else []
+
+    def begin(self, effect):
+        """It is told where to begin: nowhere behind what anybody was told that it is committed."""
+        for key, offset in effect.committed.items():
+            known = self.world.acknowledged.get(key, -1)
+            assert offset >= known, f"{self.world.now}: {self.place} begins {key} at {offset}, behind {known}"
+        self.world.told += len(effect.committed)
+
     def perform(self, effects):
         world = self.world
         for effect in effects:
+            if isinstance(effect, Assign) and self.member.may_work(world.now):
+                self.begin(effect)
             if isinstance(effect, SendHeartbeat):
                 self.send(effect.number, effect.request, effect.timeout_ms)
             elif isinstance(effect, SendCommit):
@@ -88,25 +110,23 @@ class Process:
         self.waiting[number] = world.now + timeout_ms
 
     def as_request(self, effect):
-        entries = [
-            said.OffsetCommitEntry(topic=key.topic, partition=key.partition, offset=given.offset)
-            for key, given in effect.offsets.items()
-        ]
         return said.OffsetCommitRequest(
             group_id="billing",
             member_id=effect.member_id,
             member_epoch=effect.member_epoch,
-            entries=entries,
+            entries=as_entries(effect.offsets),
             number=effect.number,
         )
 
     def commit(self):
         """Commit more than anybody has of each partition, as one that deals with record after record."""
-        offsets = {key: OffsetAndMetadata(next(self.world.offsets)) for key in sorted(self.owned)}
-        if offsets:
+        if offsets := self.done_with():
             is_waiting, until_ms = self.world.chance.random() < 0.5, self.world.now + 10_000
             name, epoch = self.member.member_id, self.member.epoch
             self.commits.on_commit(Commit(offsets, name, epoch, is_waiting=is_waiting, until_ms=until_ms))
+
+    def done_with(self):
+        return {key: OffsetAndMetadata(next(self.world.offsets)) for key in sorted(self.owned)}
 
     def silent(self, number, error):
         if number < 0:
@@ -130,6 +150,9 @@ class Process:
             return
         now, member = self.world.now, self.member
         if number > 0:
+            if not reply.error and reply.is_reset:
+                self.world.resets += 1
+                assert self.deaf_from_ms, f"{now}: {self.place} was reset, and has fetched all the time: {reply.why}"
             self.perform(member.on_answer(number, reply, now))
         else:
             error = error_for_code(reply.error, reply.detail) if reply.error else None
@@ -155,17 +178,25 @@ class Process:
         self.perform(self.commits.drain(now, member.member_id, member.epoch, has_coordinator=is_known))
 
 
+def as_entries(offsets):
+    return [
+        said.OffsetCommitEntry(topic=key.topic, partition=key.partition, offset=given.offset)
+        for key, given in offsets.items()
+    ]
+
+
 class World:
     def __init__(self, seed):
         self.chance = random.Random(seed)
         self.desk = Desk(
             {"orders": TopicPicture("o1", 4), "clicks": TopicPicture("c1", 2)},
-            settings=GroupSettings(broker_id=1, group_session_timeout_ms_min=100),
+            settings=GroupSettings(broker_id=1, group_session_timeout_ms_min=100, group_fetch_stall_ms=100),
         )
         self.processes, self.lives = {}, dict.fromkeys(PLACES, 0)
         self.old = []  # connections that were cut
         self.offsets = itertools.count(1)
         self.acknowledged = {}  # by partition: the highest offset
+        self.told = self.resets = 0  # partitions with the answer that gives them; members
         self.asked = {}  # ticket -> (process, number)
         self.is_healthy = False
         self.slow = 0.0
@@ -227,13 +258,22 @@ class World:
             self.slow = chance.choice((0.0, 0.0, 0.02, 0.3))
         elif roll < 0.10 and live:
             self.leave(chance.choice(live))
+        elif roll < 0.12 and live:
+            process = chance.choice(live)
+            process.deaf_from_ms, process.deaf_until_ms = self.now, self.now + chance.choice((1_000, 12_000))
+        elif roll < 0.122:
+            partition = chance.randrange(4)
+            self.desk.led[partition] = chance.choice((-1, self.desk.led.get(partition, 0) + 1))
 
     def die(self, process):
         self.old.append(process.connection)
         del self.processes[process.place]
 
     def leave(self, process):
-        process.perform(process.member.on_leave(self.now))
+        member, last = process.member, {}
+        if process.commits.is_idle and member.phase is Phase.JOINED and self.chance.random() < 0.7:
+            last = process.done_with()
+        process.perform(member.on_leave(self.now, as_entries(last)))
         self.die(process)
 
     def move(self):
@@ -279,11 +319,12 @@ class World:
 
     def heal(self):
         self.is_healthy, self.slow, self.desk.survives = True, 0.0, True
+        self.desk.led.clear()
         self.desk.write()
         if not self.processes:
             self.start(PLACES[0])
         for process in self.processes.values():
-            process.stuck_until_ms = process.knows_until_ms = 0
+            process.stuck_until_ms = process.knows_until_ms = process.deaf_until_ms = 0
 
     def is_well(self):
         members = [process.member for process in self.processes.values()]

@@ -357,3 +357,14 @@ def test_a_description_says_when_a_member_was_last_known_to_fetch():
     live(desk, 3_000, stalled=[1])
     (member,) = desk.described().members
     assert (member.fetching_ms_ago, numbers(member.stalled), member.stalled_ms) == (3_400, [1], 2_000)
+
+
+def test_a_reset_is_told_of_also_when_what_is_said_besides_is_refused():
+    desk = one_member()
+    live(desk, STALL_MS, stalled=[2])
+    desk.pass_time(BEAT_MS)
+
+    refused = desk.heartbeat("one", 1, owned=[7], stalled=[2])
+
+    assert refused.error == ErrorCode.INVALID_REQUEST
+    assert [notice.name for notice in desk.notices] == ["group.member_reset"]
