@@ -70,6 +70,8 @@ class GroupView(NamedTuple):
     topics: Mapping[str, frozenset[str]]  # that each member is subscribed to
     targets: Mapping[str, frozenset[GroupPartition]]
     counts: Mapping[str, int]  # partitions of all topics, by topic id
+    members: tuple[str, ...] = ()  # their ids
+    is_settled: bool = False  # each has all of its target, which is something, and nothing to give back
 
 
 class Observer:
@@ -210,7 +212,10 @@ def groups_of(coordinator: Coordinator) -> Iterator[tuple[object, GroupView]]:
         if members := group.members.values():
             topics = {member.rank: frozenset(member.topics) for member in members}
             targets = {member.rank: member.target for member in members}
-            yield rules, GroupView(group.group_id, group.epoch, group.assignor, topics, targets, counts)
+            is_settled = all(member.is_complete and member.target for member in members)
+            yield rules, GroupView(
+                group.group_id, group.epoch, group.assignor, topics, targets, counts, tuple(group.members), is_settled
+            )
 
 
 def is_deciding(controller: Controller) -> bool:

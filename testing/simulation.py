@@ -372,6 +372,7 @@ class Simulation:
             elif isinstance(actor, Coordinator):
                 for state, group in groups_of(actor):
                     self.group_laws.on_group(state, group)
+                    self.chases.on_group(process, group)
             elif isinstance(actor, Controller):
                 self.chases.on_controller(process, actor)
             elif name == METADATA and self.store.has_news(self.cluster.kept):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from callboard.testing.nemesis import CHASED_HOW, CHASES, KINDS, Fault, schedule
+from callboard.testing.nemesis import CHASED_HOW, CHASES, GROUP_CHASES, KINDS, Fault, schedule
 from callboard.testing.profiles import PROFILES
 from callboard.testing.recording import read_lines
 from callboard.testing.simulate import main, regression_seeds
@@ -128,13 +128,15 @@ def test_every_kind_of_fault_is_scheduled_by_some_seed_and_none_by_others():
 
 def test_every_kind_of_chase_is_scheduled_with_every_end():
     names = ["broker-1", "broker-2", "broker-3"]
-    made = [schedule(seed, brokers=names, clients=[], span_ms=3_000, kinds=CHASES, partitions=2) for seed in range(200)]
+    kinds = CHASES | GROUP_CHASES
+    made = [schedule(seed, brokers=names, clients=[], span_ms=3_000, kinds=kinds, partitions=2) for seed in range(200)]
     faults = [fault for one in made for fault in one]
 
-    assert {fault.kind for fault in faults} == set(CHASES)
+    assert {fault.kind for fault in faults} == set(kinds)
     for kind, how in CHASED_HOW.items():
         assert {fault.other for fault in faults if fault.kind == kind} == set(how)
-    assert {fault.target for fault in faults if fault.kind in CHASED_HOW} == {"partition-0", "partition-1"}
+    assert {fault.target for fault in faults if fault.kind in CHASED_HOW} == {"partition-0", "partition-1", "groups"}
+    assert {fault.kind for fault in faults if fault.target == "groups"} == set(GROUP_CHASES)
 
 
 def test_something_is_lost_in_some_run_where_it_may_be_and_the_run_is_good():
