@@ -366,14 +366,15 @@ class Simulation:
             self.laws.losses.on_life(process.options.broker_id, process.options.incarnation)
 
         def on_ran(_: ProcessLoop, callback: Callable[..., Any]) -> None:
-            actor = getattr(callback, "__self__", None)
-            if isinstance(actor, Replica):
+            actor: Any = getattr(callback, "__self__", None)
+            kind = type(actor)  # none of them has subclasses, and to ask an abstract class each time takes long
+            if kind is Replica:
                 self._look_at(process, actor)
-            elif isinstance(actor, Coordinator):
+            elif kind is Coordinator:
                 for state, group in groups_of(actor):
                     self.group_laws.on_group(state, group)
                     self.chases.on_group(process, group)
-            elif isinstance(actor, Controller):
+            elif kind is Controller:
                 self.chases.on_controller(process, actor)
             elif name == METADATA and self.store.has_news(self.cluster.kept):
                 self._look_at_store()
