@@ -213,8 +213,18 @@ def groups_of(coordinator: Coordinator) -> Iterator[tuple[object, GroupView]]:
             topics = {member.rank: frozenset(member.topics) for member in members}
             targets = {member.rank: member.target for member in members}
             is_settled = all(member.is_complete and member.target for member in members)
-            yield rules, GroupView(
-                group.group_id, group.epoch, group.assignor, topics, targets, counts, tuple(group.members), is_settled
+            yield (
+                rules,
+                GroupView(
+                    group.group_id,
+                    group.epoch,
+                    group.assignor,
+                    topics,
+                    targets,
+                    counts,
+                    tuple(group.members),
+                    is_settled,
+                ),
             )
 
 

@@ -72,6 +72,7 @@ class Outcome:
     failed: int = 0
     steps: int = 0
     checks: int = 0
+    losses: int = 0  # that nobody is to be blamed for
     virtual_ms: float = 0.0
     events: list[bytes] = field(default_factory=list)
     resets: list[str] = field(default_factory=list)  # of members, by the watchdog: what was logged
@@ -302,6 +303,7 @@ class Simulation:
         outcome.unknown = sum(send.outcome == "info" for send in sends)
         outcome.failed = len(sends) - outcome.acked - outcome.unknown
         outcome.steps, outcome.checks = self.loop.steps, self.laws.checks
+        outcome.losses = len(self.laws.losses.found)
         outcome.virtual_ms = self.loop.now_us / 1000
         outcome.events = self.recorder.lines()
         digest = hashlib.blake2b(digest_size=8)
