@@ -10,6 +10,10 @@ for it, as a person does who wants to break the thing. For as long as it is open
   ``kill``, or ``cut`` (from the leader); its leader's word, and its own copies, travel slowly meanwhile.
 - ``chase-controller``: the controller has decided something of a partition, and its commit has not left the process,
   which is paused until another controller holds the lease.
+- ``chase-coordinator``: a group has several members, and each has its partitions. Its coordinator's broker is cut from
+  brokers and metadata; members still reach it. When another broker coordinates the group, one member's process dies,
+  and who comes in its place asks for the coordinator as it is now: so the group has members on both sides.
+- ``chase-member``: likewise a group, and one of its members is paused until it is out and does not know.
 
 What is random comes from a stream of each fault's own. What it looks at is what ``observing`` shows: it touches
 nothing before it strikes.
@@ -25,13 +29,16 @@ from typing import Any
 from ..actors.controller.controller import Controller
 from ..actors.metadata.documents import PartitionDocument
 from ..model import PartitionKey
-from .nemesis import PAUSE_MS_MAX, Fault, Nemesis
-from .observing import ReplicaView, is_deciding
+from .nemesis import GROUP_CHASES, PAUSE_MS_MAX, Fault, Nemesis
+from .observing import GroupView, ReplicaView, is_deciding
 from .simulated import METADATA, SimulatedProcess
 
 SLOW_WORD_MS = 60.0  # what a leader's proposal takes when its follower is chased
 CUT_MS = (100.0, 400.0, 1_200.0)
 BACK_MS = (60.0, 250.0, 900.0)
+PAUSE_MS = 1_500.0  # of a member: longer than its session
+SETTLED_MS = 200.0  # from when a member has its partitions to when it is paused, at most: it has something to commit
+STRANGE_MS = 4_000.0  # that a coordinator is cut off: until its session is over, its successor serves, members are out
 
 
 @dataclass
@@ -43,6 +50,15 @@ class _Chase:
     @property
     def is_used_up(self) -> bool:
         return len(self.done) >= max(1, int(self.fault.amount))
+
+
+@dataclass
+class _Strange:
+    """The process of a coordinator that was cut off."""
+
+    name: str
+    chance: random.Random
+    has_successor: bool = False
 
 
 class Chases:
@@ -62,6 +78,7 @@ class Chases:
         self._views_of, self._document_of, self._controller_of = views_of, document_of, controller_of
         self._open: list[_Chase] = []
         self._asleep: dict[str, tuple[int, random.Random]] = {}  # controllers, and the epoch that they were paused in
+        self._strange: dict[str, _Strange] = {}  # by group
 
     def begin(self, fault: Fault) -> None:
         chase = _Chase(fault, random.Random(f"chase/{self._seed}/{fault.kind}/{fault.target}/{fault.at_ms}"))
@@ -96,6 +113,18 @@ class Chases:
             if epoch > paused_in:
                 del self._asleep[name]
                 self._nemesis.later(chance.choice((1.0, 10.0, 60.0)) * chance.random(), self._nemesis.resume, name)
+
+    def on_group(self, process: SimulatedProcess, group: GroupView) -> None:
+        """A coordinator has done something, and has this group."""
+        name = process.options.name
+        if (strange := self._strange.get(group.group_id)) is not None:
+            self._chase_successor(strange, name, group)
+            return
+        if len(group.members) > 1 and group.is_settled:
+            for chase in self._open:
+                if chase.fault.kind in GROUP_CHASES and self._use(chase, (group.group_id, group.epoch)):
+                    self._strike_group(chase, name, group)
+                    return
 
     # -- each kind -------------------------------------------------------------------------------------
 
@@ -139,6 +168,23 @@ class Chases:
                     nemesis.slow_link(one, other, 5 * SLOW_WORD_MS, 10 * SLOW_WORD_MS)
             nemesis.kill(follower, 5.0 + 10 * chance.random(), power_loss=how == "power", is_noticed=is_noticed)
 
+    def _strike_group(self, chase: _Chase, name: str, group: GroupView) -> None:
+        nemesis, chance = self._nemesis, chase.chance
+        if chase.fault.kind == "chase-member":
+            delay_ms = SETTLED_MS * chance.random()
+            nemesis.later(delay_ms, nemesis.pause, process_of(chance.choice(group.members)), PAUSE_MS)
+        else:
+            self._strange[group.group_id] = _Strange(name, chance)
+            nemesis.cut_from_servers(name, STRANGE_MS)
+            nemesis.later(STRANGE_MS, self._strange.pop, group.group_id)
+
+    def _chase_successor(self, strange: _Strange, name: str, group: GroupView) -> None:
+        if name != strange.name and group.members and not strange.has_successor:
+            strange.has_successor = True
+            member = strange.chance.choice(group.members)
+            place = process_of(member).partition("+")[0]  # whichever life it is in
+            self._nemesis.later(0.0, self._nemesis.kill_client, place)
+
     # -- inside ----------------------------------------------------------------------------------------
 
     def _use(self, chase: _Chase, moment: Any) -> bool:
@@ -150,3 +196,8 @@ class Chases:
 
     def _end(self, chase: _Chase) -> None:
         self._open.remove(chase)
+
+
+def process_of(member_id: str) -> str:
+    """Return the process of a member of a simulation."""
+    return member_id.partition("/")[0]

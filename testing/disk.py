@@ -21,6 +21,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..storage.files import AlreadyLocked, Buffer, parent_of
 
@@ -398,8 +399,11 @@ class SimDisk:
         node.dirty.clear()
 
     def _find(self, path: str) -> _Node | _Dir:
+        return self._walk(_names(path), path)
+
+    def _walk(self, names: Sequence[str], path: str) -> _Node | _Dir:
         found: _Node | _Dir = self._root
-        for name in _names(path):
+        for name in names:
             if not isinstance(found, _Dir) or name not in found.entries:
                 raise _error(errno.ENOENT, path)
             found = found.entries[name]
@@ -419,7 +423,10 @@ class SimDisk:
 
     def _parent(self, path: str) -> tuple[_Dir, str]:
         names = _names(path)
-        return self._dir("/".join(names[:-1])), names[-1]
+        found = self._walk(names[:-1], path)
+        if isinstance(found, _Node):
+            raise _error(errno.ENOTDIR, path)
+        return found, names[-1]
 
 
 # -- power loss ------------------------------------------------------------------------------------
@@ -495,8 +502,9 @@ def _paths(directory: _Dir, path: str) -> Iterator[str]:
             yield f"{path}/{name}"
 
 
-def _names(path: str) -> list[str]:
-    return [name for name in path.split("/") if name not in ("", ".")]
+@lru_cache(maxsize=4_096)
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(name for name in path.split("/") if name not in ("", "."))
 
 
 def _error(code: int, path: str) -> OSError:

@@ -315,7 +315,10 @@ class Laws:
         return None
 
     def _ghost(self, key: PartitionKey) -> Ghost:
-        return self.ghosts.setdefault(key, Ghost())
+        ghost = self.ghosts.get(key)
+        if ghost is None:
+            ghost = self.ghosts[key] = Ghost()
+        return ghost
 
 
 def offsets_in_order(view: ReplicaView) -> None:

@@ -35,6 +35,9 @@ class SimTimer:
     def cancel(self) -> None:
         self.is_cancelled = True
 
+    def run(self) -> None:
+        self.callback(*self.args)
+
 
 class SimLoop:
     """A ``Loop`` whose time is virtual. Microseconds inside, seconds for delays, milliseconds for tests."""
@@ -42,7 +45,7 @@ class SimLoop:
     def __init__(self, seed: int = 0, *, shuffle: bool = False) -> None:
         self.now_us = 0
         self.steps = 0  # callbacks run so far: two runs of one seed agree on it
-        self._random = random.Random(seed)
+        self._bits = random.Random(seed).getrandbits
         self._shuffle = shuffle
         self._ready: list[SimTimer] = []
         self._timers: list[tuple[int, int, SimTimer]] = []
@@ -56,13 +59,20 @@ class SimLoop:
         self._ready.append(timer)
         return timer
 
+    def put(self, timer: SimTimer, delay: float | None = None) -> None:
+        """Have a timer of somebody's own making run: soon, or after ``delay``."""
+        if delay is None:
+            self._ready.append(timer)
+            return
+        self._timer_count += 1
+        heapq.heappush(self._timers, (self.now_us + max(0, round(delay * 1e6)), self._timer_count, timer))
+
     def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any) -> SimTimer:
         return self.call_soon(callback, *args)
 
     def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> SimTimer:
         timer = SimTimer(callback, args)
-        self._timer_count += 1
-        heapq.heappush(self._timers, (self.now_us + max(0, round(delay * 1e6)), self._timer_count, timer))
+        self.put(timer, delay)
         return timer
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
@@ -113,14 +123,21 @@ class SimLoop:
             self._ring(due_us)
 
     def _step(self, before: int) -> None:
-        index = self._random.randrange(len(self._ready)) if self._shuffle else 0
-        timer = self._ready.pop(index)
+        ready = self._ready
+        timer = ready.pop(self._choice(len(ready)) if self._shuffle else 0)
         if timer.is_cancelled:
             return
         self.steps += 1
         if self.steps - before > STEPS_MAX:
             raise InvariantViolated(f"{STEPS_MAX} callbacks in one run: {timer.callback!r} and others never rest")
-        timer.callback(*timer.args)
+        timer.run()
+
+    def _choice(self, count: int) -> int:
+        """Return what ``Random.randrange(count)`` would; it is asked for each callback."""
+        bits = count.bit_length()
+        while (number := self._bits(bits)) >= count:
+            pass
+        return number
 
     def _next_due_us(self) -> int | None:
         while self._timers and self._timers[0][2].is_cancelled:

@@ -22,6 +22,30 @@ from .loop import SimLoop, SimTimer
 WALL_MS = 1_700_000_000_000  # of virtual time 0
 
 
+class ProcessTimer(SimTimer):
+    """A callback of one process. To the loop of the simulation it never looks cancelled: it runs, and does nothing."""
+
+    __slots__ = ("is_void", "owner")
+
+    def __init__(self, owner: ProcessLoop, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        super().__init__(callback, args)
+        self.owner = owner
+        self.is_void = False
+
+    def cancel(self) -> None:
+        self.is_void = True
+
+    def run(self) -> None:
+        if self.is_void or self.owner.is_dead:
+            return
+        if self.owner.is_paused:
+            self.owner.held.append(self)
+            return
+        self.callback(*self.args)
+        if self.owner.on_ran is not None:
+            self.owner.on_ran(self.owner, self.callback)
+
+
 class ProcessLoop:
     """A ``Loop``: the callbacks of one process, on the loop of the simulation."""
 
@@ -33,21 +57,21 @@ class ProcessLoop:
         self.is_paused = False
         self.on_ran: Callable[[ProcessLoop, Callable[..., Any]], None] | None = None  # looks after each callback
         self.on_paused: Callable[[], None] | None = None  # hears when it is paused or goes on
-        self._held: list[SimTimer] = []  # fell due while paused
+        self.held: list[ProcessTimer] = []  # fell due while paused
 
     # -- what a Loop is --------------------------------------------------------------------------------
 
     def call_soon(self, callback: Callable[..., Any], *args: Any) -> SimTimer:
-        timer = SimTimer(callback, args)
-        self.base.call_soon(self._run, timer)
+        timer = ProcessTimer(self, callback, args)
+        self.base.put(timer)
         return timer
 
     def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any) -> SimTimer:
         return self.call_soon(callback, *args)
 
     def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> SimTimer:
-        timer = SimTimer(callback, args)
-        self.base.call_later(delay / self.rate, self._run, timer)
+        timer = ProcessTimer(self, callback, args)
+        self.base.put(timer, delay / self.rate)
         return timer
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
@@ -60,7 +84,7 @@ class ProcessLoop:
 
     def kill(self) -> None:
         self.is_dead = True
-        self._held.clear()
+        self.held.clear()
 
     def pause(self) -> None:
         self.is_paused = True
@@ -71,19 +95,9 @@ class ProcessLoop:
         self.is_paused = False
         if self.on_paused is not None:
             self.on_paused()
-        held, self._held = self._held, []
+        held, self.held = self.held, []
         for timer in held:
-            self.base.call_soon(self._run, timer)
-
-    def _run(self, timer: SimTimer) -> None:
-        if timer.is_cancelled or self.is_dead:
-            return
-        if self.is_paused:
-            self._held.append(timer)
-            return
-        timer.callback(*timer.args)
-        if self.on_ran is not None:
-            self.on_ran(self, timer.callback)
+            self.base.put(timer)
 
 
 class ProcessClock:

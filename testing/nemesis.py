@@ -95,6 +95,7 @@ CHASES: dict[str, float] = {
     "lag": 3.0,  # one broker is far from the others, near to clients and metadata; amount: ms
     "estrange": 1.0,  # one broker is cut from the others and metadata, for longer than its session; clients reach it
 }
+GROUP_CHASES = {"chase-coordinator": 1.0, "chase-member": 1.0}  # where there are groups
 CLOCK_LEAP = {"clock-leap": 1.0}  # of the wall clock, ten years ahead (F21): nothing is too old because of it
 UNCLEAN = {"elect-unclean": 1.0}  # a person orders unclean elections, for a while, wherever nobody leads
 LEAP_MS = 10 * 365 * 86_400_000
@@ -103,6 +104,8 @@ CHASED_HOW = {
     "chase-leader": ("kill", "kill", "power", "fail", "fail", "cut"),
     "chase-joiner": ("power", "power", "kill", "cut"),
     "chase-controller": ("pause",),
+    "chase-coordinator": ("estrange",),
+    "chase-member": ("pause",),
 }
 
 
@@ -164,6 +167,7 @@ def _fault(
         target, for_ms = "all", max(for_ms, 0.3 * span_ms)
     elif kind in CHASED_HOW:
         target, other = f"partition-{chance.randrange(partitions)}", chance.choice(CHASED_HOW[kind])
+        target = "groups" if kind in GROUP_CHASES else target
         amount, for_ms = float(chance.choice((1, 2, 2, 3))), max(for_ms, 0.3 * span_ms)
     elif kind == "estrange":
         for_ms = 1_600 + 1_500 * chance.random()
@@ -275,7 +279,7 @@ class Nemesis:
         self._cluster, self._network, self._host = cluster, network, host
         self._clients = clients
         self._recorder = recorder
-        self._kill_client = kill_client
+        self.kill_client = kill_client
         self._loop: SimLoop = cluster.loop
         self.store_orders: list[str] = []
         self.commits: list[ControllerCommit] = []  # taken since somebody looked
@@ -306,7 +310,7 @@ class Nemesis:
             "elect-unclean": lambda fault: self.order_elections(fault.for_ms),
             "fail-actor": self._fail_actor,
             "sync-error": self._sync_error,
-            "kill-client": lambda fault: self._kill_client(fault.target),
+            "kill-client": lambda fault: self.kill_client(fault.target),
             "lag": self._lag,
             "estrange": lambda fault: self.cut_from_servers(fault.target, fault.for_ms),
             **dict.fromkeys(CHASED_HOW, lambda fault: self.begin_chase(fault)),

@@ -21,7 +21,7 @@ from ..actors.partition.leading import Leading
 from ..actors.partition.replica import Replica
 from ..errors import CorruptRecordError
 from ..model import PartitionKey
-from ..storage.batch import decode_batch, iter_batches, parse_header
+from ..storage.batch import HEADER_BYTES, decode_batch, iter_batches, parse_header
 from ..storage.log import Log
 from ..storage.segment import Segment
 from .disk import SimDisk, SimFile
@@ -70,6 +70,8 @@ class GroupView(NamedTuple):
     topics: Mapping[str, frozenset[str]]  # that each member is subscribed to
     targets: Mapping[str, frozenset[GroupPartition]]
     counts: Mapping[str, int]  # partitions of all topics, by topic id
+    members: tuple[str, ...] = ()  # their ids
+    is_settled: bool = False  # each has all of its target, which is something, and nothing to give back
 
 
 class Observer:
@@ -210,7 +212,20 @@ def groups_of(coordinator: Coordinator) -> Iterator[tuple[object, GroupView]]:
         if members := group.members.values():
             topics = {member.rank: frozenset(member.topics) for member in members}
             targets = {member.rank: member.target for member in members}
-            yield rules, GroupView(group.group_id, group.epoch, group.assignor, topics, targets, counts)
+            is_settled = all(member.is_complete and member.target for member in members)
+            yield (
+                rules,
+                GroupView(
+                    group.group_id,
+                    group.epoch,
+                    group.assignor,
+                    topics,
+                    targets,
+                    counts,
+                    tuple(group.members),
+                    is_settled,
+                ),
+            )
 
 
 def is_deciding(controller: Controller) -> bool:
@@ -229,6 +244,7 @@ class _LogCopy:
         self.marks: list[BatchMark] = []
         self.cuts = 0
         self._places: list[tuple[str, int]] = []  # of each: its file, and where in it
+        self._last: tuple[BatchMark, bytes] | None = None  # one that was last, and its header as it was found
         self._cleaned_offset = log.cleaner.cleaned.offset
 
     def follow(self, disk: SimDisk) -> None:
@@ -265,7 +281,12 @@ class _LogCopy:
             return False
         last = self.marks[-1]
         if not is_compacted(self.log):
-            return _mark_at(data, position)[0] == last
+            header = bytes(data[position : position + HEADER_BYTES])
+            if self._last is not None and self._last[0] is last and self._last[1] == header:
+                return True
+            is_true = _mark_at(data, position)[0] == last
+            self._last = (last, header) if is_true else None
+            return is_true
         try:
             mark = _mark_at(data, position)[0]
         except CorruptRecordError:

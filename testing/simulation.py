@@ -72,6 +72,7 @@ class Outcome:
     failed: int = 0
     steps: int = 0
     checks: int = 0
+    losses: int = 0  # that nobody is to be blamed for
     virtual_ms: float = 0.0
     events: list[bytes] = field(default_factory=list)
     resets: list[str] = field(default_factory=list)  # of members, by the watchdog: what was logged
@@ -302,6 +303,7 @@ class Simulation:
         outcome.unknown = sum(send.outcome == "info" for send in sends)
         outcome.failed = len(sends) - outcome.acked - outcome.unknown
         outcome.steps, outcome.checks = self.loop.steps, self.laws.checks
+        outcome.losses = len(self.laws.losses.found)
         outcome.virtual_ms = self.loop.now_us / 1000
         outcome.events = self.recorder.lines()
         digest = hashlib.blake2b(digest_size=8)
@@ -366,13 +368,15 @@ class Simulation:
             self.laws.losses.on_life(process.options.broker_id, process.options.incarnation)
 
         def on_ran(_: ProcessLoop, callback: Callable[..., Any]) -> None:
-            actor = getattr(callback, "__self__", None)
-            if isinstance(actor, Replica):
+            actor: Any = getattr(callback, "__self__", None)
+            kind = type(actor)  # none of them has subclasses, and to ask an abstract class each time takes long
+            if kind is Replica:
                 self._look_at(process, actor)
-            elif isinstance(actor, Coordinator):
+            elif kind is Coordinator:
                 for state, group in groups_of(actor):
                     self.group_laws.on_group(state, group)
-            elif isinstance(actor, Controller):
+                    self.chases.on_group(process, group)
+            elif kind is Controller:
                 self.chases.on_controller(process, actor)
             elif name == METADATA and self.store.has_news(self.cluster.kept):
                 self._look_at_store()

@@ -16,12 +16,14 @@ from callboard.testing.recording import read_lines
 from callboard.testing.simulation import Simulation, _NotConverged, run_seed
 from callboard.testing.strand import Strand
 
+SEEDS = range(12)
+
 
 @pytest.fixture(scope="module")
-def runs(workers):
+def seen(runs):
     """What the clients of some runs saw."""
     found = []
-    for run in [workers.submit(run_seed, seed, "groups") for seed in range(12)]:
+    for run in [runs.begin(seed, "groups") for seed in SEEDS]:
         outcome = run.result()
         assert outcome.is_good, outcome.report()
         assert outcome.resets == [], "nobody forgets to fetch"
@@ -30,26 +32,32 @@ def runs(workers):
 
 
 @pytest.fixture(scope="module")
-def looked_into():
-    """Three of these runs, whose members and histories can be looked at."""
-    found = [Simulation(seed, PROFILES["groups"]) for seed in range(3)]
-    for run in found:
-        outcome = run.run()
-        assert outcome.is_good, outcome.report()
+def outcomes():
+    """Three of these runs, made here, whose members and histories can be looked at: each with its outcome."""
+    found = {}
+    for seed in SEEDS[:3]:
+        run = Simulation(seed, PROFILES["groups"])
+        found[run] = run.run()
+        assert found[run].is_good, found[run].report()
     return found
 
 
-def test_members_commit_are_refused_and_give_back_in_the_runs_that_are_judged(runs):
-    ends = Counter(event.type for events in runs for event in events if event.f == "commit")
-    owned = Counter(event.f for events in runs for event in events if event.f in ("own", "disown"))
+@pytest.fixture(scope="module")
+def looked_into(outcomes):
+    return list(outcomes)
+
+
+def test_members_commit_are_refused_and_give_back_in_the_runs_that_are_judged(seen):
+    ends = Counter(event.type for events in seen for event in events if event.f == "commit")
+    owned = Counter(event.f for events in seen for event in events if event.f in ("own", "disown"))
 
     assert ends["ok"] > 300
     assert ends["fail"] > 0, "a fenced member's commit is a case"
     assert owned["own"] == owned["disown"] > 50, "a run ends, and with it what was held"
 
 
-def test_members_close_die_and_come_back_under_new_names(runs):
-    names = {event.err for events in runs for event in events if event.f == "own"}
+def test_members_close_die_and_come_back_under_new_names(seen):
+    names = {event.err for events in seen for event in events if event.f == "own"}
 
     assert any(name.startswith("member-3") for name in names), "one that came later"
     assert any("+2/" in name for name in names), "one in the place of another"
@@ -88,16 +96,16 @@ def test_a_second_group_reads_the_same_beside_the_first(looked_into):
         assert len(read[0]) > 10
 
 
-def test_what_is_committed_is_looked_at_all_the_time(runs):
-    for events in runs:
+def test_what_is_committed_is_looked_at_all_the_time(seen):
+    for events in seen:
         assert sum(event.f == "read" and event.p == WATCHER for event in events) > 30
 
 
-def test_the_same_seed_is_the_same_run_of_a_group():
-    first, second = run_seed(2, "groups"), run_seed(2, "groups")
-
-    assert first.digest == second.digest
-    assert first.events == second.events
+def test_the_same_seed_is_the_same_run_of_a_group(outcomes, runs):
+    for outcome in outcomes.values():
+        other = runs.of(outcome.seed, "groups")
+        assert outcome.digest == other.digest
+        assert outcome.events == other.events
 
 
 def test_a_member_that_is_paused_past_its_session_comes_back_under_another_name():
@@ -118,8 +126,8 @@ def test_a_member_that_forgets_a_partition_is_reset_and_everything_is_read_all_t
     assert {line.split()[0] for line in outcome.resets} == {"group.member_reset"}
 
 
-def test_no_thread_of_a_run_is_left():
-    assert run_seed(2, "groups").is_good
+def test_no_thread_of_a_run_is_left(outcomes):
+    assert outcomes
 
     assert not [one.name for one in threading.enumerate() if one.name.startswith("strand of")]
 

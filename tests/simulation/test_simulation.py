@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from callboard.testing.nemesis import CHASED_HOW, CHASES, KINDS, Fault, schedule
+from callboard.testing.nemesis import CHASED_HOW, CHASES, GROUP_CHASES, KINDS, Fault, schedule
 from callboard.testing.profiles import PROFILES
 from callboard.testing.recording import read_lines
 from callboard.testing.simulate import main, regression_seeds
@@ -30,34 +30,34 @@ CHUNKS = {
 SEEDS = [(name, chunk * SEEDS_A_CHUNK) for name, count in CHUNKS.items() for chunk in range(count)]
 
 
-@pytest.fixture(scope="module")
-def runs(workers):
-    """All runs of the chunks, begun together: by profile and seed, to be waited for."""
-    return {
-        (profile, seed): workers.submit(run_seed, seed, profile)
-        for profile, first in SEEDS
-        for seed in range(first, first + SEEDS_A_CHUNK)
-    }
+@pytest.fixture(scope="module", autouse=True)
+def begun(runs):
+    """All runs that are asked for below are begun together."""
+    for profile, first in SEEDS:
+        for seed in range(first, first + SEEDS_A_CHUNK):
+            runs.begin(seed, profile)
+    for seed, profile in regression_seeds():
+        runs.begin(seed, profile)
 
 
 @pytest.mark.parametrize(("profile", "first"), SEEDS)
 def test_no_seed_breaks_a_law(runs, profile, first):
     for seed in range(first, first + SEEDS_A_CHUNK):
-        outcome = runs[profile, seed].result()
+        outcome = runs.of(seed, profile)
         assert outcome.is_good, outcome.report()
         assert outcome.acked > 0, f"seed {seed}: nothing was acknowledged, so nothing was shown"
         assert outcome.checks >= 10, f"seed {seed}: the laws were not looked at"
 
 
 @pytest.mark.parametrize(("seed", "profile"), regression_seeds())
-def test_a_seed_that_failed_once_does_not_fail_again(seed, profile):
-    outcome = run_seed(seed, profile)
+def test_a_seed_that_failed_once_does_not_fail_again(runs, seed, profile):
+    outcome = runs.of(seed, profile)
 
     assert outcome.is_good, outcome.report()
 
 
-def test_a_calm_run_has_no_error_at_all():
-    outcome = run_seed(1, "calm")
+def test_a_calm_run_has_no_error_at_all(runs):
+    outcome = runs.of(1, "calm")
 
     assert outcome.faults == []
     assert (outcome.unknown, outcome.failed) == (0, 0)
@@ -69,40 +69,37 @@ def test_a_calm_run_has_no_error_at_all():
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
 def test_the_same_seed_is_the_same_run(seed, runs):
-    first, second = run_seed(seed), run_seed(seed)
+    first, second = runs.of(seed, "default"), run_seed(seed)
 
-    assert first.digest == runs["default", seed].result().digest, "in another process, after other runs"
-    assert first.digest == second.digest
+    assert first.digest == second.digest, "in another process, after other runs"
     assert first.events == second.events
-    assert first.digest != run_seed(seed + 100).digest
+    assert first.digest != runs.of(seed + 3, "default").digest
 
 
-def test_a_run_does_not_depend_on_how_strings_are_hashed():
+def test_a_run_does_not_depend_on_how_strings_are_hashed(runs):
+    """Each of the workers hashes as it likes, one process as it is told."""
+    seeds = list(enumerate(("default", "deaths", "pauses", "links", "chases", "reboots", "groups"), 2))
     program = (
         "from callboard.testing.simulation import run_seed\n"
-        "names = ('default', 'deaths', 'pauses', 'links', 'chases', 'reboots', 'groups')\n"
-        "for seed, profile in enumerate(names, 2):\n"
+        f"for seed, profile in {seeds}:\n"
         "    print(run_seed(seed, profile).digest)\n"
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for hash_seed in ("1", "3")
-    ]
-    runs = [process.communicate(timeout=500)[0].split() for process in processes]
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=500,
+        check=True,
+    )
 
-    assert [process.returncode for process in processes] == [0, 0]
-    assert runs[0] == runs[1]
-    assert len(set(runs[0])) == 7
+    digests = process.stdout.split()
+    assert digests == [runs.of(seed, profile).digest for seed, profile in seeds]
+    assert len(set(digests)) == len(seeds)
 
 
-def test_what_the_clients_saw_is_kept_as_events():
-    outcome = run_seed(3)
-    events = read_lines(outcome.events)
+def test_what_the_clients_saw_is_kept_as_events(runs):
+    events = read_lines(runs.of(3, "default").events)
 
     assert {event.f for event in events} >= {"send", "poll", "assign", "fault"}
     assert [event.i for event in events] == list(range(len(events)))
@@ -128,22 +125,23 @@ def test_every_kind_of_fault_is_scheduled_by_some_seed_and_none_by_others():
 
 def test_every_kind_of_chase_is_scheduled_with_every_end():
     names = ["broker-1", "broker-2", "broker-3"]
-    made = [schedule(seed, brokers=names, clients=[], span_ms=3_000, kinds=CHASES, partitions=2) for seed in range(200)]
+    kinds = CHASES | GROUP_CHASES
+    made = [schedule(seed, brokers=names, clients=[], span_ms=3_000, kinds=kinds, partitions=2) for seed in range(200)]
     faults = [fault for one in made for fault in one]
 
-    assert {fault.kind for fault in faults} == set(CHASES)
+    assert {fault.kind for fault in faults} == set(kinds)
     for kind, how in CHASED_HOW.items():
         assert {fault.other for fault in faults if fault.kind == kind} == set(how)
-    assert {fault.target for fault in faults if fault.kind in CHASED_HOW} == {"partition-0", "partition-1"}
+    assert {fault.target for fault in faults if fault.kind in CHASED_HOW} == {"partition-0", "partition-1", "groups"}
+    assert {fault.kind for fault in faults if fault.target == "groups"} == set(GROUP_CHASES)
 
 
-def test_something_is_lost_in_some_run_where_it_may_be_and_the_run_is_good():
-    for seed in range(40):
-        run = Simulation(seed, PROFILES["reboots"])
-        assert run.run().is_good
-        if run.laws.losses.found:
-            return
-    pytest.fail("nothing was ever lost: the rules of losses were not tried")
+def test_something_is_lost_in_some_run_where_it_may_be_and_the_run_is_good(runs):
+    losses = 0
+    for name, first in SEEDS:
+        losses += sum(runs.of(first + one, name).losses for one in range(SEEDS_A_CHUNK) if name == "reboots")
+
+    assert losses, "nothing was ever lost: the rules of losses were not tried"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -170,8 +168,8 @@ def test_a_broken_disk_is_not_ordered_where_it_holds_the_only_copy():
         assert "sync-error" not in {fault.kind for fault in faults}
 
 
-def test_a_run_whose_faults_are_given_is_the_run_whose_faults_are_chosen():
-    chosen = run_seed(3)
+def test_a_run_whose_faults_are_given_is_the_run_whose_faults_are_chosen(runs):
+    chosen = runs.of(3, "default")
 
     assert run_seed(3, faults=chosen.faults).digest == chosen.digest
 
