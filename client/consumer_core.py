@@ -220,6 +220,8 @@ class ConsumerCore:
             raise IllegalStateError("nothing to read: call subscribe() or assign() first")
         group = self._fetching.group
         if group is not None and group.member.phase is Phase.BARRED and group.member.error is not None:
+            if self._inbox.readers and not self._is_assigned_by_hand:
+                return  # that they are lost is on its way, and to be told to the listener first
             raise group.member.error
         for reader in self._inbox.readers.values():
             if reader.error is not None and not reader.is_paused:

@@ -18,6 +18,7 @@ from callboard import (
     IllegalStateError,
     TopicPartition,
 )
+from callboard.client.group import GroupSide
 from callboard.errors import (
     FencedInstanceIdError,
     InvalidSessionTimeoutError,
@@ -289,6 +290,32 @@ def test_a_member_whose_instance_id_was_taken_is_told_and_stays_away(cluster, me
     assert first.assignment() == set()
     with pytest.raises(FencedInstanceIdError):
         first.commit()  # nothing is left to commit, and that is no success
+
+
+def test_what_a_barred_member_has_lost_is_told_before_the_error(cluster, member, monkeypatch):
+    cluster.create("t")
+    listener = Recorder()
+    first = member(group_instance_id="one")
+    first.subscribe("t", listener=listener)
+    first.poll(0)
+    begun, may_go_on, lose = threading.Event(), threading.Event(), GroupSide._lose
+
+    def lose_later(self, effect):
+        begun.set()
+        assert may_go_on.wait(10)
+        lose(self, effect)
+
+    monkeypatch.setattr(GroupSide, "_lose", lose_later)
+    member("t", group_instance_id="one").poll(0)
+    assert begun.wait(10)  # it is barred, and its partitions are not lost yet
+
+    assert first.poll(0) == {}
+    may_go_on.set()
+    with pytest.raises(FencedInstanceIdError):
+        poll_until(lambda: False, first)
+
+    assert listener.calls[-1] == ("lost", [T0])
+    assert first.assignment() == set()
 
 
 def test_a_static_member_that_comes_back_has_its_partitions_again_and_nobody_else_moves(cluster, member):
