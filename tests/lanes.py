@@ -6,7 +6,9 @@ clusters: it computes and looks at no clock. `make test` runs both at once, in t
 - The first runs, one after the other, what real time matters to. The machine is its own as far as that is possible.
 - The second runs only files that look at no clock (``COMPUTES``), and stands back where the first wants the processor:
   how slowly it goes shows nowhere, and it may take longer.
-- Whoever is ready first helps: the first process takes such files when it has nothing else left to do.
+- Files that start processes and wait for what these say, however long it takes (``PATIENT``), come last in both: they
+  are what evens out the lanes. Whoever is ready first helps: the first process takes the second's files, too, when it
+  has nothing else left to do.
 
 Whole files are given out, so a module's fixtures are made once. Without ``-n`` all runs in one process, in order.
 """
@@ -48,6 +50,13 @@ COMPUTES = (  # what takes longest comes first
     "tests/testing/test_group_history.py",
     "tests/testing/test_history.py",
 )
+PATIENT = (
+    "tests/cli/test_commands.py",
+    "tests/cli/test_consume",
+    "tests/cli/test_groups",
+    "tests/cli/test_join.py",
+    "tests/examples/",
+)
 FIRST = "gw0"  # xdist's name of the process that has the machine to itself
 NICENESS = 5  # a third of the processor where others want all of it: slower, but not starved
 TIMEOUT_S = 600.0  # for what stands back
@@ -61,10 +70,13 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]  # xdist says nothing of
 
     def _assign_work_unit(self, node: Any) -> None:
         """Put the file that this process is to run at the head of the queue, and have it taken from there."""
-        waits = [file for file in self.workqueue if not file.startswith(COMPUTES)]
-        computes = [file for place in COMPUTES for file in self.workqueue if file.startswith(place)]
+        waits = [file for file in self.workqueue if not file.startswith(COMPUTES + PATIENT)]
+        computes, patient = (
+            [file for place in places for file in self.workqueue if file.startswith(place)]
+            for places in (COMPUTES, PATIENT)
+        )
         is_first = node is min(self.nodes, key=lambda each: int(each.gateway.id.removeprefix("gw")))
-        files = waits + computes if is_first else computes
+        files = waits + patient + computes if is_first else computes + patient
         if files:
             self.workqueue.move_to_end(files[0], last=False)
             super()._assign_work_unit(node)
@@ -89,9 +101,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give what may be slow its time, and refuse what needs real processes in a file that is said to compute only."""
     for item in items:
-        if not item.nodeid.startswith(COMPUTES):
+        if not item.nodeid.startswith(COMPUTES + PATIENT):
             continue
-        if item.get_closest_marker("processes"):
+        if item.get_closest_marker("processes") and item.nodeid.startswith(COMPUTES):
             raise pytest.UsageError(f"{item.nodeid} starts processes: its file does not only compute (tests/lanes.py)")
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
