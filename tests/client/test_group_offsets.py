@@ -30,7 +30,7 @@ from callboard.transport.group_messages import (
     OffsetFetchEntryReply,
 )
 
-T0, T1, T2 = (TopicPartition("t", number) for number in range(3))
+T0, T1, T2, T3 = (TopicPartition("t", number) for number in range(4))
 LOG = LogRange(10, 100)
 
 
@@ -149,20 +149,23 @@ def test_an_offset_alone_has_no_metadata():
     assert partition_given(("t", 1), "x") == T1
 
 
-def test_the_lag_of_a_group_has_what_is_committed_and_what_is_owned():
+def test_the_lag_of_a_group_has_what_is_committed_what_is_owned_and_where_it_has_not_begun():
     committed = {
         T1: OffsetFetchEntryReply(topic="t", partition=1, offset=5, metadata="m", committed_ms=9),
         T2: OffsetFetchEntryReply(topic="t", partition=2, offset=7),
     }
 
-    lags = group_lags(committed, {T0: "a", T1: "b"}, {T0: LogRange(0, 4), T1: LogRange(6, 8)}, {T2: "no leader"})
+    logs = {T0: LogRange(0, 4), T1: LogRange(6, 8), T3: LogRange(0, 2)}
+
+    lags = group_lags([T3, T2, T1, T0], committed, {T0: "a", T1: "b"}, logs, {T2: "no leader"})
 
     assert list(lags.items()) == [
         (T0, PartitionLag(None, 0, 4, None, "a")),
         (T1, PartitionLag(5, 6, 8, 2, "b", "m", 9)),
         (T2, PartitionLag(7, None, None, None, error="no leader")),
+        (T3, PartitionLag(None, 0, 2, None)),
     ]
-    assert [lag.is_aged_out for lag in lags.values()] == [False, True, False]
+    assert [lag.is_aged_out for lag in lags.values()] == [False, True, False, False]
 
 
 def test_a_reset_tells_by_how_much_it_moves():
