@@ -20,7 +20,7 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from ..config import TopicConfig
+from ..config import KIB, TopicConfig
 from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageCorruption, StorageError
 from .batch import BatchHeader
 from .checkpoint import CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_clean
@@ -38,6 +38,8 @@ from .segment import Mark, Segment
 from .verification import Damage, require_next
 
 __all__ = ["FlushJob", "Log", "RecoveryReport"]
+
+CHECKPOINT_BYTES = 256 * KIB  # behind the recovery point, which is no small change any more: read within a millisecond
 
 
 class Log:
@@ -62,6 +64,7 @@ class Log:
         self._job: FlushJob | None = None  # at most one under way
         self._told_durable_offset = self.durable_offset  # <= durable_offset; what the last end_flush let be known
         self._is_checkpoint_due = recovered.checkpoint is None
+        self._waits_since_ms: int | None = None  # since a change was seen that the checkpoint on disk does not say
         self._on_disk: Checkpoint | None = recovered.checkpoint  # the checkpoint there is
         self._producers_on_disk = -1 if recovered.report.producers_rebuilt else self.producers.version
         self._has_clean_marker = recovered.has_clean_marker
@@ -400,19 +403,34 @@ class Log:
             return None
         return self._new_job()
 
-    def begin_checkpoint(self, now_ms: int) -> FlushJob | None:
+    def begin_checkpoint(self, now_ms: int, max_age_ms: int = 0) -> FlushJob | None:
         """Return a job that syncs and writes a checkpoint; None when nothing changed since the last one.
 
-        While another job is under way the checkpoint is left to the next one.
+        While another job is under way the checkpoint is left to the next one. With ``max_age_ms`` a small change, which
+        a recovery reads in no time, waits for so long since it was first seen here; it is only synced.
         """
         is_busy = self._is_busy()
         if self._failure:
             return None
         self.producers.expire(now_ms, self.log_start_offset)
-        if self._is_checkpointed() and not self._dirty and self.cleaner.swapping is None:
+        has_work = bool(self._dirty) or self.cleaner.swapping is not None
+        if not has_work and self._is_checkpointed():
             return None
+        if self._may_wait(now_ms, max_age_ms):
+            return self._new_job() if has_work and not is_busy else None
         self._is_checkpoint_due = True
         return None if is_busy else self._new_job()
+
+    def _may_wait(self, now_ms: int, max_age_ms: int) -> bool:
+        """Whether what the checkpoint on disk does not say yet is little, and new."""
+        active, known = self._segments[-1], self._on_disk
+        if self._is_checkpoint_due or known is None or known.segment != active.base_offset:
+            return False
+        if active.size - known.position >= CHECKPOINT_BYTES:
+            return False
+        if self._waits_since_ms is None:
+            self._waits_since_ms = now_ms
+        return abs(now_ms - self._waits_since_ms) < max_age_ms  # the clock may have been set
 
     def end_flush(self, job: FlushJob, error: BaseException | None) -> None:
         """Take in the end of a job: the durable offset advances.
@@ -472,6 +490,8 @@ class Log:
         for segment in synced:
             self._reader.keep_open(segment)
         self._is_dir_dirty = self._is_checkpoint_due = False
+        if is_checkpoint:
+            self._waits_since_ms = None
         self._job = job
         return job
 
