@@ -42,6 +42,7 @@ COMPUTES = (  # what takes longest comes first
     "tests/metadata/test_store.py",
     "tests/replication/",
     "tests/actors/test_supervisor.py",
+    "tests/client/test_fencing.py",
     "tests/client/test_fetcher.py",
     "tests/client/test_membership.py",
     "tests/client/test_sender.py",
