@@ -46,6 +46,7 @@ COMPUTES = (  # what takes longest comes first
     "tests/client/test_fetcher.py",
     "tests/client/test_membership.py",
     "tests/client/test_sender.py",
+    "tests/client/test_two_fetches.py",
     "tests/metadata/test_sessions.py",
     "tests/test_house.py",
     "tests/testing/test_group_history.py",
