@@ -110,10 +110,12 @@ class GroupAdministration:
         return found
 
     def group_lag(self, group_id: str, timeout_ms: int | None = None) -> dict[TopicPartition, PartitionLag]:
-        """Return how far a group is behind, by partition: where it has committed, and what its members own.
+        """Return how far a group is behind, by partition, in the topics of which it has committed or owns something.
 
-        One round trip: the coordinator (committed offsets and members) and the leaders of the partitions that it told
-        of last time are asked together. Partitions that are new take a second one; so does the first call, which also
+        Of a partition in which nothing is committed ``committed`` and ``lag`` are None.
+
+        One round trip: the coordinator (committed offsets and members) and the leaders of the partitions that were told
+        of last time are asked together. Partitions that are new take a second one; the first call takes a third, and
         asks who coordinates and who leads. So the figures are not of one instant: a lag may be some milliseconds old.
         It is never below 0.
 
@@ -133,15 +135,16 @@ class GroupAdministration:
         group = _checked(group_id, described[group_id], True)
         committed = rules.committed_of(_checked(group_id, fetched[group_id], True).entries)
         owners = rules.owners_of(group)
-        wanted = {**committed, **owners}
-        logs, errors = _ranges_of(wanted.keys() & set(guessed), *ranges) if guessed else ({}, {})
-        if unknown := [key for key in wanted if key not in logs and key not in errors]:
+        wanted = self._with_siblings({*committed, *owners})
+        logs, errors = _ranges_of(wanted & set(guessed), *ranges) if guessed else ({}, {})
+        while unknown := [key for key in wanted if key not in logs and key not in errors]:
             more, failed = self._ranges_if_possible(unknown, self._left_ms(until_ms))
             logs, errors = logs | more, errors | failed
+            wanted = self._with_siblings(wanted)  # who leads is known now, and so what partitions there are
         self._lags_told[group_id] = list(logs)
         while len(self._lags_told) > GROUPS_REMEMBERED:
             del self._lags_told[next(iter(self._lags_told))]
-        return rules.group_lags(committed, owners, logs, errors)
+        return rules.group_lags(wanted, committed, owners, logs, errors)
 
     # -- changing ----------------------------------------------------------------------------------
 
@@ -382,6 +385,12 @@ class GroupAdministration:
         questions = [partial(self._shell.find_offsets, wanted, timeout_ms) for wanted in asked]
         first, last, found = self._ask_io(partial(together, questions), timeout_ms, "the leaders")
         return {key: LogRange(first[key].offset, last[key].offset) for key in resets}, found
+
+    def _with_siblings(self, keys: set[TopicPartition]) -> set[TopicPartition]:
+        """Return these partitions and the others of their topics, as far as they are known."""
+        known = self._shell.cluster.metadata.topics
+        topics = [known[name] for name in {key.topic for key in keys} if name in known]
+        return keys.union(TopicPartition(topic.name, number) for topic in topics for number in topic.partitions)
 
     def _ranges_if_possible(
         self, keys: Iterable[TopicPartition], timeout_ms: int

@@ -210,14 +210,15 @@ def owners_of(group: GroupDescription) -> dict[TopicPartition, str]:
 
 
 def group_lags(
+    wanted: Iterable[TopicPartition],
     committed: Mapping[TopicPartition, OffsetFetchEntryReply],
     owners: Mapping[TopicPartition, str],
     logs: Mapping[TopicPartition, LogRange],
     errors: Mapping[TopicPartition, str],
 ) -> dict[TopicPartition, PartitionLag]:
-    """Return the lag of every partition that the group has committed or owns, in their order."""
+    """Return the lag of partitions, in their order."""
     found = {}
-    for key in sorted({**committed, **owners}):
+    for key in sorted(wanted):
         entry, log = committed.get(key), logs.get(key)
         offset = None if entry is None else entry.offset
         found[key] = PartitionLag(

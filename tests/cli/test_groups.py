@@ -112,8 +112,12 @@ def test_what_a_member_does_not_fetch_stands_beside_its_state(cluster, groups):
 def test_lag_is_shown_by_partition_with_what_was_missed_and_a_total(groups, billing):
     ended = groups("lag", "billing")
 
-    assert ended.out.splitlines()[0] == "billing  9 records behind in 2 partitions"
-    assert table(ended.out)[3:] == [["t", "0", "4", "10", "6"], ["t", "1", "2", "8", "3", "3", "missed"]]
+    assert ended.out.splitlines()[0] == "billing  9 records behind in 2 partitions; nothing committed in 1"
+    assert table(ended.out)[3:] == [
+        ["t", "0", "4", "10", "6"],
+        ["t", "1", "2", "8", "3", "3", "missed"],
+        ["t", "2", "–", "0", "–"],
+    ]
     (document,) = orjson.loads(groups("lag", "billing", "--json").out)
     assert (document["group_id"], document["lag"]) == ("billing", 9)
     assert document["partitions"][1] == {
@@ -150,7 +154,9 @@ def test_a_partition_without_a_leader_is_named_and_the_others_have_their_lag(clu
     ended = groups("lag", "billing")
 
     assert ended.status == 0
-    assert ended.out.splitlines()[0] == "billing  6 records behind in 1 partition; not known in 1"
+    assert (
+        ended.out.splitlines()[0] == "billing  6 records behind in 1 partition; nothing committed in 1; not known in 1"
+    )
     assert "t-1 has no leader" in ended.out
 
 

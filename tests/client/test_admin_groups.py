@@ -247,12 +247,19 @@ def test_who_asks_for_a_lag_again_waits_for_one_round(cluster, admin):
 def test_a_lag_that_is_asked_for_again_has_what_is_new_and_not_what_has_gone(cluster, admin):
     a_topic(cluster, (0, 10), (0, 5))
     group = cluster.group("a", 1, t_0=4)
-    assert list(admin.group_lag("a")) == [T0]
+    assert {key: one.lag for key, one in admin.group_lag("a").items()} == {T0: 6, T1: None}
 
     cluster.call(group.offsets.clear)
     cluster.call(group.offsets.__setitem__, ("t", 1), g.OffsetFetchEntryReply(topic="t", partition=1, offset=2))
 
-    assert {key: one.lag for key, one in admin.group_lag("a").items()} == {T1: 3}
+    assert {key: one.lag for key, one in admin.group_lag("a").items()} == {T0: None, T1: 3}
+
+
+def test_where_a_group_has_not_begun_it_has_no_lag_and_that_is_told(cluster, admin):
+    a_topic(cluster, (0, 10), (0, 5))
+    cluster.group("a", 1, t_0=4)
+
+    assert admin.group_lag("a") == {T0: PartitionLag(4, 0, 10, 6), T1: PartitionLag(None, 0, 5, None)}
 
 
 def test_a_partition_without_a_leader_costs_nobody_else_its_lag(cluster, admin):
