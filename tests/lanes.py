@@ -41,6 +41,7 @@ COMPUTES = (  # what takes longest comes first
     "tests/controller/",
     "tests/metadata/test_store.py",
     "tests/replication/",
+    "tests/actors/test_added_children.py",
     "tests/actors/test_supervisor.py",
     "tests/client/test_fencing.py",
     "tests/client/test_fetcher.py",
