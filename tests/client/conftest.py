@@ -23,6 +23,21 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
+def consumer(cluster):
+    """Return a maker of consumers without a group, of all there is; they are closed with the test."""
+    made = []
+
+    def make(*topics, **settings):
+        given = {"bootstrap_servers": cluster.bootstrap_servers, "auto_offset_reset": "earliest", "retry_backoff_ms": 5}
+        made.append(Consumer(*topics, **{**given, **settings}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
 def member(cluster):
     """Return a maker of consumers in group "g"; they are closed with the test, and commit nothing then."""
     made = []
