@@ -7,8 +7,8 @@ import threading
 
 from callboard.config import TopicConfig
 from callboard.storage.files import OsFiles
-from callboard.storage.log import CHECKPOINT_BYTES
 from callboard.storage.producers import Duplicate
+from callboard.storage.remembered import CHECKPOINT_BYTES
 from callboard.testing.logs import a_batch, append, append_many, checkpoint, flush, open_log, values
 
 LARGE = TopicConfig()
