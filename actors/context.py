@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -114,6 +115,8 @@ class ThreadPool:
         self._threads: list[threading.Thread] = []
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], OnDone] | None] = queue.SimpleQueue()
         self._under_way = 0  # handed in, and their end not yet told on the loop
+        self._ended: deque[tuple[OnDone, Any, BaseException | None]] = deque()  # likewise, the oldest first
+        self._is_told = False  # that the loop is to look at them: once for all that end until it does
         self._is_closed = False
 
     def submit(self, job: Callable[[], Any], on_done: OnDone) -> None:
@@ -152,14 +155,26 @@ class ThreadPool:
             result = job()
         except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the actor that waits, not to the pool
             error = raised
+        self._ended.append((on_done, result, error))
+        if self._is_told:
+            return
+        self._is_told = True
         try:
-            self._loop.call_soon_threadsafe(self._done, on_done, result, error)
+            self._loop.call_soon_threadsafe(self._tell)
         except RuntimeError:  # the loop is closed: so is the actor that would have been told
             if not self._is_closed:
                 raise
 
-    def _done(self, on_done: OnDone, result: Any, error: BaseException | None) -> None:
-        self._under_way -= 1
-        on_done(result, error)
+    def _tell(self) -> None:
+        self._is_told = False  # first, then look: who ends later tells again
+        ended = self._ended
+        try:
+            while ended:
+                on_done, result, error = ended.popleft()
+                self._under_way -= 1
+                on_done(result, error)
+        finally:
+            if ended:
+                self._loop.call_soon(self._tell)
         if self._turns is not None:
             self._turns.run()

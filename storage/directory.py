@@ -8,8 +8,24 @@ from __future__ import annotations
 
 from .checkpoint import CHECKPOINT_FILE, Checkpoint, encode_checkpoint
 from .files import Files, parent_of
-from .recovery import Recovered
+from .recovery import Recovered, recover
 from .segment import Segment
+
+
+def open_directory(
+    files: Files, directory: str, index_interval_bytes: int, *, now_ms: int, producer_expiry_ms: int
+) -> Recovered:
+    """Return the log of a directory, which is made when it is not there; the last segment can be appended to."""
+    make_directory(files, directory)
+    recovered = recover(files, directory, index_interval_bytes, now_ms=now_ms, producer_expiry_ms=producer_expiry_ms)
+    if not recovered.segments:
+        begin_empty(files, directory, index_interval_bytes, recovered, now_ms)
+    active = recovered.segments[-1]
+    active.file()
+    known = recovered.checkpoint
+    is_known = known is not None and known.segment == active.base_offset and known.segment_created_ms > 0
+    active.created_ms = known.segment_created_ms if known is not None and is_known else now_ms
+    return recovered
 
 
 def make_directory(files: Files, directory: str) -> None:

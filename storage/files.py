@@ -21,8 +21,9 @@ import fcntl
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
-from errno import EDQUOT, ENOSPC
+from errno import EBADF, EDQUOT, ENOSPC
 from functools import partial
 from typing import Protocol
 
@@ -124,15 +125,41 @@ class Files(Protocol):
         """
 
 
+class _Descriptor:
+    """A descriptor that handles in several threads share; it is closed with the last of them.
+
+    A ``dup`` for every sync would be three system calls, each of which lets go of the interpreter.
+    """
+
+    __slots__ = ("_handles", "_lock", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._handles = 1
+        self._lock = threading.Lock()
+
+    def share(self) -> None:
+        with self._lock:
+            self._handles += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._handles -= 1
+            is_last = not self._handles
+        if is_last:
+            os.close(self.number)
+
+
 class OsFile:
     """A file of the operating system. Writes go to a position of its own, never to a shared one."""
 
-    __slots__ = ("_fd", "path", "size")
+    __slots__ = ("_descriptor", "_fd", "path", "size")
 
-    def __init__(self, path: str, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, path: str, descriptor: _Descriptor, size: int) -> None:
+        self._descriptor = descriptor
+        self._fd = descriptor.number  # -1: this handle is closed
         self.path = path
-        self.size = os.fstat(fd).st_size
+        self.size = size
 
     def append(self, buffers: Sequence[Buffer]) -> None:
         left: list[Buffer] = list(buffers) if len(buffers) <= _IOV_MAX else list(buffers[:_IOV_MAX])
@@ -163,12 +190,15 @@ class OsFile:
         _datasync(self._fd)
 
     def duplicate(self) -> OsFile:
-        return OsFile(self.path, with_spare(partial(os.dup, self._fd)))
+        if self._fd < 0:
+            raise OSError(EBADF, f"{self.path} is closed")
+        self._descriptor.share()
+        return OsFile(self.path, self._descriptor, self.size)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            self._descriptor.release()
 
     def __del__(self) -> None:  # a log whose actor ended while it was being opened is closed by nobody
         self.close()
@@ -195,7 +225,8 @@ class OsFiles:
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> OsFile:
         flags = os.O_RDONLY if read_only else os.O_RDWR | (os.O_CREAT if create else 0)
-        return OsFile(path, _open(path, flags))
+        fd = _open(path, flags)
+        return OsFile(path, _Descriptor(fd), os.fstat(fd).st_size)
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

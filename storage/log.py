@@ -18,21 +18,21 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ..config import TopicConfig
-from ..errors import CorruptRecordError, OffsetOutOfRangeError, StorageCorruption, StorageError
+from ..errors import OffsetOutOfRangeError, StorageError
 from .batch import BatchHeader
-from .checkpoint import CLEAN_FILE, PRODUCERS_FILE, Checkpoint, encode_clean
+from .checkpoint import Checkpoint
 from .cleaner import Cleaner
 from .compaction import Compaction, Terms
-from .cutting import lowered, rebuild_producers
-from .directory import begin_empty, empty_checkpoint, make_directory, remove_directory
+from .cutting import rebuild_producers
+from .directory import empty_checkpoint, open_directory, remove_directory
 from .files import Buffer, Files
-from .flushing import FlushJob, storage_error, sync_all, try_checkpoint, write_checkpoint, write_first, write_index
-from .index import NO_TIMESTAMP
+from .flushing import FlushJob, storage_error, sync_all, write_checkpoint, write_index
 from .reading import Reader
-from .recovery import Recovered, RecoveryReport, recover
+from .recovery import Recovered, RecoveryReport
+from .remembered import Remembered
 from .retention import due_count, make_room, remove_segments
 from .segment import Mark, Segment
 from .verification import Damage, require_next
@@ -62,12 +62,10 @@ class Log:
         self._job: FlushJob | None = None  # at most one under way
         self._told_durable_offset = self.durable_offset  # <= durable_offset; what the last end_flush let be known
         self._is_checkpoint_due = recovered.checkpoint is None
-        self._on_disk: Checkpoint | None = recovered.checkpoint  # the checkpoint there is
-        self._producers_on_disk = -1 if recovered.report.producers_rebuilt else self.producers.version
-        self._has_clean_marker = recovered.has_clean_marker
-        self._is_clean_marker_true = recovered.report.was_clean
+        self._on_disk = Remembered(files, directory, recovered)
         self._doomed: list[Segment] = []  # no longer read; removed by the job that writes the log start offset
         self._reader = Reader(
+            directory,
             self._segments,
             self._bases,
             self.epochs,
@@ -96,17 +94,9 @@ class Log:
             StorageError: a sync failed in this directory before, or it cannot be read or written.
         """
         try:
-            make_directory(files, directory)
-            recovered = recover(
+            recovered = open_directory(
                 files, directory, config.index_interval_bytes, now_ms=now_ms, producer_expiry_ms=producer_expiry_ms
             )
-            if not recovered.segments:
-                begin_empty(files, directory, config.index_interval_bytes, recovered, now_ms)
-            active = recovered.segments[-1]
-            active.file()
-            known = recovered.checkpoint
-            is_known = known is not None and known.segment == active.base_offset and known.segment_created_ms > 0
-            active.created_ms = known.segment_created_ms if known is not None and is_known else now_ms
         except OSError as error:
             raise storage_error(f"{directory}: cannot be opened", error) from error
         return cls(files, directory, config, recovered)
@@ -171,8 +161,7 @@ class Log:
         """
         self._require_usable()
         require_next(self.directory, batches, headers, self.log_end_offset, self.epochs.latest)
-        if self._has_clean_marker:
-            self._remove_clean_marker()
+        self._on_disk.remove_clean_mark()
         before = self._segments[-1]
         mark, created_ms, rolled_at = before.mark, before.created_ms, len(self._segments)
         try:
@@ -268,41 +257,24 @@ class Log:
             raise OffsetOutOfRangeError(f"{fetch_offset} is not within {self.log_start_offset}..{self.log_end_offset}")
         if fetch_offset >= min(up_to_offset, self.log_end_offset):
             return []
-        try:
-            return self._reader.read(fetch_offset, max_bytes, up_to_offset)
-        except StorageCorruption as error:
-            raise CorruptRecordError(str(error)) from error
-        except OSError as error:
-            raise storage_error(f"{self.directory}: read failed", error) from error
+        return self._reader.read(fetch_offset, max_bytes, up_to_offset)
 
     def offset_for_timestamp(self, timestamp: int) -> tuple[int, int] | None:
         """Return offset and timestamp of the first record whose timestamp is at or after ``timestamp`` (ms)."""
         self._require_usable()
-        with self._read_errors():
-            return self._reader.first_at(timestamp, self.log_start_offset)
+        return self._reader.first_at(timestamp, self.log_start_offset)
 
     def offset_of_max_timestamp(self) -> tuple[int, int] | None:
         """Return offset and timestamp of the first record with the greatest timestamp; None when there is none."""
         self._require_usable()
-        with self._read_errors():
-            greatest = self._reader.greatest_timestamp(self.log_start_offset)
-            return None if greatest == NO_TIMESTAMP else self._reader.first_at(greatest, self.log_start_offset)
-
-    @contextlib.contextmanager
-    def _read_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except StorageCorruption as error:
-            raise CorruptRecordError(str(error)) from error
-        except OSError as error:
-            raise storage_error(f"{self.directory}: read failed", error) from error
+        return self._reader.first_of_greatest_timestamp(self.log_start_offset)
 
     # -- deleting from the front -----------------------------------------------------------------------------
 
     @property
     def durable_log_start_offset(self) -> int:
         """The log start offset that the checkpoint on disk bears: after any crash the log begins there or later."""
-        return self._on_disk.log_start_offset if self._on_disk is not None else 0
+        return self._on_disk.log_start_offset
 
     def delete_before(self, offset: int, up_to_offset: int) -> int:
         """Let the log begin at ``offset``; return how many segments go with that.
@@ -373,7 +345,8 @@ class Log:
         self._is_busy()
         if self._failure:
             return None
-        return self.cleaner.begin(self._dirty, self._on_disk, self._config, terms, self.epochs, self.producers)
+        known = self._on_disk.checkpoint
+        return self.cleaner.begin(self._dirty, known, self._config, terms, self.epochs, self.producers)
 
     def end_compaction(self, compaction: Compaction, now_ms: int) -> bool:
         """Let what was compacted take its place, for readers now, on disk with the next job; False: it was void."""
@@ -400,19 +373,22 @@ class Log:
             return None
         return self._new_job()
 
-    def begin_checkpoint(self, now_ms: int) -> FlushJob | None:
+    def begin_checkpoint(self, now_ms: int, max_age_ms: int = 0) -> FlushJob | None:
         """Return a job that syncs and writes a checkpoint; None when nothing changed since the last one.
 
-        While another job is under way the checkpoint is left to the next one.
+        While another job is under way the checkpoint is left to the next one. With ``max_age_ms`` a small change, which
+        a recovery reads in no time, waits for so long since it was first seen here; it is only synced.
         """
         is_busy = self._is_busy()
         if self._failure:
             return None
         self.producers.expire(now_ms, self.log_start_offset)
-        if self._is_checkpointed() and not self._dirty and self.cleaner.swapping is None:
+        has_work = bool(self._dirty) or self.cleaner.swapping is not None
+        if not has_work and self._is_checkpointed():
             return None
-        self._is_checkpoint_due = True
-        return None if is_busy else self._new_job()
+        if self._is_checkpoint_due or not self._on_disk.may_wait(self._segments[-1], now_ms, max_age_ms):
+            self._is_checkpoint_due = has_work = True
+        return self._new_job() if has_work and not is_busy else None
 
     def end_flush(self, job: FlushJob, error: BaseException | None) -> None:
         """Take in the end of a job: the durable offset advances.
@@ -441,7 +417,7 @@ class Log:
         self.durable_offset = max(self.durable_offset, job.target)
         self.cleaner.end_swapping(job.swapping)
         if job.wrote_checkpoint:
-            self._on_disk, self._producers_on_disk = job.checkpoint, job.producers_version
+            self._on_disk.note(job.checkpoint, job.producers_version)
             self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
 
     def _new_job(self) -> FlushJob:
@@ -511,21 +487,15 @@ class Log:
             raise StorageError(self._failure) from error
 
     def _truncate_to(self, offset: int) -> None:
-        if self._has_clean_marker:
-            self._remove_clean_marker()
+        self._on_disk.remove_clean_mark()
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
         self.cleaner.before_cut(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
-        checkpoint = lowered(self._on_disk, self.log_start_offset, self.epochs.entries, last, mark)
-        if checkpoint is not None:
-            write_first(self._files, self.directory, checkpoint)
-            self._on_disk = checkpoint
+        self._on_disk.lower(self.log_start_offset, self.epochs.entries, last, mark)
         self.epochs.truncate_from_end(mark.next_offset)
-        if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
-            self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
-            self._files.sync_dir(self.directory)
+        self._on_disk.forget_producers(sync_dir=True)
         for segment in reversed(self._segments[keep:]):
             segment.remove()
         removed = self._segments[keep:]
@@ -540,11 +510,8 @@ class Log:
         rebuild_producers(self.producers, self._segments, self.log_start_offset)
         self._sync_dirty(sync_dir=True)
         self._told_durable_offset = self.durable_offset
-        checkpoint = self._checkpoint(self.log_end_offset)
-        if try_checkpoint(self._files, self.directory, checkpoint, self.producers.copy()):
-            self._on_disk, self._producers_on_disk = checkpoint, self.producers.version
-        else:
-            self._is_checkpoint_due, self._producers_on_disk = True, -1
+        if not self._on_disk.try_write(self._checkpoint(self.log_end_offset), self.producers):
+            self._is_checkpoint_due = True
 
     def _sync_dirty(self, *, sync_dir: bool) -> None:
         handles = [segment.file() for segment in self._dirty]
@@ -572,12 +539,10 @@ class Log:
     def _begin_anew(self, start: int, now_ms: int) -> None:
         """The checkpoint comes first: from then on a crash leaves an empty log, and what lies before it is removed."""
         self.cleaner.before_cut(-1)
-        if self._has_clean_marker:
-            self._remove_clean_marker()
-        if self._files.exists(f"{self.directory}/{PRODUCERS_FILE}"):
-            self._files.remove(f"{self.directory}/{PRODUCERS_FILE}")
+        self._on_disk.remove_clean_mark()
+        self._on_disk.forget_producers(sync_dir=False)
         checkpoint = empty_checkpoint(start, now_ms)
-        write_first(self._files, self.directory, checkpoint)
+        self._on_disk.write_first(checkpoint)
         self.producers.clear()
         self.epochs.truncate_from_end(0)
         old = self._segments + self._doomed
@@ -586,7 +551,7 @@ class Log:
         self._segments[:], self._bases[:], self._doomed = [fresh], [start], []
         self._dirty, self._fresh_indexes, self._is_dir_dirty = [], [], False
         self.log_start_offset = self.durable_offset = self._told_durable_offset = self.high_watermark = start
-        self._on_disk, self._producers_on_disk = checkpoint, self.producers.version
+        self._on_disk.note(checkpoint, self.producers.version)
         for segment in old:
             segment.remove()
         fresh.create()
@@ -609,8 +574,7 @@ class Log:
                 checkpoint = self._checkpoint(self.log_end_offset)
                 write_checkpoint(self._files, self.directory, checkpoint, self.producers.copy())
             remove_segments(self._files, self._doomed)
-            if not (self._has_clean_marker and self._is_clean_marker_true):
-                self._files.write_atomic(f"{self.directory}/{CLEAN_FILE}", encode_clean(self.log_end_offset))
+            self._on_disk.leave_clean_mark(self.log_end_offset)
         except OSError as error:
             raise storage_error(f"{self.directory}: clean close failed", error) from error
 
@@ -626,17 +590,7 @@ class Log:
 
     def _is_checkpointed(self) -> bool:
         """Whether the checkpoint on disk says all that a new one would."""
-        is_same = self._on_disk == self._checkpoint(self.log_end_offset)
-        return is_same and self._producers_on_disk == self.producers.version
-
-    def _remove_clean_marker(self) -> None:
-        """Before the first append: from now on a crash must not look like a clean end."""
-        try:
-            self._files.remove(f"{self.directory}/{CLEAN_FILE}")
-            self._files.sync_dir(self.directory)
-        except OSError as error:
-            raise storage_error(f"{self.directory}: the mark of a clean end could not be removed", error) from error
-        self._has_clean_marker = False
+        return self._on_disk.says(self._checkpoint(self.log_end_offset), self.producers.version)
 
     def _require_usable(self) -> None:
         if self._failure:

@@ -7,12 +7,14 @@ stands before and behind it goes on being served. Nothing here changes a file.
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import CorruptRecordError, StorageCorruption
 from .batch import HEADER_BYTES, parse_header
 from .epochs import EpochHistory
+from .flushing import storage_error
 from .index import NO_TIMESTAMP
 from .segment import Segment
 from .verification import Damage, check_batches
@@ -25,11 +27,13 @@ class Reader:
 
     def __init__(
         self,
+        directory: str,
         segments: list[Segment],
         bases: list[int],
         epochs: EpochHistory,
         is_handle_needed: Callable[[Segment], bool],
     ) -> None:
+        self._directory = directory
         self._segments = segments  # the log's own list, ascending, never empty
         self._bases = bases
         self._epochs = epochs
@@ -45,8 +49,49 @@ class Reader:
         """Return whole sound batches from the one that holds ``fetch_offset`` on; see ``Log.read``.
 
         Raises:
-            StorageCorruption: that batch is damaged.
+            CorruptRecordError: that batch is damaged.
+            StorageError: the read failed.
         """
+        try:
+            return self._read(fetch_offset, max_bytes, up_to_offset)
+        except StorageCorruption as error:
+            raise CorruptRecordError(str(error)) from error
+        except OSError as error:
+            raise storage_error(f"{self._directory}: read failed", error) from error
+
+    def first_at(self, timestamp: int, log_start_offset: int) -> tuple[int, int] | None:
+        """Return offset and timestamp of the first record at or after both; raises as ``read``."""
+        with self._errors():
+            return self._first_at(timestamp, log_start_offset)
+
+    def first_of_greatest_timestamp(self, log_start_offset: int) -> tuple[int, int] | None:
+        """Return offset and timestamp of the first record that has the greatest of all; raises as ``read``."""
+        with self._errors():
+            of_segments = [segment.greatest_timestamp_from(log_start_offset) for segment in self._segments]
+            greatest = max(of_segments, default=NO_TIMESTAMP)
+            return None if greatest == NO_TIMESTAMP else self._first_at(greatest, log_start_offset)
+
+    # -- handles ---------------------------------------------------------------------------------------
+
+    def keep_open(self, segment: Segment) -> None:
+        """Let an old segment keep its handle for a while; the one that was used longest ago is closed."""
+        if segment is self._segments[-1]:
+            return
+        if segment in self._sealed_open:
+            self._sealed_open.remove(segment)
+        self._sealed_open.append(segment)
+        while len(self._sealed_open) > SEALED_OPEN_MAX:
+            if self._is_handle_needed(self._sealed_open[0]):
+                break
+            self._sealed_open.pop(0).close()
+
+    def forget(self, removed: Sequence[Segment]) -> None:
+        """Close segments that are no longer the log's, or no longer old."""
+        self._sealed_open = [segment for segment in self._sealed_open if segment not in removed]
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _read(self, fetch_offset: int, max_bytes: int, up_to_offset: int) -> list[bytes]:
         segment = self._holding(fetch_offset)
         if fetch_offset < segment.base_offset:  # in a gap that a repair has left: on with what follows it
             fetch_offset = segment.base_offset
@@ -70,8 +115,7 @@ class Reader:
                 damage = segment.note_damage(begin, _offset_at(data, fetch_offset), problem)
                 raise StorageCorruption(str(damage), segment.path, begin)
 
-    def first_at(self, timestamp: int, log_start_offset: int) -> tuple[int, int] | None:
-        """Return offset and timestamp of the first record at or after both."""
+    def _first_at(self, timestamp: int, log_start_offset: int) -> tuple[int, int] | None:
         for segment in self._segments:
             if segment.size and segment.next_offset > log_start_offset and segment.max_timestamp >= timestamp:
                 self.keep_open(segment)
@@ -80,31 +124,14 @@ class Reader:
                     return found
         return None
 
-    def greatest_timestamp(self, log_start_offset: int) -> int:
-        """Return the greatest timestamp of all records; ``NO_TIMESTAMP`` if there are none."""
-        return max(
-            (segment.greatest_timestamp_from(log_start_offset) for segment in self._segments), default=NO_TIMESTAMP
-        )
-
-    # -- handles ---------------------------------------------------------------------------------------
-
-    def keep_open(self, segment: Segment) -> None:
-        """Let an old segment keep its handle for a while; the one that was used longest ago is closed."""
-        if segment is self._segments[-1]:
-            return
-        if segment in self._sealed_open:
-            self._sealed_open.remove(segment)
-        self._sealed_open.append(segment)
-        while len(self._sealed_open) > SEALED_OPEN_MAX:
-            if self._is_handle_needed(self._sealed_open[0]):
-                break
-            self._sealed_open.pop(0).close()
-
-    def forget(self, removed: Sequence[Segment]) -> None:
-        """Close segments that are no longer the log's, or no longer old."""
-        self._sealed_open = [segment for segment in self._sealed_open if segment not in removed]
-
-    # -- inside ----------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageCorruption as error:
+            raise CorruptRecordError(str(error)) from error
+        except OSError as error:
+            raise storage_error(f"{self._directory}: read failed", error) from error
 
     def _holding(self, offset: int) -> Segment:
         place = max(bisect_right(self._bases, offset) - 1, 0)

@@ -223,11 +223,12 @@ class DeleteBefore(msgspec.Struct, frozen=True, gc=False):
 
 
 class FetchNext(msgspec.Struct, frozen=True, gc=False):
-    """Ask the leader for what follows; ``after_ms`` > 0: not before that."""
+    """Ask the leader for what follows; ``after_ms`` > 0: not before that; ``after_sync``: behind the next sync."""
 
     fetch_offset: Offset
     last_fetched_epoch: int
     after_ms: int = 0
+    after_sync: bool = False
 
 
 FollowerEffect = Copy | Truncate | BeginAnew | DeleteBefore | FetchNext

@@ -16,7 +16,8 @@ which epoch its last record was written, so the leader sees whether the two logs
    leader's log start offset (B36): a log that began later than the leader's would lack what lies between.
 6. A gap in the leader's log, as an operator's repair leaves one, is never stepped over: what is missing there was
    acknowledged once, and a copy that lacks it must not count as in sync. The follower says so, and asks seldom.
-7. A fetch is asked for as soon as the last one is in the page cache; the disk follows behind and is told of apart.
+7. Little that came is synced before more is asked for: the fetch says at once that it is on disk, and nothing need be
+   told apart. Behind much the next fetch is asked for as soon as it is in the page cache; the disk follows.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ...storage.sparse import empty_batch
 from ...transport.messages import FetchEntryReply
 from .events import BeginAnew, Copy, DeleteBefore, FetchNext, FollowerEffect, Truncate
 
+LITTLE_BYTES = 16_384  # that came with one answer
 RETRY_MS = 20  # the leader has not heard of its election yet, or this broker not of the next one
 TROUBLE_RETRY_MS = 500  # what the leader sent cannot be used, or it cannot serve it
 
@@ -101,7 +103,11 @@ class Follower:
             end_offset = Offset(headers[-1].next_offset)
         self.high_watermark = Offset(max(self.high_watermark, min(reply.high_watermark, end_offset)))
         effects += self._delete_with_leader(reply, log_start_offset, end_offset)
-        effects.append(AFTER_THAT if headers else self._next(log_start_offset, log_end_offset))
+        if not headers:
+            effects.append(self._next(log_start_offset, log_end_offset))
+        else:
+            is_little = sum([header.length for header in headers]) <= LITTLE_BYTES
+            effects.append(AFTER_SYNC if is_little else AFTER_THAT)
         return effects
 
     # -- the branches ----------------------------------------------------------------------------------
@@ -160,6 +166,7 @@ def _gap_between(log_end_offset: int, base_offset: int) -> str:
 
 
 AFTER_THAT = FetchNext(Offset(-1), -1)  # from where the log ends when the effects before it are performed
+AFTER_SYNC = FetchNext(Offset(-1), -1, after_sync=True)  # likewise
 
 
 def next_fetch(epochs: EpochHistory, log_start_offset: Offset, log_end_offset: Offset, after_ms: int = 0) -> FetchNext:

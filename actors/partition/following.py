@@ -4,6 +4,7 @@ Part of the replica's actor, made for one leader in one epoch. Rules of this fil
 
 1. One answer is one append, performed at once: the leader has sent whole batches, as many as there were.
 2. The next fetch is asked for when the batches are in the page cache; when they are on disk the leader is told apart.
+   Where the rules want it, and the leader counts what is on disk, it is asked for behind the sync, and says so itself.
 3. A full disk is no failure: the follower falls behind and tries again. A cut that fails, or any other error of the
    log, fails the actor: its successor recovers the log and follows anew.
 """
@@ -70,6 +71,7 @@ class Following:
         self._told_durable_offset = -1
         self._told_start_offset = 0  # likewise durable
         self._problem = ""
+        self._is_held = False  # the next fetch: until a sync has ended
 
     @property
     def high_watermark(self) -> Offset:
@@ -77,8 +79,8 @@ class Following:
 
     @property
     def must_flush(self) -> bool:
-        """Whether the leader may wait for the disk although ``flush`` is "os": for what was deleted."""
-        return self._log.durable_log_start_offset < self._log.log_start_offset
+        """Whether somebody waits for the disk although ``flush`` is "os": for what was deleted, or with a fetch."""
+        return self._is_held or self._log.durable_log_start_offset < self._log.log_start_offset
 
     def begin(self) -> None:
         """Ask the leader for the first time."""
@@ -108,8 +110,11 @@ class Following:
             self._ask(next_fetch(self.rules.epochs, *self._ends()))
 
     def on_flushed(self) -> None:
-        """The leader counts what is on disk here: tell it now, not with the next fetch."""
+        """The leader counts what is on disk here: tell it now, with the fetch that waited for that, or apart."""
         log, replica = self._log, self._replica
+        if self._is_held:
+            self._ask(next_fetch(self.rules.epochs, *self._ends()))
+            return
         is_longer = log.durable_offset > self._told_durable_offset
         if is_longer or log.durable_log_start_offset > self._told_start_offset:
             self._told_durable_offset, self._told_start_offset = log.durable_offset, log.durable_log_start_offset
@@ -148,6 +153,9 @@ class Following:
             log.append([[batch] for batch in effect.batches], effect.headers, self._wall_ms())
             self._replica.on_appended(sum([header.length for header in effect.headers]))
         elif isinstance(effect, FetchNext):
+            if effect.after_sync and self._replica.config.flush == "ack":
+                self._is_held = True
+                return
             self._ask(effect if effect.fetch_offset >= 0 else next_fetch(self.rules.epochs, *self._ends()))
         elif isinstance(effect, Truncate):
             self._tell_of_cut("log.truncated", to_offset=effect.to_offset)
@@ -162,6 +170,7 @@ class Following:
 
     def _ask(self, fetch: FetchNext) -> None:
         replica = self._replica
+        self._is_held = False
         if fetch.after_ms:
             replica.tell_sibling("replication", Unfollow(replica.key))  # the others need not wait for this one
             if self._pause is None:

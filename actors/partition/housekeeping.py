@@ -9,6 +9,7 @@ So the moments are spread by chance, and then put on a grid: some forty moments,
 
 from __future__ import annotations
 
+CHECKPOINT_LOOKS = 6  # checkpoint_ms apart: after so many a small change is noted, too
 SPREAD = 0.2  # of the period, to either side
 SLOTS = 100  # of the grid in a period; two fifths of them are used, for the spread
 

@@ -65,7 +65,7 @@ from .events import (
 )
 from .follower import Follower
 from .following import Following
-from .housekeeping import next_look_ms
+from .housekeeping import CHECKPOINT_LOOKS, next_look_ms
 from .leader import Leader
 from .leading import Leading, not_leading_here
 from .retention import RetentionClock
@@ -500,8 +500,7 @@ class Replica(LoopActor):
         is_awaited = self._part is not None and self._part.must_flush
         if self._assignment.config.flush == "os" and not is_awaited:
             return  # nobody waits for the disk: the next checkpoint syncs what the system has not
-        job = self._log.begin_flush()
-        if job is not None:
+        if (job := self._log.begin_flush()) is not None:
             self.sync_time.began(self.context.clock.monotonic_ms())
             self.in_pool(job, lambda _, error: Flushed(job, error))
 
@@ -543,7 +542,8 @@ class Replica(LoopActor):
         except StorageError as error:
             self.doubt_disk(error)
             raise
-        if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms)) is not None:
+        max_age_ms = CHECKPOINT_LOOKS * self._settings.checkpoint_ms
+        if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms, max_age_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
         is_idle = not (self._is_checkpointing or self.sync_time.is_running or self._is_full)

@@ -41,7 +41,7 @@ from .line import Line, key_of
 logger = logging.getLogger(__name__)
 
 CONNECT = ConnectOptions(attempt_timeout_ms=1_000, backoff_min_ms=20, backoff_max_ms=200)
-OWED_MS = 5
+OWED_MS = 2
 RETRY_MS, RETRY_MS_MAX = 20, 500
 LINGER_MS = 5_000
 NAMED_MAX = 2_000  # partitions in one request: more would hold up the leader's loop, and be refused above its limit

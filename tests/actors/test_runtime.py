@@ -1,15 +1,11 @@
 """The promises of actors/runtime.py, on virtual time."""
 
 import queue
-import threading
 from collections import deque
 
 import pykka
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from callboard.actors.log import code_text, line_of
 from callboard.actors.mailbox import Mailbox
 from callboard.actors.runtime import (
     BATCH_MAX,
@@ -23,93 +19,8 @@ from callboard.actors.runtime import (
     LoopActor,
 )
 from callboard.errors import InvariantViolated
-from callboard.testing.context import sim_context
-from callboard.testing.loop import SimLoop
-from callboard.testing.probe import probe
 
-
-class Say(str):
-    """Answered with its own text; "boom" and "exit" and "interrupt" raise."""
-
-
-class Derived(Say):
-    """Handled as a Say."""
-
-
-class Later:
-    """Sets a timer for a Say."""
-
-    def __init__(self, delay_ms, text):
-        self.delay_ms, self.text = delay_ms, text
-
-
-class Echo(LoopActor):
-    """Writes down everything that happens to it."""
-
-    handlers = {Say: "on_say", Later: "on_later"}
-
-    def __init__(self, context, address, parent=None, *, fails_in=()):
-        super().__init__(context, address, parent)
-        self.journal = []
-        self.fails_in = fails_in
-
-    def on_start(self):
-        self.journal.append("start")
-        self._maybe_fail("start")
-
-    def on_say(self, message):
-        self.journal.append(str(message))
-        if message == "boom":
-            raise ValueError("boom")
-        if message == "exit":
-            raise SystemExit(3)
-        if message == "interrupt":
-            raise KeyboardInterrupt
-        return str(message)
-
-    def on_later(self, message):
-        return self.set_timer(message.delay_ms, Say(message.text))
-
-    def on_drained(self):
-        self.journal.append("drained")
-        self._maybe_fail("drained")
-
-    def on_stop(self):
-        self.journal.append("stop")
-        self._maybe_fail("stop")
-
-    def on_failure(self, kind, value, trace):
-        self.journal.append(f"failure {kind.__name__}")
-        self._maybe_fail("failure")
-
-    def _maybe_fail(self, where):
-        if where in self.fails_in:
-            raise ValueError(f"in {where}")
-
-
-@pytest.fixture
-def loop():
-    return SimLoop()
-
-
-@pytest.fixture
-def context(loop):
-    return sim_context(loop=loop)
-
-
-@pytest.fixture
-def parent(context, loop):
-    actor = probe(context, "parent")
-    loop.run_until_idle()
-    return actor
-
-
-@pytest.fixture
-def echo(context, loop, parent):
-    ref = Echo.start(context, "echo", parent.actor_ref)
-    loop.run_until_idle()
-    return ref.actor
-
+from .echoes import Derived, Echo, Later, Say
 
 # -- messages ------------------------------------------------------------------------------------------
 
@@ -615,67 +526,3 @@ def test_no_identifier_is_drawn_from_the_operating_system(context, loop, monkeyp
     monkeypatch.setattr("uuid.uuid4", lambda: pytest.fail("uuid4 in a constructor"))
 
     assert Echo.start(context, "here/is/my/address").actor_urn == "here/is/my/address"
-
-
-# -- the simulated loop --------------------------------------------------------------------------------
-
-
-def test_one_seed_gives_one_order_and_other_seeds_give_others():
-    def run(seed):
-        loop = SimLoop(seed, shuffle=True)
-        context = sim_context(seed, loop=loop)
-        journal = []
-
-        class Writer(Echo):
-            def on_say(self, message):
-                journal.append(self.address)
-
-        for number in range(6):
-            Writer.start(context, f"writer-{number}").tell(Say("x"))
-        loop.run_until_idle()
-        return journal
-
-    assert run(1) == run(1)
-    assert len({tuple(run(seed)) for seed in range(10)}) > 1
-
-
-def test_waiting_for_what_never_happens_ends_with_an_error(loop):
-    with pytest.raises(TimeoutError, match="nothing is left to run"):
-        loop.run_until(lambda: False)
-    loop.call_later(10, lambda: None)
-    with pytest.raises(TimeoutError, match="1000 ms have passed"):
-        loop.run_until(lambda: False, timeout_ms=1000)
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers()), max_size=20))
-def test_timers_ring_by_time_and_then_by_age(delays):
-    loop, rung = SimLoop(), []
-    for age, (delay_ms, _) in enumerate(delays):
-        loop.call_later(delay_ms / 1000, rung.append, (delay_ms, age))
-    loop.advance(50)
-
-    assert rung == sorted(rung)
-    assert len(rung) == len(delays)
-
-
-def test_new_ids_differ_and_are_the_same_in_each_run_of_a_seed():
-    first, again, other = sim_context(1), sim_context(1), sim_context(2)
-    ids = [first.new_id(), first.new_id(), other.new_id()]
-
-    assert len(set(ids)) == 3
-    assert ids[:2] == [again.new_id(), again.new_id()]
-    assert all(len(one) == 32 for one in ids)
-
-
-def test_an_error_code_stands_in_the_log_by_its_name():
-    assert [code_text(code) for code in (0, 77, 9_999)] == ["NONE", "STALE_BROKER_EPOCH", "9999"]
-
-
-def test_a_log_line_is_one_line_whatever_its_values_are():
-    line = line_of("log.opened", {"path": 'a "b"\nc', "isr": [2, 3], "none": "", "error": OSError("no")})
-
-    assert line == 'log.opened path="a \\"b\\"\\nc" isr=2,3 none="" error="OSError: no"'
-
-
-def test_the_sim_runs_on_one_thread(echo, loop, context):
-    assert context.directory.thread_id == threading.get_ident()

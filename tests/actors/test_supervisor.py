@@ -4,11 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from callboard.actors.runtime import ActorKilled, ChildFailed, ChildStarted, ChildStopped, Fail, LoopActor
+from callboard.actors.runtime import ActorKilled, ChildFailed, ChildStarted, ChildStopped, Fail
 from callboard.actors.supervisor import (
-    Backoff,
-    ChildRemoved,
-    ChildSpec,
     GaveUp,
     OnGiveUp,
     Restart,
@@ -16,112 +13,18 @@ from callboard.actors.supervisor import (
     StartChild,
     StopChild,
     Strategy,
-    Supervisor,
     SupervisorSpec,
     supervisor,
 )
 from callboard.errors import IllegalArgumentError
-from callboard.testing.context import sim_context
-from callboard.testing.loop import SimLoop
 from callboard.testing.probe import Probe, probe
 
-BACKOFF = Backoff(min_ms=100, max_ms=1_000, jitter=0.0, reset_after_ms=2_000)
-
-
-class Worker(LoopActor):
-    """Writes its starts and ends into a journal that all share."""
-
-    handlers = {str: "on_order"}
-
-    def __init__(self, context, address, parent, journal, *, start_ms=0, stop_ms=0, fails_to_start=None):
-        super().__init__(context, address, parent)
-        self.name = address.rsplit("/", 1)[-1]
-        self.journal, self.start_ms, self.stop_ms, self.fails_to_start = journal, start_ms, stop_ms, fails_to_start
-        if fails_to_start == "constructor":
-            raise OSError("in the constructor")
-
-    starts_later = True
-
-    def on_start(self):
-        self.journal.append(f"+{self.name}")
-        if self.fails_to_start:
-            raise OSError("in on_start")
-        if self.start_ms:
-            self.set_timer(self.start_ms, "serve")
-        else:
-            self.started()
-
-    def on_order(self, order):
-        if order == "serve":
-            self.started()
-        elif order == "end":
-            self.finish()
-        elif order == "boom":
-            raise ValueError("boom")
-
-    def on_stop_request(self):
-        if self.stop_ms:
-            self.set_timer(self.stop_ms, "end")
-        else:
-            self.finish()
-
-    def on_stop(self):
-        self.journal.append(f"-{self.name}")
-
-    def on_failure(self, *_failure):
-        self.journal.append(f"!{self.name}")
-
-
-class World:
-    """One supervisor under a probe, and its journal."""
-
-    def __init__(self, seed=0, *, shuffle=False):
-        self.loop = SimLoop(seed, shuffle=shuffle)
-        self.context = sim_context(seed, loop=self.loop)
-        self.parent = probe(self.context, "parent")
-        self.journal = []
-
-    def child(
-        self, name, *, restart=Restart.PERMANENT, waits=True, shutdown_ms=500, on_give_up=OnGiveUp.ESCALATE, **how
-    ):
-        start = Worker.starter(self.journal, **how)
-        return ChildSpec(
-            name=name, start=start, restart=restart, backoff=BACKOFF, waits=waits, shutdown_ms=shutdown_ms,
-            on_give_up=on_give_up or OnGiveUp.ESCALATE,
-        )  # fmt: skip
-
-    def start(self, *children, **spec):
-        spec = SupervisorSpec(children=tuple(children), **spec)
-        self.ref = Supervisor.start(self.context, "top", self.parent.actor_ref, spec=spec)
-        self.loop.run_until_idle()
-        return self
-
-    def find(self, name):
-        return self.context.directory.find(f"top/{name}")
-
-    def alive(self):
-        return sorted(ref.address.removeprefix("top/") for ref in self.context.directory if "/" in ref.address)
-
-    def tell(self, name, message="boom"):
-        self.find(name).tell(message)
-        self.loop.run_until_idle()
-
-    def journal_of(self, act, *args):
-        self.journal.clear()
-        act(*args)
-        return list(self.journal)
-
-    def lines(self):
-        return {line.address.removeprefix("top/"): line for line in self.ref.actor.describe().children}
+from .supervised import BACKOFF, World, abc
 
 
 @pytest.fixture
 def world():
     return World()
-
-
-def abc(world, **how):
-    return world.child("a", **how), world.child("b", **how), world.child("c", **how)
 
 
 # -- start and stop ------------------------------------------------------------------------------------
@@ -459,134 +362,6 @@ def test_the_tree_shows_every_actor(world):
     inner, z = top.children
     assert [line.address for line in inner.children] == ["top/inner/a", "top/inner/b", "top/inner/c"]
     assert (z.kind, z.restart, z.state) == ("Worker", "transient", "running")
-
-
-# -- dynamic children ----------------------------------------------------------------------------------
-
-
-def test_a_child_is_added_and_removed(world):
-    world.start()
-    world.ref.tell(StartChild(world.child("a")))
-    world.loop.run_until_idle()
-    assert world.alive() == ["a"]
-
-    world.ref.tell(StopChild("a", reply_to=world.parent.actor_ref))
-    world.loop.run_until_idle()
-    assert world.alive() == []
-    assert world.parent.all_of(ChildRemoved) == [ChildRemoved("a", "top/a")]
-    assert world.lines() == {}
-
-
-def test_added_children_do_not_wait_for_each_other(world):
-    world.start()
-    for name in "abc":
-        world.ref.tell(StartChild(world.child(name, start_ms=1_000)))
-    world.loop.run_until_idle()
-
-    assert world.journal == ["+a", "+b", "+c"]
-
-
-def test_added_children_are_stopped_together_and_before_the_static_ones(world):
-    world.start(world.child("s"))
-    for name in "abc":
-        world.ref.tell(StartChild(world.child(name, stop_ms=10)))
-    world.loop.run_until_idle()
-    world.journal.clear()
-    world.ref.stop()
-    world.loop.advance(10)
-
-    assert world.journal == ["-c", "-b", "-a", "-s"]
-
-
-def test_an_added_child_is_supervised(world):
-    world.start()
-    world.ref.tell(StartChild(world.child("a")))
-    world.loop.run_until_idle()
-    world.tell("a")
-    world.loop.advance(100)
-
-    assert world.alive() == ["a"]
-
-
-def test_starting_a_name_again_replaces_what_runs_there_after_it_has_stopped(world):
-    world.start()
-    world.ref.tell(StartChild(world.child("a", stop_ms=10)))
-    world.loop.run_until_idle()
-    world.ref.tell(StartChild(world.child("a", start_ms=5)))
-    world.loop.run_until_idle()
-    assert world.journal == ["+a"]
-
-    world.loop.advance(10)
-    assert world.journal == ["+a", "-a", "+a"]
-    assert world.lines()["a"].restarts == 0
-
-
-def test_stop_then_start_is_a_replacement(world):
-    world.start()
-    world.ref.tell(StartChild(world.child("a", stop_ms=10)))
-    world.ref.tell(StopChild("a"))
-    world.ref.tell(StartChild(world.child("a")))
-    world.loop.advance(10)
-
-    assert world.journal == ["+a", "-a", "+a"]
-    assert world.alive() == ["a"]
-
-
-def test_start_then_stop_while_the_old_one_stops_leaves_nothing(world):
-    world.start()
-    world.ref.tell(StartChild(world.child("a", stop_ms=10)))
-    world.ref.tell(StartChild(world.child("a")))
-    world.ref.tell(StopChild("a", reply_to=world.parent.actor_ref))
-    world.loop.advance(10)
-
-    assert world.alive() == []
-    assert len(world.parent.all_of(ChildRemoved)) == 1
-
-
-def test_a_child_that_waits_for_its_backoff_can_be_removed(world):
-    world.start(world.child("a"))
-    world.tell("a")
-    world.ref.tell(StopChild("a", reply_to=world.parent.actor_ref))
-    world.loop.advance(10_000)
-
-    assert world.alive() == []
-    assert world.parent.all_of(ChildRemoved)
-
-
-def test_removing_what_is_not_there_is_answered(world):
-    world.start()
-    world.ref.tell(StopChild("a", reply_to=world.parent.actor_ref))
-    world.loop.run_until_idle()
-
-    assert world.parent.all_of(ChildRemoved) == [ChildRemoved("a", "top/a")]
-
-
-def test_a_child_left_offline_is_revived_by_starting_it_again(world):
-    world.start(world.child("a", on_give_up=OnGiveUp.LEAVE_OFFLINE), intensity=0)
-    world.tell("a")
-    assert world.lines()["a"].state == "given up"
-
-    world.ref.tell(StartChild(world.child("a")))
-    world.loop.run_until_idle()
-    assert world.lines()["a"].state == "running"
-
-
-def test_thousands_of_added_children_cost_little_each(world):
-    world.start()
-    world.loop.advance(1)
-    for number in range(3_000):
-        world.ref.tell(StartChild(world.child(f"c{number}", on_give_up=OnGiveUp.LEAVE_OFFLINE)))
-    world.loop.run_until_idle()
-    steps = world.loop.steps
-    for number in range(3_000):
-        world.find(f"c{number}").tell("boom")
-    world.loop.advance(100)
-
-    assert len(world.alive()) == 3_000
-    assert world.loop.steps - steps < 10 * 3_000
-    stopped = world.ref.stop()
-    world.loop.advance(1)
-    assert stopped.get() is True
 
 
 # -- any order of events -------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
+from filling import fill
 from group_members import committed
-from test_consumer import fill
 
 from callboard import (
     AsyncConsumer,

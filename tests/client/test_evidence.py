@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_fetcher import EPOCH, SETTINGS, A, AView, B, a_fetcher, data, fetch, reply
+from fetchers import EPOCH, SETTINGS, A, AView, B, a_fetcher, data, fetch, reply
 
 from callboard.client.applicant import Granted
 from callboard.client.evidence import Evidence

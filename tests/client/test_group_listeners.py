@@ -6,8 +6,8 @@ import contextlib
 import threading
 
 import pytest
+from filling import fill, read
 from group_members import T0, T1, Recorder, committed, poll_until
-from test_consumer import fill, read
 
 from callboard import (
     ConsumerRebalanceListener,

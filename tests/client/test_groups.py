@@ -7,30 +7,15 @@ import threading
 import time
 
 import pytest
+from filling import fill, read
 from group_members import T0, T1, T2, T3, Recorder, committed, poll_until
-from test_consumer import fill, read
 
-from callboard import (
-    CallboardTimeoutError,
-    CommitFailedError,
-    ErrorCode,
-    ForkedClientError,
-    IllegalStateError,
-    TopicPartition,
-)
-from callboard.client.group import GroupSide
-from callboard.errors import (
-    FencedInstanceIdError,
-    InvalidSessionTimeoutError,
-    NonEmptyGroupError,
-    UnknownTopicOrPartitionError,
-)
+from callboard import ErrorCode, ForkedClientError, IllegalStateError, TopicPartition
+from callboard.errors import NonEmptyGroupError, UnknownTopicOrPartitionError
 from callboard.transport.group_messages import (
     JOINING,
-    LEAVING,
     FindCoordinatorsRequest,
     GroupHeartbeatRequest,
-    OffsetCommitRequest,
     OffsetFetchRequest,
 )
 from callboard.transport.messages import ListOffsetsRequest
@@ -240,84 +225,6 @@ def test_an_idle_member_makes_one_exchange_a_heartbeat_interval(cluster, member)
     assert len(cluster.requests) - before <= 12
 
 
-# -- fencing, stuck applications, coordinators that move -------------------------------------------
-
-
-def test_a_stuck_application_loses_its_partitions_and_its_late_commit_names_the_owner(cluster, member):
-    cluster.create("t")
-    fill(cluster, 10)
-    listener = Recorder()
-    first = member(max_poll_interval_ms=200, enable_auto_commit=False)
-    first.subscribe("t", listener=listener)
-    read(first, 10)
-    second = member("t")
-
-    poll_until(lambda: second.assignment() == {T0}, second)
-    with pytest.raises(CommitFailedError) as caught:
-        first.commit()
-    assert second.group_metadata().member_id in str(caught.value)
-    assert committed(cluster) is None
-
-    assert first.health().group_state == "stuck"
-    second.close(autocommit=False)
-    poll_until(lambda: len(listener.calls) == 3, first)
-    assert listener.calls == [("assigned", [T0]), ("lost", [T0]), ("assigned", [T0])]
-
-
-def test_a_commit_of_a_partition_that_was_lost_is_told_apart_from_a_mistake(cluster, member):
-    cluster.create("t")
-    first = member("t", max_poll_interval_ms=200)
-    first.poll(0)
-    second = member("t")
-    poll_until(lambda: second.assignment() == {T0}, second)
-    first.poll(0)
-
-    with pytest.raises(CommitFailedError):
-        first.commit({T0: 5})
-
-
-def test_a_member_whose_instance_id_was_taken_is_told_and_stays_away(cluster, member):
-    cluster.create("t")
-    first = member("t", group_instance_id="one")
-    first.poll(0)
-    second = member("t", group_instance_id="one")
-    second.poll(0)
-    assert second.assignment() == {T0}
-
-    with pytest.raises(FencedInstanceIdError):
-        poll_until(lambda: False, first)
-
-    assert first.assignment() == set()
-    with pytest.raises(FencedInstanceIdError):
-        first.commit()  # nothing is left to commit, and that is no success
-
-
-def test_what_a_barred_member_has_lost_is_told_before_the_error(cluster, member, monkeypatch):
-    cluster.create("t")
-    listener = Recorder()
-    first = member(group_instance_id="one")
-    first.subscribe("t", listener=listener)
-    first.poll(0)
-    begun, may_go_on, lose = threading.Event(), threading.Event(), GroupSide._lose
-
-    def lose_later(self, effect):
-        begun.set()
-        assert may_go_on.wait(10)
-        lose(self, effect)
-
-    monkeypatch.setattr(GroupSide, "_lose", lose_later)
-    member("t", group_instance_id="one").poll(0)
-    assert begun.wait(10)  # it is barred, and its partitions are not lost yet
-
-    assert first.poll(0) == {}
-    may_go_on.set()
-    with pytest.raises(FencedInstanceIdError):
-        poll_until(lambda: False, first)
-
-    assert listener.calls[-1] == ("lost", [T0])
-    assert first.assignment() == set()
-
-
 def test_a_static_member_that_comes_back_has_its_partitions_again_and_nobody_else_moves(cluster, member):
     cluster.create("t", 2)
     listener = Recorder()
@@ -333,60 +240,6 @@ def test_a_static_member_that_comes_back_has_its_partitions_again_and_nobody_els
     poll_until(lambda: again.assignment() == before, stays, again)
 
     assert listener.calls == calls
-
-
-def test_a_coordinator_that_moves_costs_no_partition(cluster, member):
-    cluster.create("t")
-    listener = Recorder()
-    consumer = member(enable_auto_commit=False)
-    consumer.subscribe("t", listener=listener)
-    consumer.poll(0)
-    consumer.commit({T0: 4})
-
-    cluster.call(cluster.groups.move, 2)
-
-    consumer.commit({T0: 5})
-    assert committed(cluster) == 5
-    assert listener.calls == [("assigned", [T0])]
-    assert consumer.explain().coordinator == 2
-
-
-def test_a_coordinator_whose_connection_ends_is_looked_up_at_once(cluster, member):
-    cluster.create("t")
-    cluster.call(cluster.groups.move, 2)
-    consumer = member("t")
-    consumer.poll(0)
-
-    cluster.stop_broker(2)
-    cluster.call(cluster.groups.move, 1)
-
-    poll_until(lambda: consumer.explain().coordinator == 1, consumer)
-    assert consumer.assignment() == {T0}
-    consumer.commit({T0: 1})
-
-
-def test_a_session_without_a_coordinator_is_over_and_nothing_more_is_handed_out(cluster, member):
-    cluster.create("t")
-    fill(cluster, 10)
-    listener = Recorder()
-    consumer = member(session_timeout_ms=300, max_poll_records=1)
-    consumer.subscribe("t", listener=listener)
-    read(consumer, 1)
-
-    cluster.add_fault(GroupHeartbeatRequest, "drop", count=100)
-    cluster.add_fault(FindCoordinatorsRequest, "drop", count=100)
-    poll_until(lambda: listener.calls[-1] == ("lost", [T0]), consumer)
-
-    assert consumer.assignment() == set()
-    assert consumer.poll(0) == {}
-
-
-def test_bounds_of_the_coordinator_are_told_by_poll(cluster, member):
-    cluster.create("t")
-    consumer = member("t", session_timeout_ms=2_000_000)
-
-    with pytest.raises(InvalidSessionTimeoutError):
-        consumer.poll(5_000)
 
 
 # -- what to read ----------------------------------------------------------------------------------
@@ -519,39 +372,11 @@ def test_a_part_of_the_client_that_fails_is_no_good_health_and_the_others_go_on(
     assert "ZeroDivisionError: planted" in consumer.health().trouble[0]
 
 
-def test_a_poll_after_an_iteration_that_was_left_counts_its_last_record_as_done(cluster, member):
-    cluster.create("t")
-    fill(cluster, 10)
-    consumer = member("t")
-    next(iter(consumer))
-    read(consumer, 9)
-
-    consumer.close()
-
-    assert committed(cluster) == 10
-
-
 def test_a_topic_that_is_not_there_is_told_by_poll(cluster, member):
     consumer = member("nowhere", unknown_topic_timeout_ms=50)
 
     with pytest.raises(UnknownTopicOrPartitionError, match="nowhere"):
         poll_until(lambda: False, consumer)
-
-
-def test_closing_from_two_threads_tells_the_listener_once(cluster, member):
-    cluster.create("t")
-    listener = Recorder()
-    consumer = member()
-    consumer.subscribe("t", listener=listener)
-    consumer.poll(0)
-
-    closing = [threading.Thread(target=consumer.close) for _ in range(2)]
-    for thread in closing:
-        thread.start()
-    for thread in closing:
-        thread.join(10)
-
-    assert listener.calls == [("assigned", [T0]), ("revoked", [T0])]
 
 
 def test_two_threads_may_poll_and_each_record_and_each_change_goes_to_one(cluster, member):
@@ -616,86 +441,6 @@ def test_a_consumer_that_is_made_and_not_polled_holds_nothing(cluster, member):
     assert reading.assignment() == {T0}
     assert waiting.explain().state == "joining"
     assert len({request.member_id for request in cluster.requests_of(GroupHeartbeatRequest)}) == 1
-
-
-def farewells(cluster):
-    return [one for one in cluster.requests_of(GroupHeartbeatRequest) if one.member_epoch == LEAVING]
-
-
-def test_closing_commits_and_leaves_in_one_request(cluster, member):
-    cluster.create("t")
-    fill(cluster, 10)
-    consumer = member("t")
-    assert read(consumer, 10) == list(range(10))
-
-    consumer.close()
-
-    (farewell,) = farewells(cluster)
-    assert [(entry.partition, entry.offset) for entry in farewell.last_offsets] == [(0, 10)]
-    assert cluster.requests_of(OffsetCommitRequest) == []
-    assert member().committed(T0) == 10
-
-
-def test_a_last_commit_that_is_refused_is_tried_again_and_the_farewell_follows(cluster, member):
-    cluster.create("t")
-    fill(cluster, 10)
-    consumer = member("t", heartbeat_interval_ms=5_000)
-    assert read(consumer, 10) == list(range(10))
-    cluster.add_fault(GroupHeartbeatRequest, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, count=1)
-
-    consumer.close()
-
-    assert [len(farewell.last_offsets) for farewell in farewells(cluster)] == [1, 0]
-    assert member().committed(T0) == 10
-
-
-@pytest.mark.parametrize("silent", [GroupHeartbeatRequest, OffsetCommitRequest])
-def test_a_close_ends_within_its_bound_though_the_coordinator_is_silent(cluster, member, silent, caplog):
-    cluster.create("t")
-    fill(cluster, 10)
-    consumer = member("t", heartbeat_interval_ms=5_000)
-    assert read(consumer, 10) == list(range(10))
-    cluster.add_fault(GroupHeartbeatRequest, "drop", count=100)
-    cluster.add_fault(OffsetCommitRequest, "drop", count=100)
-    if silent is OffsetCommitRequest:
-        consumer.commit_async()
-    since = time.monotonic()
-
-    consumer.close(timeout_ms=200)
-
-    assert time.monotonic() - since < 0.9
-    assert "commit of t-0@10 failed: commit: not acknowledged in time" in caplog.text
-
-
-def test_a_commit_ends_within_its_bound_though_the_coordinator_is_silent(cluster, member):
-    cluster.create("t")
-    consumer = member("t")
-    consumer.poll(0)
-    cluster.add_fault(OffsetCommitRequest, "drop", count=100)
-    since = time.monotonic()
-
-    with pytest.raises(CallboardTimeoutError, match="not acknowledged in time") as raised:
-        consumer.commit({T0: 0}, timeout_ms=100)
-
-    assert raised.value.outcome_unknown
-    assert time.monotonic() - since < 0.9
-
-
-def test_what_a_listener_commits_as_it_gives_back_is_not_overtaken_by_the_last_commit(cluster, member):
-    cluster.create("t")
-    fill(cluster, 10)
-    consumer = member()
-
-    class Careful(Recorder):
-        def on_partitions_revoked(self, revoked):
-            consumer.commit({T0: 4})
-
-    consumer.subscribe("t", listener=Careful())
-    assert read(consumer, 10) == list(range(10))
-
-    consumer.close()
-
-    assert member().committed(T0) == 4
 
 
 def test_a_consumer_that_reads_nothing_learns_what_was_committed_as_soon_as_the_coordinator_is_reached(cluster, member):

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 from fake_broker import fake_cluster
+from filling import fill
 from group_members import T0, poll_until
 from test_async_groups import run
-from test_consumer import fill
 
 from callboard import (
     AdminClient,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from filling import fill, read
 from group_members import T0, T1, T2, Recorder, poll_until
-from test_consumer import fill, read
 
 from callboard.transport.group_messages import GroupHeartbeatRequest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from callboard.actors.lifecycle import Fail
+from callboard.actors.partition.housekeeping import CHECKPOINT_LOOKS
 from callboard.config import BrokerSettings, ClusterConfig
 from callboard.errors import CallboardError, CallboardTimeoutError, ErrorCode
 from callboard.model import PartitionKey
@@ -407,7 +408,7 @@ def test_after_a_full_restart_one_replica_alone_shows_what_was_committed_before(
     """Too few are in sync to commit anything new, but what was committed is read on."""
     it = Replicated(min_insync_replicas=2)
     it.produce(2)
-    it.cluster.loop.advance(20_000)  # checkpoints say what was committed
+    it.cluster.loop.advance(2 * CHECKPOINT_LOOKS * BrokerSettings().checkpoint_ms)  # they say what was committed
     for broker in BROKERS:
         it.cluster.crash(f"broker-{broker}")
 

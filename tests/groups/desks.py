@@ -173,3 +173,11 @@ def numbers(assignment):
 
 def orders(number):
     return GroupPartition("orders", "o1", number)
+
+
+def commit_request(entries, member_id="m1", epoch=1, group="billing"):
+    return said.OffsetCommitRequest(group_id=group, member_id=member_id, member_epoch=epoch, entries=entries)
+
+
+def entry(partition=0, offset=1, topic="orders", **more):
+    return said.OffsetCommitEntry(topic=topic, partition=partition, offset=offset, **more)

@@ -3,7 +3,7 @@
 import pytest
 
 from callboard.actors.partition.events import BeginAnew, Copy, DeleteBefore, FetchNext, Truncate
-from callboard.actors.partition.follower import AFTER_THAT, RETRY_MS, TROUBLE_RETRY_MS, Follower, next_fetch
+from callboard.actors.partition.follower import AFTER_SYNC, AFTER_THAT, LITTLE_BYTES, RETRY_MS, TROUBLE_RETRY_MS, Follower, next_fetch
 from callboard.errors import ErrorCode
 from callboard.storage.epochs import EpochHistory
 from callboard.storage.sparse import empty_batch
@@ -22,8 +22,8 @@ def a_reply(**changes):
     return FetchEntryReply(topic_id=KEY.topic_id, partition=KEY.partition, **{**settings, **changes})
 
 
-def stored(at, count=1, epoch=5):
-    frames, _ = a_batch([b"v"] * count, at=at, epoch=epoch)
+def stored(at, count=1, epoch=5, size=1):
+    frames, _ = a_batch([b"v" * size] * count, at=at, epoch=epoch)
     return b"".join(frames)
 
 
@@ -38,8 +38,16 @@ def test_whole_batches_are_copied_as_they_are_and_asked_on_from_behind_them():
 
     assert b"".join(bytes(batch) for batch in copy.batches) == data
     assert [header.base_offset for header in copy.headers] == [10, 13]
-    assert after == AFTER_THAT
+    assert after == AFTER_SYNC
     assert follower.high_watermark == 12
+
+
+def test_behind_much_the_next_fetch_does_not_wait_for_the_disk():
+    follower = a_follower()
+
+    _, after = follower.on_fetched(a_reply(), [stored(10, 1, size=LITTLE_BYTES)], 0, 10)
+
+    assert after == AFTER_THAT
 
 
 def test_the_high_watermark_is_never_above_what_is_held_and_never_goes_back():
@@ -182,7 +190,7 @@ def test_a_log_that_began_in_the_middle_of_a_batch_takes_it_whole_and_begins_whe
     assert begin == BeginAnew(48)
     assert isinstance(copy, Copy)
     assert delete == DeleteBefore(50)
-    assert after == AFTER_THAT
+    assert after == AFTER_SYNC
 
 
 def test_a_log_of_which_the_leader_has_nothing_begins_anew_where_the_leaders_does():
@@ -265,7 +273,7 @@ def test_a_batch_of_no_records_that_reaches_back_behind_the_end_is_taken_from_th
         (15, 17, 2),
     ]
     assert bytes(copy.batches[0]) == empty_batch(10, 15, 4)
-    assert after == AFTER_THAT
+    assert after == AFTER_SYNC
 
 
 def test_a_batch_with_records_that_reaches_back_behind_the_end_is_not_copied():

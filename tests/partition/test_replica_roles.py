@@ -7,8 +7,17 @@ from collections import Counter
 import pytest
 
 from callboard.actors.logdirs import LogDirectory
-from callboard.actors.partition.events import Assign, Fetched, FetcherBegan, Follow, NewEpochNeeded, Unfollow
-from callboard.actors.partition.follower import TROUBLE_RETRY_MS
+from callboard.actors.partition.events import (
+    Assign,
+    Checkpointed,
+    Durable,
+    Fetched,
+    FetcherBegan,
+    Follow,
+    NewEpochNeeded,
+    Unfollow,
+)
+from callboard.actors.partition.follower import LITTLE_BYTES, TROUBLE_RETRY_MS
 from callboard.actors.partition.following import Following
 from callboard.actors.partition.leading import Leading
 from callboard.actors.partition.replica import Replica
@@ -96,11 +105,48 @@ def an_assignment(*, leader=2, epoch=1, **changes):
 def test_a_follower_asks_from_its_log_end_and_copies():
     stage = Stage()
 
-    stage.fetched(b"a", b"b", at=0, epoch=1, of_epoch=1)
+    stage.fetched(b"a", b"b", at=0, epoch=1, of_epoch=1).context.loop.advance(100)
 
     assert contents(stage.replica.log) == [(0, b"a"), (1, b"b")]
     asked = stage.asked()
     assert [(one.fetch_offset, one.last_fetched_epoch, one.leader_epoch) for one in asked] == [(0, -1, 1), (2, 1, 1)]
+
+
+def test_behind_little_it_asks_when_that_is_on_disk_and_says_so():
+    stage = Stage()
+
+    stage.fetched(b"a", at=0, epoch=1, of_epoch=1)
+    assert stage.replica.log.log_end_offset == 1
+    assert len(stage.asked()) == 1, "the sync runs"
+    stage.context.loop.advance(100)
+
+    assert [(one.fetch_offset, one.durable_offset) for one in stage.asked()] == [(0, 0), (1, 1)]
+    assert stage.fetcher.all_of(Durable) == [], "it need not be told apart"
+
+
+def test_behind_much_or_where_nobody_counts_the_disk_it_asks_at_once():
+    stage = Stage()
+    stage.fetched(b"a" * LITTLE_BYTES, at=0, epoch=1, of_epoch=1)
+    assert [(one.fetch_offset, one.durable_offset) for one in stage.asked()] == [(0, 0), (1, 0)]
+    stage.context.loop.advance(100)
+    assert [told.durable_offset for told in stage.fetcher.all_of(Durable)] == [1]
+
+    stage = Stage(config=TopicConfig(flush="os"))
+    stage.fetched(b"a", at=0, epoch=1, of_epoch=1)
+    assert [one.fetch_offset for one in stage.asked()] == [0, 1]
+
+
+def test_a_fetch_that_waits_for_the_disk_comes_also_when_nobody_counts_that_any_more():
+    stage = Stage()
+    stage.fetched(b"a", at=0, epoch=1, of_epoch=1).context.loop.advance(100)
+    checkpoint = stage.replica.log.begin_checkpoint(0)  # while it runs no sync begins
+    stage.fetched(b"b", at=1, epoch=1, of_epoch=1)
+
+    stage.assign(config=TopicConfig(flush="os"))
+    checkpoint()
+    stage.tell(Checkpointed(None)).context.loop.advance(100)
+
+    assert [(one.fetch_offset, one.durable_offset) for one in stage.asked()] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_who_led_an_epoch_and_wrote_nothing_in_it_copies_what_an_older_epoch_wrote():

@@ -72,6 +72,22 @@ def test_a_second_handle_syncs_when_the_first_is_closed(place):
         file.append([b"x"])
 
 
+def test_handles_on_one_file_share_its_descriptor_and_the_last_one_closes_it(tmp_path):
+    file = OsFiles().open(f"{tmp_path}/a", create=True)
+    held = len(os.listdir("/dev/fd"))
+
+    second, third = file.duplicate(), file.duplicate()
+    assert len(os.listdir("/dev/fd")) == held
+    file.close(), second.close(), second.close()
+    third.datasync()
+    assert len(os.listdir("/dev/fd")) == held, "the second one counts once"
+    third.close()
+
+    assert len(os.listdir("/dev/fd")) == held - 1
+    with pytest.raises(OSError, match="closed"):
+        file.duplicate()
+
+
 def test_directories_are_listed_in_order_and_removed_whole(place):
     files, root = place
     files.make_dir(f"{root}/b/c")

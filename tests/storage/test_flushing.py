@@ -8,6 +8,7 @@ import threading
 from callboard.config import TopicConfig
 from callboard.storage.files import OsFiles
 from callboard.storage.producers import Duplicate
+from callboard.storage.remembered import CHECKPOINT_BYTES
 from callboard.testing.logs import a_batch, append, append_many, checkpoint, flush, open_log, values
 
 LARGE = TopicConfig()
@@ -124,6 +125,57 @@ def test_a_checkpoint_makes_everything_durable_and_is_not_repeated_when_idle(dis
     again = open_log(disk.crash(1))
     assert (again.recovery.scanned_bytes, again.recovery.recovery_offset, values(again)) == (0, 1, [b"a"])
     assert len(again.producers) == 1
+
+
+def test_a_small_change_is_noted_when_it_is_old_enough(disk):
+    log = open_log(disk, config=LARGE)
+    append(log, b"a", producer_id=1, sequence=0)
+    flush(log)
+
+    assert log.begin_checkpoint(1_000, max_age_ms=60_000) is None
+    assert log.begin_checkpoint(60_999, max_age_ms=60_000) is None
+    job = log.begin_checkpoint(61_000, max_age_ms=60_000)
+    job()
+    log.end_flush(job, None)
+    append(log, b"b", producer_id=1, sequence=1)
+    flush(log)
+
+    assert open_log(disk.crash(1)).recovery.recovery_offset == 1
+    assert log.begin_checkpoint(62_000, max_age_ms=60_000) is None, "the next one has its own time"
+    assert log.begin_checkpoint(0, max_age_ms=60_000) is not None, "the clock was set back"
+
+
+def test_a_small_change_that_waits_is_synced_all_the_same(disk):
+    log = open_log(disk, config=LARGE)
+    append(log, b"a")
+
+    job = log.begin_checkpoint(0, max_age_ms=60_000)
+    job()
+    log.end_flush(job, None)
+
+    assert (job.wrote_checkpoint, log.durable_offset) == (False, 1)
+    assert log.begin_checkpoint(0, max_age_ms=60_000) is None
+    again = open_log(disk.crash(1))
+    assert (again.recovery.recovery_offset, values(again)) == (0, [b"a"]), "it is read, and it is there"
+
+
+def test_a_change_that_takes_long_to_read_is_noted_at_once(disk):
+    log = open_log(disk, config=LARGE)
+    append(log, b"x" * CHECKPOINT_BYTES)
+
+    assert log.begin_checkpoint(0, max_age_ms=60_000).checkpoint.recovery_offset == 1
+
+
+def test_a_log_that_begins_elsewhere_or_has_another_segment_is_noted_at_once(disk):
+    log = open_log(disk)
+    append_many(log, [[b"x" * 600]] * 2)
+    assert log.begin_checkpoint(0, max_age_ms=60_000).checkpoint.recovery_offset == 2
+
+    log = open_log(disk, config=LARGE, directory="other")
+    append_many(log, [[b"a"], [b"b"]])
+    flush(log)
+    log.delete_before(1, 2)
+    assert log.begin_checkpoint(0, max_age_ms=60_000).checkpoint.log_start_offset == 1
 
 
 def test_what_a_checkpoint_made_durable_becomes_known_by_the_next_flush(disk):
