@@ -190,19 +190,16 @@ class ConsumerCore:
 
     def _perform_changes(self, application: Application) -> None:
         """Do what the group asks of the application: give back, take over."""
-        if application.turn.is_ours or not application.turn.take():
-            return  # another thread is at it; it tells when it has finished
-        try:
-            while True:
+        if application.turn.is_ours:
+            return
+        with application.turn.taken() as is_taken:
+            while is_taken:  # else another thread is at it; it tells when it has finished
                 with self._lock:
                     change = application.next_change()
                 if change is None:
                     break
                 with application.at_work():
                     self._perform(application, change)
-        finally:
-            application.turn.end()
-            self._on_news()
 
     def _perform(self, application: Application, change: Change) -> None:
         raise NotImplementedError
