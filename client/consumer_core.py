@@ -153,8 +153,8 @@ class ConsumerCore:
             self._check_open()
             self._inbox.sort()
             self._go_back()
-            if is_reading and application is not None and (application.changes or not application.may_read()):
-                return None  # first that must be done
+            if is_reading and application is not None and (not application.may_read() or application.changes):
+                return None  # first that must be done; in this order: what ends the one has the other on its way
             try:
                 found = look()
             except SerializationError as error:
