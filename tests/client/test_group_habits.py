@@ -177,3 +177,15 @@ def test_a_partition_that_was_granted_is_there_though_a_broker_has_not_heard_of_
     cluster.call(setattr, cluster, "_metadata", answer)
     fill(cluster, 3, partition=1)
     assert read(consumer, 3) == [0, 1, 2]
+
+
+def test_an_iteration_hands_out_nothing_more_of_a_topic_when_another_one_is_subscribed(cluster, member):
+    for topic in ("t", "u"):
+        cluster.create(topic)
+        fill(cluster, 3, topic=topic)
+    consumer = member("t")
+    assert next(consumer).topic == "t"
+
+    consumer.subscribe("u")
+
+    assert [next(consumer).topic for _ in range(3)] == ["u"] * 3
