@@ -145,14 +145,15 @@ def test_what_is_not_known_yet_is_explained_in_words(cluster, member):
 
 def test_an_application_that_is_stuck_is_told_of_at_that_moment_not_with_the_next_heartbeat(cluster, member):
     cluster.create("t")
-    consumer = member("t", session_timeout_ms=20_000, heartbeat_interval_ms=6_000, max_poll_interval_ms=500)
+    consumer = member("t", session_timeout_ms=20_000, heartbeat_interval_ms=250, max_poll_interval_ms=500)
     consumer.poll(0)
-    consumer.poll(300)  # its last heartbeat is older than this poll's end
+    cluster.call(setattr, cluster.groups, "on_request", lambda *_: None)  # the next heartbeat is not answered …
+    consumer.poll(300)  # … and older than this poll's end
 
     begin = time.monotonic()
     cluster.wait_until(lambda: any(getattr(one, "is_stuck", False) for one in cluster.requests))
 
-    assert 0.49 < time.monotonic() - begin < 4
+    assert 0.49 < time.monotonic() - begin < 2
 
 
 def test_a_partition_that_was_granted_is_there_though_a_broker_has_not_heard_of_it(cluster, member):
