@@ -32,7 +32,7 @@ from .experiments import Happened
 from .futures import FutureBatchMetadata, FutureRecordMetadata
 from .group_offsets import OffsetReset, PartitionLag, ResetTo
 from .health import ConsumerExplanation, ConsumerHealth
-from .on_loop import ListenerOnLoop, LoopSide, check_may_poll
+from .on_loop import ListenerOnLoop, LoopSide
 from .producer import Producer
 from .reading import RecordColumns
 from .stepping import Steps
@@ -57,7 +57,7 @@ class AsyncProducer(Generic[K, V]):
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._loop_side = LoopSide(self)
+        self._loop_side = LoopSide()
         self._producer: Producer[K, V] = Producer(**self._loop_side.with_hook(settings))
         self.config, self.client_id = self._producer.config, self._producer.client_id
 
@@ -166,7 +166,7 @@ class AsyncConsumer(Generic[K, V]):
     """
 
     def __init__(self, *topics: str, **settings: Any) -> None:
-        self._loop_side = LoopSide(self)
+        self._loop_side = LoopSide()
         self._consumer: Consumer[K, V] = Consumer(*topics, **self._loop_side.with_hook(settings))
         self.config, self.client_id = self._consumer.config, self._consumer.client_id
         consumer = self._consumer
@@ -307,13 +307,8 @@ class AsyncConsumer(Generic[K, V]):
     ) -> None:
         await self.close(autocommit=kind is None)
 
-    def _hand_on(self, bad: BadRecord) -> None:
-        with self._loop_side.calling():
-            self._steps.hand_on(bad)
-
     async def _until_there(self, look: Callable[[], Any], wait_ms: float) -> Any:
         """Call ``look`` until it returns something, or the time is over (then None); suspended in between."""
-        check_may_poll(self)
         loop = self._loop_side.see()
         until = loop.time() + wait_ms / 1000
         arrived = asyncio.Event()
@@ -340,7 +335,7 @@ class AsyncConsumer(Generic[K, V]):
                 if isinstance(found, BadRecord):
                     if has_handed_on and left <= 0:
                         return None
-                    await _in_thread(self._hand_on, found)  # goes on to its end also when this is cancelled
+                    await _in_thread(self._steps.hand_on, found)  # goes on to its end also when this is cancelled
                     has_handed_on = True
                     continue
                 if found is not None:
@@ -361,7 +356,7 @@ class AsyncAdminClient:
     """``AdminClient`` for asyncio: the same calls, awaited."""
 
     def __init__(self, **settings: Any) -> None:
-        self._loop_side = LoopSide(self)
+        self._loop_side = LoopSide()
         self._admin = AdminClient(**self._loop_side.with_hook(settings))
         self.config, self.client_id = self._admin.config, self._admin.client_id
 

@@ -89,7 +89,7 @@ class Application:
         self.committed: dict[TopicPartition, int] = {}  # … and what that one has committed; NOT_KNOWN: not yet, perhaps
         self.handing: AnyRecord | None = None  # of an iteration whose step has not finished
         self.named: set[TopicPartition] = set()  # in commits since it began to leave: what it says itself counts
-        self.turn = Turn()  # of who performs changes
+        self.turn = Turn(woken)  # of who performs changes
         self.life = 0  # grows whenever it leaves: what was granted or asked back before counts no more
         self.join_until_ms = 0  # the first poll waits so long for an assignment; 0: it does not
         self.has_come = False  # it has polled since it subscribed
@@ -167,7 +167,7 @@ class Application:
     def on_fork(self) -> None:
         """Whoever held the lock is not in this process."""
         self._counting = threading.Lock()
-        self.turn = Turn()
+        self.turn = Turn(self._woken)
         self.ended.clear()
 
     def on_leaving(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from ..errors import CallboardError, IllegalStateError, SerializationError
 from ..model import TopicPartition
 from .config import ConsumerConfig
 from .reading import Decoding, PartitionReader
+from .turn import Calls
 
 TELL_EVERY_S = 1.0  # of records that are skipped, at most
 
@@ -48,7 +48,7 @@ class BadRecords:
                 self.handler = self._letters = self.handler.for_consumer(config, client_id)
         self.wait_for: Callable[[Awaitable[Any]], Any] = _refuse  # how the asyncio twin waits for a handler's coroutine
         self.handed_on = 0
-        self._threads: set[int] = set()  # that are in the handler
+        self._calls = Calls()  # of the handler
         self._failures: dict[TopicPartition, tuple[SerializationError, str]] = {}  # of each one's last record
         self._skipped_told, self._told_at_s = 0, -TELL_EVERY_S
 
@@ -77,14 +77,10 @@ class BadRecords:
         """Have the handler deal with it. Outside the lock; raises what the handler raises."""
         if self.handler is None:
             return
-        thread = threading.get_ident()
-        self._threads.add(thread)
-        try:
+        with self._calls.calling():
             result = self.handler(error)
             if inspect.isawaitable(result):
                 self.wait_for(result)
-        finally:
-            self._threads.discard(thread)
 
     def end(self, bad: BadRecord, is_done: bool, why: str) -> None:
         """The handler has returned, or raised. Whether the record is still the next one is looked at by others."""
@@ -98,7 +94,7 @@ class BadRecords:
 
     def check_may_poll(self) -> None:
         """A handler that polled would get what comes behind its own record. From any thread."""
-        if self._threads and threading.get_ident() in self._threads:
+        if self._calls.is_ours:
             raise IllegalStateError("poll: a handler of bad records must not poll")
 
     def trouble(self, reader: PartitionReader) -> str:

@@ -33,6 +33,7 @@ from .coordinator import is_coordinator_wrong
 UNKNOWN_TRIES = 6  # of a partition that the coordinator does not know: it may be so new, for some tenths of a second
 PAUSE_MS = 10  # the first, after an error that passes …
 PAUSE_MS_MAX = 250  # … doubled up to this
+NEVER_MS = 1 << 62
 FENCED = (
     ErrorCode.UNKNOWN_MEMBER_ID,
     ErrorCode.FENCED_MEMBER_EPOCH,
@@ -92,6 +93,7 @@ class Commits:
         self.last_error: CallboardError | None = None  # of the last attempt
         self._flight: SendCommit | None = None
         self._aboard: list[Commit] = []  # of the request under way, in order
+        self._soonest_ms = NEVER_MS  # none that waits is over before that; of most commits nobody waits
         self._last_number = 0
         self._failures = 0
         self._not_before_ms = 0
@@ -102,6 +104,8 @@ class Commits:
 
     def on_commit(self, commit: Commit) -> None:
         self.queue.append(commit)
+        if commit.is_waiting:
+            self._soonest_ms = min(self._soonest_ms, commit.until_ms)
 
     def drain(self, now_ms: int, member_id: str, member_epoch: int, *, has_coordinator: bool) -> list[Effect]:
         """Return what can be done now. ``member_id``, ``member_epoch``: as the member is called now."""
@@ -123,13 +127,16 @@ class Commits:
         return effects
 
     def next_event_ms(self, *, has_coordinator: bool) -> int | None:
-        """Return when to call ``drain`` again if nothing else happens."""
-        times = [commit.until_ms for commit in (*self._aboard, *self.queue) if commit.is_waiting]
+        """Return when to call ``drain`` again if nothing else happens; or some time before."""
+        if self.is_idle:
+            return None
+        times = [self._soonest_ms]
         if self.queue:
             times.append(self.queue[0].until_ms)
             if has_coordinator and self._flight is None:
                 times.append(self._not_before_ms)
-        return min(times, default=None)
+        due = min(times)
+        return due if due < NEVER_MS else None
 
     def on_answer(
         self,
@@ -176,9 +183,13 @@ class Commits:
 
     def _expire(self, now_ms: int, *, has_coordinator: bool) -> list[Effect]:
         """End those whose time is over (rule 2)."""
-        over = [commit for commit in (*self._aboard, *self.queue) if commit.is_waiting and commit.until_ms <= now_ms]
-        self._aboard = [commit for commit in self._aboard if commit not in over]
-        self.queue = deque(commit for commit in self.queue if commit not in over) if over else self.queue
+        over: list[Commit] = []
+        if self._soonest_ms <= now_ms:
+            waiting = [commit for commit in (*self._aboard, *self.queue) if commit.is_waiting]
+            over = [commit for commit in waiting if commit.until_ms <= now_ms]
+            self._aboard = [commit for commit in self._aboard if commit not in over]
+            self.queue = deque(commit for commit in self.queue if commit not in over)
+            self._soonest_ms = min((one.until_ms for one in waiting if one.until_ms > now_ms), default=NEVER_MS)
         while self.queue and self.queue[0].until_ms <= now_ms:
             over.append(self.queue.popleft())
         return [Ended(commit, self._timeout_error(has_coordinator=has_coordinator)) for commit in over]

@@ -221,20 +221,18 @@ class Committing(ConsumerCore):
         until_ms = self._io.clock.monotonic_ms() + bound_ms
         if application.turn.is_ours:  # the listener itself leaves
             yield True, until_ms
-        elif application.turn.take(bound_ms / 1000):
-            try:
-                yield True, until_ms
-            finally:
-                application.turn.end()
-                self._on_news()
-        else:
-            log.warning("%s: a rebalance listener is still busy in another thread; leaving without it", self.client_id)
-            yield False, until_ms
+            return
+        with application.turn.taken(bound_ms / 1000) as is_taken:
+            if not is_taken:
+                log.warning(
+                    "%s: a rebalance listener is still busy in another thread; leaving without it", self.client_id
+                )
+            yield is_taken, until_ms
 
     def _wait_for_leaving(self, application: Application) -> None:
         """Another thread may be about to leave: what is subscribed meanwhile comes behind that."""
         if application.has_left and not application.turn.is_ours and not self._is_on_loop:
-            with self._turn_to_leave(application, self.config.close_timeout_ms):
+            with application.turn.taken(self.config.close_timeout_ms / 1000):
                 pass
 
     def _leave_in_turn(self, application: Application, until_ms: float, *, autocommit: bool, may_tell: bool) -> None:

@@ -136,11 +136,11 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
     ``group_id``: be one of this group: the coordinator gives each partition to one member, and offsets are committed
     (docs/groups.md). The I/O thread keeps the member alive, however seldom the application polls: silent for
     ``session_timeout_ms``, it is out. ``max_poll_interval_ms`` is for an application that is stuck: it leaves, and
-    joins again with the next poll. ``group_instance_id``: a name that stays when the process is restarted within a
-    session timeout: it gets its partitions back and nobody else's move. ``partition_assignment_strategy``: "range",
-    "round_robin" ("roundrobin", as Kafka spells it), "sticky", or several; the group uses the first that all its
-    members name. Also kafka-python's assignors, classes or instances: their names count, those not known are passed
-    over.
+    joins again with the next poll. Each is two ``heartbeat_interval_ms`` at least. ``group_instance_id``: a name that
+    stays when the process is restarted within a session timeout: it gets its partitions back and nobody else's move.
+    ``partition_assignment_strategy``: "range", "round_robin" ("roundrobin", as Kafka spells it), "sticky", or several;
+    the group uses the first that all its members name. Also kafka-python's assignors, classes or instances: their names
+    count, those not known are passed over.
 
     ``enable_auto_commit``: every ``auto_commit_interval_ms``, in ``poll``, commit what the polls *before* have
     returned; of an iteration the records whose step has finished. Also before partitions go, and on ``close``.
@@ -200,6 +200,11 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
             raise ConfigurationError(
                 "consumer: heartbeat_interval_ms must be at most half of session_timeout_ms: "
                 "else one lost heartbeat ends the session"
+            )
+        if self.heartbeat_interval_ms * 2 > self.max_poll_interval_ms:
+            raise ConfigurationError(
+                "consumer: heartbeat_interval_ms must be at most half of max_poll_interval_ms: "
+                "else what is given back may be heard of too late, and all is lost"
             )
         if self.default_offset_commit_callback is not None and not callable(self.default_offset_commit_callback):
             raise ConfigurationError("consumer: default_offset_commit_callback: expected a callable")

@@ -108,11 +108,12 @@ class Consumer(Committing, Positions, Generic[K, V]):
                 raise IllegalStateError("subscribe: partitions were assigned by hand; call unsubscribe() first")
             if self._application is None:
                 self._forget_readers()
-                self._inbox.subscription = Subscription(names, matcher)
+                subscription = Subscription(names, matcher)
             else:
                 self._application.on_subscribed(listener)
-                self._inbox.subscription = Subscription(names, matcher, self._application.life)
-            self._io.post(self._fetching.subscribe, self._inbox.subscription)
+                subscription = Subscription(names, matcher, self._application.life)
+            self._inbox.subscribe(subscription)
+            self._io.post(self._fetching.subscribe, subscription)
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Read exactly these partitions, each from where the group has committed (if there is one), else
@@ -263,8 +264,8 @@ class Consumer(Committing, Positions, Generic[K, V]):
         """Hand out what is decoded of a partition, record by record, until something comes between. Never waits."""
         application, records = self._application, reader.records
         for at in range(reader.at, len(records)):
-            if reader.records is not records or reader.at != at or reader.is_paused:
-                break  # a seek, a pause or a poll came between
+            if reader.records is not records or reader.at != at or reader.is_paused or reader.is_unsubscribed:
+                break  # a seek, a pause, a poll or another subscription came between
             record = records[at]
             reader.at = at + 1
             reader.position = record.offset + 1

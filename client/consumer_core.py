@@ -153,8 +153,8 @@ class ConsumerCore:
             self._check_open()
             self._inbox.sort()
             self._go_back()
-            if is_reading and application is not None and (application.changes or not application.may_read()):
-                return None  # first that must be done
+            if is_reading and application is not None and (not application.may_read() or application.changes):
+                return None  # first that must be done; in this order: what ends the one has the other on its way
             try:
                 found = look()
             except SerializationError as error:
@@ -190,19 +190,16 @@ class ConsumerCore:
 
     def _perform_changes(self, application: Application) -> None:
         """Do what the group asks of the application: give back, take over."""
-        if application.turn.is_ours or not application.turn.take():
-            return  # another thread is at it; it tells when it has finished
-        try:
-            while True:
+        if application.turn.is_ours:
+            return
+        with application.turn.taken() as is_taken:
+            while is_taken:  # else another thread is at it; it tells when it has finished
                 with self._lock:
                     change = application.next_change()
                 if change is None:
                     break
                 with application.at_work():
                     self._perform(application, change)
-        finally:
-            application.turn.end()
-            self._on_news()
 
     def _perform(self, application: Application, change: Change) -> None:
         raise NotImplementedError

@@ -410,6 +410,7 @@ class GroupSide:
         self.cluster.refresh()
         keys = tuple(sorted(effect.partitions))
         self._tell("lost", effect, {}, keys)
+        self.member.is_losing = False
         if self.member.phase is Phase.BARRED and self.member.error is not None:
             self.cluster.hook.tell(self.member.error)
         elif keys:

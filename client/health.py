@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..model import TopicPartition
-from .fetch_state import NEVER_FED_MS
+from .fetch_state import NEVER_FED_MS, FetchState
 from .io import IoThread
 from .membership import Phase
 from .reading import PartitionReader
@@ -61,7 +61,7 @@ def describe_health(
     unreachable_ms = 0 if cluster.unreachable_since_ms is None else now - cluster.unreachable_since_ms
     if unreachable_ms:
         trouble.append(str(cluster.unreachable_error()))
-    stalled = _stalled(fetching, now)
+    stalled = _stalled(fetching, states, now)
     for key, reader in readers.items():
         state, leader = states.get(key), cluster.metadata.leader(*key)
         if why := bad_records.trouble(reader) or reader.error:
@@ -98,9 +98,9 @@ def describe_health(
     )
 
 
-def _stalled(fetching: Fetching, now_ms: int) -> frozenset[TopicPartition]:
+def _stalled(fetching: Fetching, states: Mapping[TopicPartition, FetchState], now_ms: int) -> frozenset[TopicPartition]:
     """What a member owns and says that it does not fetch, but for what it has only just been given."""
-    group, states = fetching.group, fetching.fetcher.states
+    group = fetching.group
     if group is None:
         return frozenset()
     found = group.evidence.stalled(list(group.member.owned), now_ms)

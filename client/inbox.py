@@ -46,6 +46,15 @@ class Inbox:
         self.readers, self.ready, self.arrivals = {}, {}, {}
         self.give_back(freed)
 
+    def subscribe(self, subscription: Subscription) -> None:
+        """Read these topics; of others nothing more is handed out."""
+        self.subscription = subscription
+        for reader in (*self.readers.values(), *self.arrivals.values()):
+            reader.is_unsubscribed = self._is_unsubscribed(reader)
+
+    def _is_unsubscribed(self, reader: PartitionReader) -> bool:
+        return self.subscription is not None and not self.subscription.covers(reader.key.topic)
+
     def assign(self, keys: Iterable[TopicPartition], next_generation: Callable[[], int]) -> list[PartitionReader]:
         """Read these partitions; return their readers, new each."""
         for key in keys:
@@ -110,7 +119,8 @@ class Inbox:
                     readers[item.key] = PartitionReader(item.key, item.generation, item.credit)
                 continue
             if isinstance(item, Granted):
-                self.arrivals[item.generation] = PartitionReader(item.key, item.generation, item.credit)
+                granted = self.arrivals[item.generation] = PartitionReader(item.key, item.generation, item.credit)
+                granted.is_unsubscribed = self._is_unsubscribed(granted)
                 continue
             reader = readers.get(item.key)
             if self.arrivals and (reader is None or reader.generation != getattr(item, "generation", 0)):
@@ -161,11 +171,6 @@ class Inbox:
 
     # -- what is handed out ------------------------------------------------------------------------
 
-    def _is_held(self, reader: PartitionReader) -> bool:
-        """Say whether nothing of it is handed out now: it is held, or of a topic that is not subscribed any more and
-        will be asked back."""
-        return reader.is_held or (self.subscription is not None and not self.subscription.covers(reader.key.topic))
-
     def take(self, limit: int) -> dict[TopicPartition, list[AnyRecord]] | None:
         """Return up to ``limit`` records of the partitions with data, in turn; None: there are none.
 
@@ -175,7 +180,7 @@ class Inbox:
         """
         found: dict[TopicPartition, list[AnyRecord]] = {}
         for key, reader in list(self.ready.items()):
-            if self._is_held(reader):
+            if reader.is_held:
                 continue
             try:
                 records, freed = reader.take(limit, self._decoding)
@@ -198,7 +203,7 @@ class Inbox:
         """Return batches until ``limit`` records are reached; None: there are none."""
         found: dict[TopicPartition, list[RecordColumns]] = {}
         for key, reader in list(self.ready.items()):
-            if self._is_held(reader):
+            if reader.is_held:
                 continue
             while limit > 0 and (reader.chunks or reader.chunk is not None):
                 columns, freed = reader.take_columns(self._decoding)
@@ -216,7 +221,7 @@ class Inbox:
             SerializationError, CorruptRecordError: its next record cannot be handed out.
         """
         for key, reader in list(self.ready.items()):
-            if self._is_held(reader):
+            if reader.is_held:
                 continue
             del self.ready[key]
             self.give_back(reader.prepare(self._decoding), reader)

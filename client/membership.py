@@ -174,6 +174,7 @@ class Member:
         self.polled_ms = 0  # when the application came last
         self.is_application_here = False  # it is inside a poll, for as long as it likes
         self.failures = 0  # in a row
+        self.is_losing = False  # it lost all that it owned, and the application is not told yet
         self.lost_ms = -1  # when it lost all that it owned last, if it ever did, …
         self.lost_why = ""  # … and why
         self.joined_ms = -1  # when it joined last, under its present name or one of before
@@ -221,7 +222,7 @@ class Member:
         """There is no such group to join, and never will be."""
         if self.phase is Phase.OUT:
             return []
-        lost = Lose(self.member_id, self.epoch, dict(self.owned), str(error))
+        lost = self._lost(str(error))
         self._forget()
         self._sent.clear()
         self.phase, self.error, self.why = Phase.BARRED, error, str(error)
@@ -335,7 +336,8 @@ class Member:
     def may_work(self, now_ms: int) -> bool:
         """Say whether records of what is owned may be handed out. From any thread."""
         is_late = 0 <= self.give_back_by_ms <= now_ms
-        return not is_late and (self.session_from_ms < 0 or now_ms < self.session_ends_ms)
+        is_in_time = not is_late and (self.session_from_ms < 0 or now_ms < self.session_ends_ms)
+        return is_in_time and not self.is_losing  # in this order: what forgets the times has said so before
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -376,7 +378,7 @@ class Member:
             why = f"the application has not polled for {away_ms / 1000:.1f} s (max_poll_interval_ms)"
             is_known = self.phase is Phase.JOINED or bool(self._sent)
             farewells = [self._farewell(now_ms, is_stuck=True)] if is_known else []
-            lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
+            lost = self._lost(why)
             self.phase, self.why = Phase.STUCK, why
             self.lost_ms, self.lost_why = now_ms, why
             self._forget()
@@ -392,12 +394,16 @@ class Member:
 
     def _lose(self, why: str, now_ms: int) -> list[Effect]:
         """The member is out: join again under another name."""
-        lost = Lose(self.member_id, self.epoch, dict(self.owned), why)
+        lost = self._lost(why)
         failures = self.failures
         self._begin(now_ms)
         self.why, self.failures = why, failures
         self.lost_ms, self.lost_why = now_ms, why
         return [lost]
+
+    def _lost(self, why: str) -> Lose:
+        self.is_losing = True  # before anything is forgotten: other threads look on
+        return Lose(self.member_id, self.epoch, dict(self.owned), why)
 
     def _on_reset(self, reply: GroupHeartbeatReply, now_ms: int) -> list[Effect]:
         """It owned what it did not fetch (rule 6): nothing is worked on any more, and others may have it."""

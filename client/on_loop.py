@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..errors import CallboardError, IllegalStateError
@@ -17,28 +16,10 @@ from ..model import TopicPartition
 from .application import check_listener
 
 
-class _Call:
-    """A call of a consumer's listener or handler. A task that it has begun may live longer."""
-
-    def __init__(self, consumer: object) -> None:
-        self.consumer = consumer
-        self.is_under_way = True
-
-
-_calls: ContextVar[tuple[_Call, ...]] = ContextVar("calls", default=())  # within which this code runs
-
-
-def check_may_poll(consumer: object) -> None:
-    """Refuse to poll within what a poll has called, and waits for."""
-    if any(call.consumer is consumer and call.is_under_way for call in _calls.get()):
-        raise IllegalStateError("poll: a rebalance listener must not poll, nor a handler of bad records")
-
-
 class LoopSide:
     """The event loop on which a twin is used."""
 
-    def __init__(self, owner: object) -> None:
-        self._owner = owner
+    def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):  # made where no loop runs yet
             self.see()
@@ -47,17 +28,6 @@ class LoopSide:
         """It is used on the running loop now."""
         self._loop = asyncio.get_running_loop()
         return self._loop
-
-    @contextmanager
-    def calling(self) -> Iterator[None]:
-        """While this lasts the application is called: what runs in it must not poll."""
-        this = _Call(self._owner)
-        before = _calls.set((*_calls.get(), this))  # a coroutine inherits it
-        try:
-            yield
-        finally:
-            this.is_under_way = False
-            _calls.reset(before)
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
         """Have it run on the loop, and wait. On another thread than the loop's."""
@@ -103,7 +73,6 @@ class ListenerOnLoop:
         self._call("on_partitions_lost" if has_own else "on_partitions_revoked", lost)
 
     def _call(self, name: str, partitions: set[TopicPartition]) -> None:
-        with self._side.calling():
-            result = getattr(self._listener, name)(partitions)
-            if inspect.isawaitable(result):
-                self._side.wait_for(result)
+        result = getattr(self._listener, name)(partitions)
+        if inspect.isawaitable(result):
+            self._side.wait_for(result)

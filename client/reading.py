@@ -107,6 +107,7 @@ class PartitionReader:
         "high_watermark",
         "is_in_hand",
         "is_paused",
+        "is_unsubscribed",
         "key",
         "log_start_offset",
         "owing",
@@ -131,6 +132,7 @@ class PartitionReader:
         self.rest: list[AnyRecord] = []  # what the chunk holds behind it, backwards and not deserialized
         self.error: CallboardError | None = None  # what the brokers say against reading on
         self.is_paused = False
+        self.is_unsubscribed = False  # its topic is not read any more: it will be asked back
         self.high_watermark: int | None = None
         self.log_start_offset: int | None = None
 
@@ -162,7 +164,7 @@ class PartitionReader:
     @property
     def is_held(self) -> bool:
         """Whether nothing may be handed out, whatever there is."""
-        return self.is_paused or self.is_in_hand
+        return self.is_paused or self.is_in_hand or self.is_unsubscribed
 
     @property
     def holds(self) -> bool:

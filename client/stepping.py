@@ -40,6 +40,7 @@ class Steps:
 
     def enter(self, wake: Callable[[], None]) -> None:
         """A poll begins; ``wake`` is called, on the I/O thread, whenever something has come."""
+        self._consumer._bad_records.check_may_poll()
         if self._application is not None:
             self._application.enter()
         self._consumer._on_arrival = wake

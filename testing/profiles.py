@@ -7,7 +7,7 @@ the others have fewer, so that each is met more often and beside few others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .nemesis import CHASES, CLOCK_LEAP, KINDS, LOSSY, UNCLEAN
@@ -85,6 +85,19 @@ GROUP_SETTINGS: dict[str, Any] = {
     "offsets_topic_partitions": 2,
 }
 
+TWO_GROUPS = Profile(
+    "groups",
+    partitions=3,
+    producers=1,
+    consumers=0,
+    members=4,
+    members_beside=2,
+    static_share=0.3,
+    kinds=GROUPS,
+    safety_ms=3_000.0,
+    settings={**QUICK, **GROUP_SETTINGS},
+)
+
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
@@ -98,31 +111,14 @@ PROFILES: dict[str, Profile] = {
         Profile("reboots", flush="os", kinds=REBOOTS, safety_ms=2_500.0, settings=QUICK),
         Profile("clocks", kinds=CLOCKS, clock_rates=(1.0, 0.9, 0.99, 1.01, 1.1), settings=QUICK),
         Profile("unclean", kinds=ORDERED, safety_ms=3_500.0, settings=QUICK),
-        Profile(
-            "groups",
-            partitions=3,
-            producers=1,
-            consumers=0,
-            members=4,
-            members_beside=2,
-            static_share=0.3,
-            kinds=GROUPS,
-            safety_ms=3_000.0,
-            settings={**QUICK, **GROUP_SETTINGS},
-        ),
-        Profile(
-            "growth",
-            partitions=3,
-            producers=1,
-            consumers=0,
+        TWO_GROUPS,
+        replace(
+            TWO_GROUPS,
+            name="growth",
             members=3,
-            members_beside=2,
-            static_share=0.3,
             pattern_share=0.7,
             added_partitions=2,
             kinds={name: GROUPS[name] for name in ("kill", "kill-client", "pause", "cut", "isolate", "fail-actor")},
-            safety_ms=3_000.0,
-            settings={**QUICK, **GROUP_SETTINGS},
         ),
         Profile(
             "compaction",

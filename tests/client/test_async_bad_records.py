@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from test_async_groups import run
@@ -70,19 +69,23 @@ def test_a_plain_handler_that_blocks_does_not_hold_up_the_loop(cluster):
 
 
 def test_an_iteration_is_not_over_while_bad_records_come(cluster):
-    have(cluster, b"1", BAD, BAD, b"4", BAD)
-    handled = []
+    have(cluster, b"1", BAD, BAD, b"4", BAD, b"6")
+    handled, late_s = [], 0
 
     def handler(error):
+        nonlocal late_s
         handled.append(error.offset)
-        time.sleep(0.005)  # longer than the iteration waits for a record
+        late_s += 3  # longer than the iteration waits for a record
 
     async def main():
-        async with a_consumer(cluster, handler, consumer_timeout_ms=1) as consumer:
-            assert await read(consumer, 1) == [1]
-            return [record.value async for record in consumer]
+        loop = asyncio.get_running_loop()
+        now_s = loop.time
+        async with a_consumer(cluster, handler, consumer_timeout_ms=2_000) as consumer:
+            loop.time = lambda: now_s() + late_s
+            iteration = aiter(consumer)
+            return [(await anext(iteration)).value for _ in range(3)]
 
-    assert run(main()) == [4]
+    assert run(main()) == [1, 4, 6]
     assert handled == [1, 2, 4]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from group_members import T0, T1, Recorder, committed, poll_until
@@ -74,17 +75,12 @@ class Gate:
 
 
 def in_thread(call, *args):
-    result = []
-
-    def run():
-        try:
-            result.append(call(*args))
-        except BaseException as error:  # noqa: BLE001 - for the test
-            result.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, result
+    """Begin it on a thread of its own, and return its future."""
+    with_one = ThreadPoolExecutor(1)
+    try:
+        return with_one.submit(call, *args)
+    finally:
+        with_one.shutdown(wait=False)
 
 
 def test_each_bad_record_is_handed_on_once_in_its_place(cluster, consumer):
@@ -231,14 +227,13 @@ def test_close_by_another_thread_does_not_wait_for_the_handler(cluster, consumer
     have(cluster, BAD, b"2")
     gate = Gate()
     c = consumer(gate)
-    polling, result = in_thread(c.poll, 10_000)
+    polling = in_thread(c.poll, 10_000)
     assert gate.is_in.wait(10)
 
     c.close()
     gate.may_go.set()
-    polling.join(10)
 
-    assert isinstance(result[0], IllegalStateError)
+    assert isinstance(polling.exception(10), IllegalStateError)
 
 
 def test_an_assignment_that_went_and_came_again_meanwhile_is_left_as_it_is(cluster, consumer):
@@ -270,16 +265,15 @@ def test_while_one_thread_hands_on_another_reads_other_partitions_and_never_past
     have(cluster, BAD, b"2", partitions=2)
     gate = Gate()
     c = consumer(gate)
-    polling, result = in_thread(c.poll, 10_000)
+    polling = in_thread(c.poll, 10_000)
     assert gate.is_in.wait(10)
 
     have(cluster, b"7", partition=1)
     assert {key: [r.value for r in records] for key, records in c.poll(10_000).items()} == {T1: [7]}
     assert c.poll(0) == {}
     gate.may_go.set()
-    polling.join(10)
 
-    assert [record.value for record in result[0][T0]] == [2]
+    assert [record.value for record in polling.result(10)[T0]] == [2]
     assert gate.offsets == [0]
 
 
@@ -293,13 +287,12 @@ def test_two_threads_hand_on_records_of_two_partitions_at_once(cluster, consumer
         both.wait()
 
     c = consumer(meet)
-    polling, result = in_thread(c.poll, 10_000)
+    polling = in_thread(c.poll, 10_000)
 
-    found = c.poll(10_000)
-    polling.join(10)
+    found = [*c.poll(10_000), *polling.result(10)]
 
     assert sorted(handed) == [T0, T1]
-    assert sorted([*found, *result[0]]) == [T0, T1]
+    assert sorted(found) == [T0, T1]
 
 
 def test_batches_in_columns_hold_bad_records_and_nothing_is_handed_on(cluster, consumer):
@@ -386,11 +379,10 @@ def test_a_partition_that_is_asked_back_meanwhile_goes_with_the_record_done(clus
     while not joining:
         first.poll(100)
     poll_until(lambda: first.assignment() == {T0}, first)  # T1 is the one that moves
-    thread, values = joining[0]
-    thread.join(10)
+    values = joining[0].result(10)
 
     assert committed(cluster, T1) == 1
-    assert (values, again.offsets) == ([[2]], [])
+    assert (values, again.offsets) == ([2], [])
 
 
 def test_a_handler_that_takes_too_long_is_stuck_like_any_other_work_and_what_it_had_is_handed_on_again(cluster, member):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from callboard.client.commits import UNKNOWN_TRIES, Commit, Commits, Ended, FindAgain, SendCommit
 from callboard.client.coordinator import Coordinator
 from callboard.errors import (
@@ -127,6 +129,27 @@ def test_one_that_waits_ends_at_its_time_also_while_it_is_under_way_and_what_sha
     assert queue.next_event_ms(has_coordinator=True) is None
     assert not queue.is_idle  # a farewell must not overtake it
     assert answered(queue, send, now=600) == [Ended(asynchronous, None)]
+
+
+class Counted(deque):
+    """Counts how often all of it is looked at."""
+
+    looks = 0
+
+    def __iter__(self):
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_many_that_nobody_waits_for_are_not_looked_at_one_by_one():
+    queue = commits(*(a_commit(number) for number in range(5)))
+    queue.queue = Counted(queue.queue)
+
+    for _ in range(10):
+        drained(queue, known=False)
+        assert queue.next_event_ms(has_coordinator=False) == 1_000
+
+    assert queue.queue.looks == 0
 
 
 def test_one_that_waits_ends_at_its_time_behind_one_that_has_more_and_no_timer_rings_for_nothing():

@@ -112,12 +112,12 @@ def test_the_position_moves_only_when_the_letter_is_acknowledged_by_all(cluster,
     have(cluster, BAD, b"2")
     cluster.add_fault(ProduceRequest, "drop")
     c = consumer()
-    polling, _ = in_thread(c.poll, 10_000)
+    polling = in_thread(c.poll, 10_000)
     cluster.wait_until(lambda: any(isinstance(request, ProduceRequest) for request in cluster.requests))
 
     assert c.position(T0) == 0
     c.close(timeout_ms=0)
-    polling.join(10)
+    assert polling.exception(10) is not None
     (asked,) = cluster.requests_of(ProduceRequest)
     assert asked.acks == -1
 
@@ -159,18 +159,18 @@ def test_close_ends_a_letter_that_nobody_acknowledges_in_its_time(cluster, consu
     have(cluster, BAD, b"2")
     cluster.add_fault(ProduceRequest, "drop", count=1_000)
     c = consumer()
-    polling, result = in_thread(c.poll, 10_000)
+    polling = in_thread(c.poll, 10_000)
     cluster.wait_until(lambda: any(isinstance(request, ProduceRequest) for request in cluster.requests))
 
     begin = time.monotonic()
     c.close(timeout_ms=100)
     took_s = time.monotonic() - begin
-    polling.join(10)
+    error = polling.exception(10)
 
     assert took_s < 2
-    assert isinstance(result[0], DeliveryError)
-    assert isinstance(result[0].__cause__, CallboardTimeoutError)
-    assert result[0].outcome_unknown
+    assert isinstance(error, DeliveryError)
+    assert isinstance(error.__cause__, CallboardTimeoutError)
+    assert error.outcome_unknown
 
 
 def test_a_topic_is_not_its_own_dead_letter_topic(cluster, consumer):

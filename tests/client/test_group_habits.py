@@ -145,14 +145,15 @@ def test_what_is_not_known_yet_is_explained_in_words(cluster, member):
 
 def test_an_application_that_is_stuck_is_told_of_at_that_moment_not_with_the_next_heartbeat(cluster, member):
     cluster.create("t")
-    consumer = member("t", session_timeout_ms=20_000, heartbeat_interval_ms=6_000, max_poll_interval_ms=500)
+    consumer = member("t", session_timeout_ms=20_000, heartbeat_interval_ms=250, max_poll_interval_ms=500)
     consumer.poll(0)
-    consumer.poll(300)  # its last heartbeat is older than this poll's end
+    cluster.call(setattr, cluster.groups, "on_request", lambda *_: None)  # the next heartbeat is not answered …
+    consumer.poll(300)  # … and older than this poll's end
 
     begin = time.monotonic()
     cluster.wait_until(lambda: any(getattr(one, "is_stuck", False) for one in cluster.requests))
 
-    assert 0.49 < time.monotonic() - begin < 4
+    assert 0.49 < time.monotonic() - begin < 2
 
 
 def test_a_partition_that_was_granted_is_there_though_a_broker_has_not_heard_of_it(cluster, member):
@@ -177,3 +178,15 @@ def test_a_partition_that_was_granted_is_there_though_a_broker_has_not_heard_of_
     cluster.call(setattr, cluster, "_metadata", answer)
     fill(cluster, 3, partition=1)
     assert read(consumer, 3) == [0, 1, 2]
+
+
+def test_an_iteration_hands_out_nothing_more_of_a_topic_when_another_one_is_subscribed(cluster, member):
+    for topic in ("t", "u"):
+        cluster.create(topic)
+        fill(cluster, 3, topic=topic)
+    consumer = member("t")
+    assert next(consumer).topic == "t"
+
+    consumer.subscribe("u")
+
+    assert [next(consumer).topic for _ in range(3)] == ["u"] * 3

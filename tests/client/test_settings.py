@@ -45,6 +45,7 @@ from callboard.client.serializers import decoder, encoder
         (ConsumerConfig, {"partition_assignment_strategy": 5}, "given: '5'"),
         (ConsumerConfig, {"partition_assignment_strategy": (object,)}, "given: .*object"),
         (ConsumerConfig, {"group_id": "g", "session_timeout_ms": 1_500}, "at most half of session_timeout_ms"),
+        (ConsumerConfig, {"group_id": "g", "max_poll_interval_ms": 1_999}, "at most half of max_poll_interval_ms"),
         (ConsumerConfig, {"max_poll_record": 5}, "did you mean 'max_poll_records'"),
         (AdminConfig, {"request_timeout_ms": 0}, "request_timeout_ms"),
     ],

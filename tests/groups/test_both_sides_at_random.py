@@ -98,6 +98,7 @@ class Process:
                 self.revoking.append((world.now + world.chance.choice((0, 5, 300)), effect.partitions))
             elif isinstance(effect, Lose):
                 self.revoking.clear()
+                self.member.is_losing = False
             elif isinstance(effect, FindCoordinator | FindAgain):
                 self.knows_until_ms = world.now + world.chance.choice((0, 10, 100))
 
