@@ -17,7 +17,6 @@ from .producers import ProducerStates
 from .recovery import Recovered
 from .segment import Mark, Segment
 
-
 CHECKPOINT_BYTES = 256 * KIB  # behind the recovery point: read within a millisecond, and no small change any more
 
 

@@ -3,7 +3,15 @@
 import pytest
 
 from callboard.actors.partition.events import BeginAnew, Copy, DeleteBefore, FetchNext, Truncate
-from callboard.actors.partition.follower import AFTER_SYNC, AFTER_THAT, LITTLE_BYTES, RETRY_MS, TROUBLE_RETRY_MS, Follower, next_fetch
+from callboard.actors.partition.follower import (
+    AFTER_SYNC,
+    AFTER_THAT,
+    LITTLE_BYTES,
+    RETRY_MS,
+    TROUBLE_RETRY_MS,
+    Follower,
+    next_fetch,
+)
 from callboard.errors import ErrorCode
 from callboard.storage.epochs import EpochHistory
 from callboard.storage.sparse import empty_batch
