@@ -5,12 +5,12 @@ record, whichever way it took. A record that was never acknowledged waits until 
 has seen to it that there is none, or wants to see it in the figures.
 
 Each measured thing has an *aim*. It is reached if the longest of all runs is below it; of a few (``of="median"``) the
-median decides, and the table says so.
+median decides, and the table says so. Rates have one to be above (``above``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
@@ -23,22 +23,28 @@ STEP_MS = 25  # between the windows of ``back_to_normal_ms``
 WINDOW_MS = 1_000  # of sends, whose 99th percentile is looked at
 NEVER_MS = float("inf")
 
-Unit = Literal["ms", "x", "", "s"]
+Unit = Literal["ms", "x", "", "s", "%"]
 
 
 @dataclass(frozen=True)
 class Aim:
-    """``below`` None: nothing is aimed at, the figure tells how hard it was hit. 0: nothing but 0 will do."""
+    """``below`` and ``above`` None: nothing is aimed at, the figure tells how hard it was hit. ``below`` 0: nothing but
+    0 will do."""
 
     key: str
     text: str  # what is measured, in words
     below: float | None = None
     unit: Unit = "ms"
     of: Literal["longest", "median"] = "longest"
+    above: float | None = None  # instead of ``below``: the more the better; the median decides
 
     def is_reached(self, values: Sequence[float]) -> bool | None:
         """None: nothing is aimed at, or nothing was measured. An aim of 0 is reached by 0 only."""
-        if self.below is None or not values:
+        if not values:
+            return None
+        if self.above is not None:
+            return median(values) > self.above
+        if self.below is None:
             return None
         value = max(values) if self.of == "longest" else median(values)
         return value < self.below or value == self.below == 0
@@ -46,6 +52,8 @@ class Aim:
     @property
     def told(self) -> str:
         """The aim as the table has it."""
+        if self.above is not None:
+            return f"> {shown(self.above, self.unit)}"
         if self.below is None:
             return "-"
         if self.below == 0:
@@ -78,7 +86,7 @@ def summary(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
             "row": one.row,
             "what": one.what,
             "runs": len(one.runs),
-            "measured": [_figure(aim, [run[aim.key] for run in one.runs if aim.key in run]) for aim in one.aims],
+            "measured": figures(one.aims, one.runs),
             "acknowledged": one.acknowledged,
             "anomalies": len(one.anomalies),
             "first_anomalies": [f"{each.name} {each.partition}: {each.detail}" for each in one.anomalies[:5]],
@@ -87,6 +95,11 @@ def summary(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
         }
         for one in outcomes
     ]
+
+
+def figures(aims: Iterable[Aim], runs: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return what was measured beside what is aimed at; what a run has not measured is left out."""
+    return [_figure(aim, [run[aim.key] for run in runs if aim.key in run]) for aim in aims]
 
 
 def _figure(aim: Aim, values: list[float]) -> dict[str, Any]:
@@ -111,7 +124,9 @@ def shown(value: float | None, unit: Unit) -> str:
         return "never"
     if unit == "ms":
         return f"{value / 1000:.1f} s" if value >= 10_000 else f"{value:,.0f} ms"
-    return f"{value:.1f} {unit}" if unit else f"{value:,.0f}"
+    if unit:
+        return f"{value:.{2 if unit == 'x' and value < 1 else 1}f} {unit}"
+    return f"{value:,.0f}"
 
 
 # -- waits -----------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ equally many under way, in alternation.
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -59,16 +58,6 @@ class Measured:
     commits_a_second: list[float] = field(default_factory=list)  # requests, each of ``partitions`` offsets
     produces_a_second: list[float] = field(default_factory=list)
 
-    @property
-    def offsets_a_second(self) -> float:
-        return statistics.median(self.commits_a_second) * self.plan.partitions
-
-    @property
-    def ratio(self) -> float:
-        """Of commit requests to produce requests: the median of the pairs."""
-        pairs = zip(self.commits_a_second, self.produces_a_second, strict=True)
-        return statistics.median([commits / produces for commits, produces in pairs])
-
 
 def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Measured:
     """Start a cluster and measure.
@@ -83,24 +72,6 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
             return members.measure()
         finally:
             members.close()
-
-
-def summary(measured: Measured) -> dict[str, Any]:
-    """Return the figures as they are printed, for people and as JSON."""
-    plan = measured.plan
-    return {
-        "groups": plan.groups,
-        "partitions": plan.partitions,
-        "in_flight": plan.in_flight,
-        "heartbeats_a_second": round(measured.heartbeats_a_second, 1),
-        "idle_percent": round(measured.idle_percent, 2),
-        "heartbeat_percent": round(measured.heartbeat_percent, 2),
-        "commits_a_second": round(statistics.median(measured.commits_a_second), 1),
-        "offsets_a_second": round(measured.offsets_a_second, 1),
-        "produces_a_second": round(statistics.median(measured.produces_a_second), 1),
-        "ratio": round(measured.ratio, 3),
-        "pairs": list(zip(measured.commits_a_second, measured.produces_a_second, strict=True)),
-    }
 
 
 class _Members:

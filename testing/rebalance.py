@@ -5,7 +5,8 @@
 Members of one group read a topic into which records flow all the time. One is killed with SIGKILL, another one closes.
 Measured are, of each: which partitions have moved; the longest time that any *other* member was without records, beside
 its own 99th percentile before; and when the last of the partitions was read by somebody else. And how soon the first
-member of a new group has records, counted from ``Consumer(…)``.
+member of a new group has records, counted from ``Consumer(…)``. Beside it stands how busy the machine was before, and
+how soon records were acknowledged: where there is more to do than it can, what is measured is the length of its queues.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ..client.consumer import Consumer
+import psutil
+
 from ..errors import CallboardError, UnknownTopicOrPartitionError
 from ..model import OFFSETS_TOPIC
 from .clusters import RunningCluster, cluster
 from .failover import percentile
+from .fault_figures import waits_ms
+from .first_member import first_records_ms
 from .group_member import MemberProcess
 from .workload import Load
 
@@ -36,7 +40,9 @@ class Plan:
     brokers: int = 3
     members: int = 10
     partitions: int = 100
-    rate: int = 1_000  # records a second, over all partitions
+    rate: int = (
+        300  # records a second, over all partitions, each a request of its own: two slow cores carry that easily
+    )
     session_timeout_ms: int = 2_000
     heartbeat_interval_ms: int = 500
     joins: int = 10  # lone members of new groups
@@ -56,6 +62,9 @@ class Departure:
     gap_ms: float = 0.0  # the longest between two polls with records, of any other member, meanwhile
     gap_above_ms: float = 0.0  # the greatest excess of such a gap over that member's own 99th percentile before
     p99_before_ms: float = 0.0  # of all others
+    acknowledged_p50_ms: float = 0.0  # of records, before
+    acknowledged_p99_ms: float = 0.0
+    busy_percent: float = 0.0  # of all the machine's processors, before
 
 
 @dataclass
@@ -80,7 +89,7 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
         stack.callback(load.abandon)
         load.wait_for_progress(plan.partitions)
         _wait_until(lambda: _is_running(running), f"{OFFSETS_TOPIC} to be made ahead of the first group")
-        measured.first_records_ms = [_first_records_ms(running, number) for number in range(plan.joins)]
+        measured.first_records_ms = first_records_ms(running.bootstrap_servers, TOPIC, plan.joins)
         started = plan.members if plan.rounds else 0
         members = [stack.enter_context(_member(running, plan, number)) for number in range(started)]
         for number in range(plan.rounds):
@@ -88,28 +97,8 @@ def measure(plan: Plan, directory: str | os.PathLike[str] | None = None) -> Meas
                 members.append(stack.enter_context(_member(running, plan, plan.members * (number + 1) + len(members))))
             _wait_until_shared(plan, members)
             for how in ("killed", "closed"):
-                measured.departures.append(_depart(plan, members, how))
+                measured.departures.append(_depart(plan, load, members, how))
     return measured
-
-
-def summary(measured: Measured) -> dict[str, Any]:
-    """Return the figures as they are printed, for people and as JSON."""
-    plan = measured.plan
-    return {
-        "members": plan.members,
-        "partitions": plan.partitions,
-        "rate": plan.rate,
-        "session_timeout_ms": plan.session_timeout_ms,
-        "departures": [
-            {key: round(value, 1) if isinstance(value, float) else value for key, value in asdict(one).items()}
-            for one in measured.departures
-        ],
-        "first_records_ms": {
-            "count": len(measured.first_records_ms),
-            "p50": round(percentile(measured.first_records_ms, 0.5), 1),
-            "max": round(max(measured.first_records_ms, default=0.0), 1),
-        },
-    }
 
 
 def _is_running(running: RunningCluster) -> bool:
@@ -121,19 +110,6 @@ def _is_running(running: RunningCluster) -> bool:
             return False
         admin.list_groups()  # that is answered when every coordinator has begun
     return all(one.leader >= 0 and len(one.isr) == len(one.replicas) for one in topic.partitions)
-
-
-def _first_records_ms(running: RunningCluster, number: int) -> float:
-    begun = time.perf_counter()
-    consumer: Consumer[Any, Any] = Consumer(
-        TOPIC, bootstrap_servers=running.bootstrap_servers, group_id=f"first-{number}", auto_offset_reset="earliest"
-    )
-    with consumer:
-        until = begun + PATIENCE_S
-        while not consumer.poll(timeout_ms=1_000):
-            if time.perf_counter() > until:
-                raise CallboardError(f"the first member of a group had no records within {PATIENCE_S:.0f} s")
-        return (time.perf_counter() - begun) * 1e3
 
 
 def _member(running: RunningCluster, plan: Plan, number: int) -> MemberProcess:
@@ -164,12 +140,15 @@ def _wait_until_shared(plan: Plan, members: list[MemberProcess]) -> None:
     _wait_until(is_shared, "the partitions to be shared")
 
 
-def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
+def _depart(plan: Plan, load: Load, members: list[MemberProcess], how: str) -> Departure:
     victim, *others = members
     members.remove(victim)
     for member in others:
         member.polls()
+    psutil.cpu_percent()  # from here on
+    quiet_ns = time.monotonic_ns()
     time.sleep(plan.quiet_s)
+    busy_percent = psutil.cpu_percent()
     before = {member.name: _gaps(member.polls()) for member in others}
     theirs, kept = victim.partitions, {member.name: member.partitions for member in others}
     if how == "killed":
@@ -183,6 +162,7 @@ def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
 
     _wait_until(lambda: set(read_again()) == theirs, f"the partitions of the {how} member to be read again")
     time.sleep(AFTER_S)
+    waits = waits_ms(load.sends(), quiet_ns, since_ns)
     assigned = [at for member in others for p, at in member.first_after("assigned", since_ns).items() if p in theirs]
     if not assigned:
         raise CallboardError(f"the member that was {how} had lost its partitions before: the machine is too busy")
@@ -193,6 +173,9 @@ def _depart(plan: Plan, members: list[MemberProcess], how: str) -> Departure:
         assigned_ms=(max(assigned) - since_ns) / 1e6,
         read_ms=max(_waited_ms(member, theirs, since_ns) for member in others),
         p99_before_ms=percentile([gap for gaps in before.values() for gap in gaps], 0.99),
+        acknowledged_p50_ms=percentile(waits, 0.5),
+        acknowledged_p99_ms=percentile(waits, 0.99),
+        busy_percent=busy_percent,
     )
     for member in others:
         longest = max(_gaps(member.polls()), default=0.0)

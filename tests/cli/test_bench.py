@@ -100,9 +100,17 @@ def test_a_member_that_dies_and_one_that_closes_are_measured_and_shown(callboard
 
     assert ended.status == ExitStatus.OK, ended
     assert "3 members, 6 partitions, 200 records a second" in ended.out
-    for how, partitions in (("killed", 2), ("closed", 3)):  # no partition moved that need not
-        assert re.search(rf"one is {how} +{partitions} +0( +-?\d+ ms){{5}}", ended.out), ended.out
-    assert re.search(r"first member of a group: records after \d+ ms \(longest of 1: \d+\)", ended.out)
+    assert ended.out.count("partitions that moved and need not") == 2
+    assert [one.partitions for one in measured.departures] == [2, 3]
+    assert [one.moved_from_others for one in measured.departures] == [0, 0]
+    for one in measured.departures:
+        assert one.assigned_ms > 0
+        assert 0 < one.acknowledged_p50_ms <= one.acknowledged_p99_ms
+        assert one.busy_percent > 0
+    assert len(measured.first_records_ms) == 1
+    assert re.search(
+        r"a member joins +first member of a group: records after +[\d,]+ ms( +[\d,]+ ms) +< 150 ms", ended.out
+    )
 
 
 def test_what_is_not_measured_is_not_shown(callboard, monkeypatch):
@@ -116,20 +124,37 @@ def test_what_is_not_measured_is_not_shown(callboard, monkeypatch):
 
     ended = callboard("bench", "groups", "--joins", "2", "--rounds", "0", "--groups", "0")
 
-    assert ended.out.splitlines() == [
-        "10 members, 100 partitions, 1000 records a second",
-        "first member of a group: records after 20 ms (longest of 2: 30)",
-    ]
+    told, heads, _, row = ended.out.splitlines()
+    assert told == "10 members, 100 partitions, 300 records a second"
+    assert heads.split() == ["what", "was", "done", "what", "was", "measured", "median", "longest", "aim", "reached"]
+    assert re.fullmatch(r" *a member joins +first member of a group: records after +25 ms +30 ms +< 150 ms +yes *", row)
+
+
+def test_a_partition_that_moved_for_nothing_is_a_failure(callboard, monkeypatch):
+    """No run of a sound group shows this: the figures are made up, the table and the status are not."""
+    from callboard.testing import rebalance
+
+    departures = [rebalance.Departure("closed", 10, 1, assigned_ms=30.0)]
+    monkeypatch.setattr(rebalance, "measure", lambda plan: rebalance.Measured(plan, departures))
+
+    ended = callboard("bench", "groups", "--groups", "0")
+
+    assert ended.status == ExitStatus.FAILED
+    assert re.search(r"a member is closed +partitions that moved and need not +1 +1 +0 +NO", ended.out), ended.out
+    assert re.search(r"until its partitions are others' +30 ms +30 ms +< 100 ms +yes", ended.out), ended.out
 
 
 def test_heartbeats_and_commits_are_measured_and_shown():
-    from callboard.testing import group_costs
+    from callboard.testing import group_costs, group_figures, rebalance
 
     plan = group_costs.Plan(groups=12, partitions=4, in_flight=6, pairs=1, run_s=0.3, settle_s=0.1)
 
-    figures = group_costs.summary(group_costs.measure(plan))
+    measured = group_costs.measure(plan)
 
-    assert figures["heartbeats_a_second"] > 0
-    assert figures["commits_a_second"] > 0
-    assert figures["offsets_a_second"] > figures["commits_a_second"]
-    assert figures["produces_a_second"] > 0
+    assert measured.heartbeats_a_second > 0
+    assert min(*measured.commits_a_second, *measured.produces_a_second) > 0
+    (row,) = group_figures.rows(rebalance.Measured(rebalance.Plan()), measured)
+    assert row["what"] == "12 groups"
+    medians = {figure["text"]: figure["median"] for figure in row["measured"]}
+    assert medians["offsets committed a second"] == round(4 * measured.commits_a_second[0], 2)
+    assert all(value is not None for value in medians.values())

@@ -91,6 +91,9 @@ def test_who_does_not_come_back_while_somebody_looks_never_does():
         (Aim("a", "", 300.0), [10.0, NEVER_MS], False),
         (Aim("a", ""), [10.0], None),
         (Aim("a", "", 300.0), [], None),
+        (Aim("a", "", unit="", above=10.0), [9.0, 11.0, 12.0], True),
+        (Aim("a", "", unit="", above=10.0), [9.0, 10.0, 12.0], False),
+        (Aim("a", "", unit="", above=10.0), [], None),
     ],
 )
 def test_an_aim_is_reached_by_the_longest_unless_it_says_otherwise(aim, values, is_reached):
