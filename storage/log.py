@@ -62,7 +62,7 @@ class Log:
         self._job: FlushJob | None = None  # at most one under way
         self._told_durable_offset = self.durable_offset  # <= durable_offset; what the last end_flush let be known
         self._is_checkpoint_due = recovered.checkpoint is None
-        self._on_disk = Remembered(files, directory, recovered)
+        self.on_disk = Remembered(files, directory, recovered)
         self._doomed: list[Segment] = []  # no longer read; removed by the job that writes the log start offset
         self._reader = Reader(
             directory,
@@ -161,7 +161,7 @@ class Log:
         """
         self._require_usable()
         require_next(self.directory, batches, headers, self.log_end_offset, self.epochs.latest)
-        self._on_disk.remove_clean_mark()
+        self.on_disk.remove_clean_mark()
         before = self._segments[-1]
         mark, created_ms, rolled_at = before.mark, before.created_ms, len(self._segments)
         try:
@@ -274,7 +274,7 @@ class Log:
     @property
     def durable_log_start_offset(self) -> int:
         """The log start offset that the checkpoint on disk bears: after any crash the log begins there or later."""
-        return self._on_disk.log_start_offset
+        return self.on_disk.log_start_offset
 
     def delete_before(self, offset: int, up_to_offset: int) -> int:
         """Let the log begin at ``offset``; return how many segments go with that.
@@ -345,7 +345,7 @@ class Log:
         self._is_busy()
         if self._failure:
             return None
-        known = self._on_disk.checkpoint
+        known = self.on_disk.checkpoint
         return self.cleaner.begin(self._dirty, known, self._config, terms, self.epochs, self.producers)
 
     def end_compaction(self, compaction: Compaction, now_ms: int) -> bool:
@@ -386,7 +386,7 @@ class Log:
         has_work = bool(self._dirty) or self.cleaner.swapping is not None
         if not has_work and self._is_checkpointed():
             return None
-        if self._is_checkpoint_due or not self._on_disk.may_wait(self._segments[-1], now_ms, max_age_ms):
+        if self._is_checkpoint_due or not self.on_disk.may_wait(self._segments[-1], now_ms, max_age_ms):
             self._is_checkpoint_due = has_work = True
         return self._new_job() if has_work and not is_busy else None
 
@@ -417,7 +417,7 @@ class Log:
         self.durable_offset = max(self.durable_offset, job.target)
         self.cleaner.end_swapping(job.swapping)
         if job.wrote_checkpoint:
-            self._on_disk.note(job.checkpoint, job.producers_version)
+            self.on_disk.note(job.checkpoint, job.producers_version)
             self._doomed = [segment for segment in self._doomed if segment not in job.doomed]
 
     def _new_job(self) -> FlushJob:
@@ -487,15 +487,15 @@ class Log:
             raise StorageError(self._failure) from error
 
     def _truncate_to(self, offset: int) -> None:
-        self._on_disk.remove_clean_mark()
+        self.on_disk.remove_clean_mark()
         keep = max(bisect_right(self._bases, offset), 1)
         last = self._segments[keep - 1]
         mark = last.mark_before(offset)
         self.cleaner.before_cut(mark.next_offset)
         durable_offset = min(self.durable_offset, mark.next_offset)
-        self._on_disk.lower(self.log_start_offset, self.epochs.entries, last, mark)
+        self.on_disk.lower(self.log_start_offset, self.epochs.entries, last, mark)
         self.epochs.truncate_from_end(mark.next_offset)
-        self._on_disk.forget_producers(sync_dir=True)
+        self.on_disk.forget_producers(sync_dir=True)
         for segment in reversed(self._segments[keep:]):
             segment.remove()
         removed = self._segments[keep:]
@@ -510,7 +510,7 @@ class Log:
         rebuild_producers(self.producers, self._segments, self.log_start_offset)
         self._sync_dirty(sync_dir=True)
         self._told_durable_offset = self.durable_offset
-        if not self._on_disk.try_write(self._checkpoint(self.log_end_offset), self.producers):
+        if not self.on_disk.try_write(self._checkpoint(self.log_end_offset), self.producers):
             self._is_checkpoint_due = True
 
     def _sync_dirty(self, *, sync_dir: bool) -> None:
@@ -539,10 +539,10 @@ class Log:
     def _begin_anew(self, start: int, now_ms: int) -> None:
         """The checkpoint comes first: from then on a crash leaves an empty log, and what lies before it is removed."""
         self.cleaner.before_cut(-1)
-        self._on_disk.remove_clean_mark()
-        self._on_disk.forget_producers(sync_dir=False)
+        self.on_disk.remove_clean_mark()
+        self.on_disk.forget_producers(sync_dir=False)
         checkpoint = empty_checkpoint(start, now_ms)
-        self._on_disk.write_first(checkpoint)
+        self.on_disk.write_first(checkpoint)
         self.producers.clear()
         self.epochs.truncate_from_end(0)
         old = self._segments + self._doomed
@@ -551,7 +551,7 @@ class Log:
         self._segments[:], self._bases[:], self._doomed = [fresh], [start], []
         self._dirty, self._fresh_indexes, self._is_dir_dirty = [], [], False
         self.log_start_offset = self.durable_offset = self._told_durable_offset = self.high_watermark = start
-        self._on_disk.note(checkpoint, self.producers.version)
+        self.on_disk.note(checkpoint, self.producers.version)
         for segment in old:
             segment.remove()
         fresh.create()
@@ -574,7 +574,7 @@ class Log:
                 checkpoint = self._checkpoint(self.log_end_offset)
                 write_checkpoint(self._files, self.directory, checkpoint, self.producers.copy())
             remove_segments(self._files, self._doomed)
-            self._on_disk.leave_clean_mark(self.log_end_offset)
+            self.on_disk.leave_clean_mark(self.log_end_offset)
         except OSError as error:
             raise storage_error(f"{self.directory}: clean close failed", error) from error
 
@@ -590,7 +590,7 @@ class Log:
 
     def _is_checkpointed(self) -> bool:
         """Whether the checkpoint on disk says all that a new one would."""
-        return self._on_disk.says(self._checkpoint(self.log_end_offset), self.producers.version)
+        return self.on_disk.says(self._checkpoint(self.log_end_offset), self.producers.version)
 
     def _require_usable(self) -> None:
         if self._failure:

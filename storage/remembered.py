@@ -38,6 +38,11 @@ class Remembered:
         """After any crash the log begins there or later."""
         return self.checkpoint.log_start_offset if self.checkpoint is not None else 0
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a change waits to be written (``may_wait``)."""
+        return self._waits_since_ms is not None
+
     def says(self, checkpoint: Checkpoint, producers_version: int) -> bool:
         """Whether writing these would change nothing."""
         return self.checkpoint == checkpoint and self._producers_version == producers_version

@@ -546,8 +546,8 @@ class Replica(LoopActor):
         if not self._is_checkpointing and (job := log.begin_checkpoint(now_ms, max_age_ms)) is not None:
             self._is_checkpointing = True
             self.in_pool(job, lambda _, error: Checkpointed(error))
-        is_idle = not (self._is_checkpointing or self.sync_time.is_running or self._is_full)
-        self._idle_ticks = min(self._idle_ticks + 1, IDLE_DOUBLINGS_MAX) if is_idle else 0
+        is_busy = self._is_checkpointing or log.on_disk.is_behind or self.sync_time.is_running or self._is_full
+        self._idle_ticks = 0 if is_busy else min(self._idle_ticks + 1, IDLE_DOUBLINGS_MAX)
         self._set_tick()
 
     def on_checkpointed(self, done: Checkpointed) -> None:

@@ -2,10 +2,14 @@
 
 import pytest
 
+from callboard.actors.partition.housekeeping import CHECKPOINT_LOOKS
+from callboard.config import BrokerSettings
 from callboard.testing.simulated import SimulatedCluster
 
 from .sim import describe, fetch, produce_at_leader, values_at_leader
 from .test_lost_logs import partition
+
+CHECKPOINTED_MS = 2 * CHECKPOINT_LOOKS * BrokerSettings().checkpoint_ms  # then all of a log is below its recovery point
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def test_a_leader_that_finds_its_log_damaged_hands_over_and_copies_a_sound_one(c
     for value in (b"one", b"two", b"three"):
         assert produce_at_leader(cluster, topic, [value]).error == 0
     damaged = partition(cluster).replicas[0]
-    cluster.loop.advance(20_000)  # all of it is below the recovery point
+    cluster.loop.advance(CHECKPOINTED_MS)
     cluster.crash(f"broker-{damaged}")
     flip_a_bit(cluster, damaged)
     cluster.restart(f"broker-{damaged}")
@@ -54,7 +58,7 @@ def test_a_log_that_cannot_be_opened_for_damage_is_copied_anew(cluster):
     for value in (b"one", b"two", b"three"):
         assert produce_at_leader(cluster, topic, [value]).error == 0
     damaged = partition(cluster).replicas[0]
-    cluster.loop.advance(20_000)
+    cluster.loop.advance(CHECKPOINTED_MS)
     cluster.crash(f"broker-{damaged}")
     disk = cluster.disks[f"broker-{damaged}"]
     (name,) = logs_of(cluster, damaged)
@@ -74,7 +78,7 @@ def test_the_last_in_sync_replica_keeps_its_damaged_log_and_serves_what_is_sound
     for value in (b"one", b"two"):
         assert produce_at_leader(cluster, topic, [value]).error == 0
     only = partition(cluster).leader
-    cluster.loop.advance(20_000)
+    cluster.loop.advance(CHECKPOINTED_MS)
     cluster.crash(f"broker-{only}")
     flip_a_bit(cluster, only)
     cluster.restart(f"broker-{only}")
