@@ -89,7 +89,7 @@ class _Leader:
     linger_timer: Timer | None = None  # while nobody needs it
     failures: int = 0  # in a row
     is_resting: bool = False  # until _RetryDue
-    followers: dict[PartitionKey, LoopRef] = field(default_factory=dict)
+    followers: dict[PartitionKey, LoopRef] = field(default_factory=dict)  # all whose _led_by it is
 
 
 class Fetcher(LoopActor):
@@ -260,7 +260,7 @@ class Fetcher(LoopActor):
 
     def _send(self, leader_id: int, leader: _Leader) -> None:
         connection, line = leader.connection, leader.line
-        if line.is_idle:
+        if line.is_idle and not leader.followers:  # one that is long at work on an answer, at its disk, comes back
             if leader.linger_timer is None:
                 leader.linger_timer = self.set_timer(LINGER_MS, _LingeredLongEnough(leader_id))
             return
@@ -299,7 +299,7 @@ class Fetcher(LoopActor):
 
     def on_lingered_long_enough(self, lingered: _LingeredLongEnough) -> None:
         leader = self._leaders.get(lingered.leader)
-        if leader is not None and leader.linger_timer is not None and leader.line.is_idle:
+        if leader is not None and leader.linger_timer is not None and not leader.followers and leader.line.is_idle:
             self._hang_up(lingered.leader, leader)
 
     def _hang_up(self, leader_id: int, leader: _Leader) -> None:

@@ -267,6 +267,24 @@ def test_a_partition_that_pauses_finds_its_line_as_it_was():
     assert {session for session, _, _ in stage.asked()} == {1}
 
 
+def test_a_line_stays_for_who_is_long_at_work_on_an_answer():
+    """A follower asks again behind a sync, which may take longer than a line lingers that nobody needs."""
+    stage = Stage().follow(A)
+    (peer,) = stage.server.peers()
+    stage.reply(A)
+    stage.advance(2 * LINGER_MS)
+
+    stage.tell(Durable(A, 1, 1))
+    stage.follow(A, 1)
+
+    assert [one.peer for one in stage.server.peers()] == [peer.peer]
+    assert stage.requests[-1].message.entries[0].fetch_offset == 1
+    stage.reply(A)
+    stage.advance(2 * LINGER_MS)
+    stage.tell(Unfollow(A))
+    assert stage.ref.is_alive(), "it knows of whom it has been told"
+
+
 def test_a_restarted_fetcher_has_everybody_ask_again():
     stage = Stage()
     stage.ref.stop()
