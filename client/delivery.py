@@ -7,7 +7,7 @@ the I/O thread.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from ..errors import (
@@ -125,11 +125,11 @@ class Delivery:
         self._pump()
 
     def on_metadata(self) -> None:
-        for topic in list(self._accumulator.topics.values()):
+        for topic in self._topics():
             self._learn(topic)
         self._perform(self.sender.on_metadata(self._clock.monotonic_ms()))
         self._pump()
-        if self._needs_leaders():
+        if self._needs_leaders(self.sender.active):
             self.cluster.refresh()
 
     def on_connected(self, broker_id: int) -> None:
@@ -186,7 +186,7 @@ class Delivery:
             "the producer was closed before this record was acknowledged; it was sent, and may be stored"
         )
         self.on_wake()
-        for topic in self._accumulator.topics.values():
+        for topic in self._topics():
             for batch in self._take_unrouted(topic):
                 self._settle(batch, -1, error)
         self._perform(self.sender.fail_everything(error, self._clock.monotonic_ms(), if_sent))
@@ -197,6 +197,10 @@ class Delivery:
         done(None, None)
 
     # -- topics that become known ------------------------------------------------------------------
+
+    def _topics(self) -> list[TopicBuffer]:
+        """Return those of now: another thread may send to a new one at any moment."""
+        return list(self._accumulator.topics.values())
 
     def _learn(self, topic: TopicBuffer) -> None:
         """Take the topic's partitions from the metadata; route what has waited for them."""
@@ -261,7 +265,7 @@ class Delivery:
         def is_over(batch: ProducerBatch) -> bool:
             return batch.created_ms <= oldest_ms
 
-        for topic in self._accumulator.topics.values():
+        for topic in self._topics():
             error = self._unrouted_error(topic, now_ms)
             if error is not None:
                 for batch in self._take_unrouted(topic):
@@ -305,21 +309,21 @@ class Delivery:
         """Send what can be sent; set the timer for what cannot."""
         if self._is_ended:
             return
-        unrouted = [topic for topic in self._accumulator.topics.values() if topic.unrouted.waiting]
+        unrouted = [topic for topic in self._topics() if topic.unrouted.waiting]
         if not unrouted and not self.sender.active:
             return  # a timer that is set looks once more and finds nothing
         now = self._clock.monotonic_ms()
         self._perform(self.sender.drain(now))
-        if self._needs_leaders():
+        if self._needs_leaders(self.sender.pending):  # of the others that was asked when metadata came
             self.cluster.refresh()
         self._set_timer(now, unrouted)
 
-    def _needs_leaders(self) -> bool:
-        """Say whether somebody waits for newer metadata than there is."""
-        if any(topic.unrouted.waiting for topic in self._accumulator.topics.values()):
+    def _needs_leaders(self, keys: Iterable[tuple[str, int]]) -> bool:
+        """Say whether somebody waits for newer metadata than there is: one of these, or a topic."""
+        if any(topic.unrouted.waiting for topic in self._topics()):
             return True
         metadata = self.cluster.metadata
-        for key in self.sender.active:
+        for key in keys:
             leader = metadata.leader(*key)
             if leader is None or leader.broker_id < 0 or leader.broker_id not in metadata.brokers:
                 return True
@@ -330,10 +334,11 @@ class Delivery:
         due = self.sender.next_event_ms(now_ms)
         for topic in unrouted:
             due = min(due or 1 << 62, self._unrouted_event_ms(topic, now_ms))
-        for key in self.sender.active:
-            gone_at = self.cluster.metadata.gone_at_ms(key[0])
-            if gone_at is not None:
-                due = min(due or 1 << 62, gone_at)
+        if self.cluster.metadata.unknown_since_ms:
+            for topic_name in {topic_name for topic_name, _ in self.sender.active}:
+                gone_at = self.cluster.metadata.gone_at_ms(topic_name)
+                if gone_at is not None:
+                    due = min(due or 1 << 62, gone_at)
         if due is None:
             return
         due = max(due, now_ms + 1)

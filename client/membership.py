@@ -161,6 +161,7 @@ class Member:
         self.pattern = ""  # that they match; "": they were named
         self.topics_version = 0  # of metadata: older ones may lack topics that match; only grows
         self.owned: dict[TopicPartition, str] = {}  # granted and not given back
+        self._owned_items: frozenset[tuple[TopicPartition, str]] | None = None  # the same, to compare; None: it changed
         self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
         self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
         # What the coordinator may wait for, ⊇ revoking, each since when at the earliest; None: what was never heard of.
@@ -216,6 +217,7 @@ class Member:
             if key in self.revoking:
                 del self.revoking[key]
                 del self.owned[key]
+                self._owned_items = None
         return self._reconcile(self.session_from_ms)
 
     def on_barred(self, error: CallboardError) -> list[Effect]:
@@ -359,6 +361,7 @@ class Member:
             self._sent.clear()
         self.epoch = JOINING
         self.owned, self.granted, self.revoking, self._awaited = {}, {}, {}, {}
+        self._owned_items = None
         self.give_back_by_ms = -1
         self.is_complete = False
         self.session_from_ms = -1
@@ -496,7 +499,9 @@ class Member:
                 del self._awaited[item]  # it was granted again
         self._look_at_awaited()
         new = {key: topic_id for key, topic_id in self.granted.items() if key not in self.owned}
-        self.owned.update(new)
+        if new:
+            self.owned.update(new)
+            self._owned_items = None
         effects: list[Effect] = []
         if out:
             effects.append(Revoke(self.member_id, self.epoch, out, self.why))
@@ -523,7 +528,14 @@ class Member:
         last = self._sent.get(self._last_number)
         subscribed = last.subscribed if last is not None else self._known_subscribed
         owned = last.owned if last is not None and last.epoch == self.epoch else self._known_owned
-        return subscribed != self._subscribed or owned != frozenset(self.owned.items())
+        now = self._owned_now()
+        return subscribed != self._subscribed or (owned is not now and owned != now)  # mostly it is: all look often
+
+    def _owned_now(self) -> frozenset[tuple[TopicPartition, str]]:
+        """Return what is owned; the same object until that changes."""
+        if self._owned_items is None:
+            self._owned_items = frozenset(self.owned.items())
+        return self._owned_items
 
     def _heartbeat(self, now_ms: int) -> SendHeartbeat:
         settings = self.settings
@@ -531,7 +543,7 @@ class Member:
         later = [one for number, one in self._sent.items() if number > self._known_number]  # may be what is known next
         subscribed = {self._known_subscribed, *(one.subscribed for one in later)}
         is_subscription_news = is_joining or subscribed != {self._subscribed}
-        owned = frozenset(self.owned.items())
+        owned = self._owned_now()
         is_owned_news = is_joining or {self._known_owned, *(one.owned for one in later)} != {owned}
         wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
         stalled = self._stalled(self.owned, now_ms) if self._stalled is not None else ()

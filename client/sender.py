@@ -139,6 +139,7 @@ class _Request(NamedTuple):
     broker_id: int
     sent_ms: int
     deadline_ms: int
+    oldest_ms: int  # when its oldest batch was begun
     parts: tuple[tuple[PartitionLeader, ProducerBatch], ...]
 
 
@@ -156,6 +157,9 @@ class Sender:
         self.requests: dict[int, _Request] = {}
         self.lanes: dict[tuple[str, int], _Lane] = {}
         self.active: dict[tuple[str, int], _Lane] = {}  # those with something waiting or unresolved
+        # ⊆ active: not all that they have is under way. Every event looks at these; only some look at the others, of
+        # which there may be a thousand, and which have nothing to do but to wait for an answer.
+        self.pending: dict[tuple[str, int], _Lane] = {}
         self.retries = 0  # attempts that were refused and go again; for metrics
         self._last_request_id = 0
 
@@ -173,7 +177,7 @@ class Sender:
                     retries_max=self.settings.retries_max,
                 )
                 lane = self.lanes[key] = _Lane(buffer, sequence)
-            self.active[key] = lane
+            self.active[key] = self.pending[key] = lane
 
     def on_producer_id(self, producer_id: int, producer_epoch: int) -> None:
         self.producer_id, self.producer_epoch = producer_id, producer_epoch
@@ -184,11 +188,12 @@ class Sender:
         effects: list[Effect] = []
         for lane in list(self.active.values()):
             effects += self._on_lane_metadata(lane, now_ms)
+        self.pending.update(self.active)
         return effects
 
     def on_connected(self, broker_id: int) -> None:
         """The broker can be reached (again): what waits for it need not wait for its backoff."""
-        for lane in self.active.values():
+        for lane in self.pending.values():
             leader = self.view.leader(lane.buffer.topic, lane.buffer.partition)
             if leader is not None and leader.broker_id == broker_id:
                 lane.sequence.retry_at_ms = 0
@@ -212,7 +217,7 @@ class Sender:
             entry = by_partition.get((leader.topic_id, leader.partition))
             effects += self._on_part(request_id, request, leader, batch, entry, error, now_ms, jitter)
             key = (leader.topic, leader.partition)
-            self._retire(key, self.lanes[key])
+            self._look_at(key, self.lanes[key])
         return effects
 
     def on_sent_without_reply(self, request_id: int, is_sent: bool, now_ms: int, jitter: float) -> list[Effect]:
@@ -233,6 +238,7 @@ class Sender:
         effects: list[Effect] = []
         for lane in list(self.active.values()):
             effects += self._expire(lane, now_ms)
+        self.pending.update(self.active)
         slow = {request.broker_id for request in self.requests.values() if request.sent_ms + SLOW_ANSWER_MS <= now_ms}
         return [*effects, DoubtBrokers(tuple(sorted(slow)))] if slow else effects
 
@@ -243,6 +249,7 @@ class Sender:
         effects: list[Effect] = []
         for lane in list(self.lanes.values()):
             effects += self._fail_lane(lane, error, now_ms, if_sent)
+        self.pending.update(self.active)
         return effects
 
     # -- sending -----------------------------------------------------------------------------------
@@ -250,7 +257,7 @@ class Sender:
     def drain(self, now_ms: int) -> list[Effect]:
         """Return the requests that can be sent now."""
         effects: list[Effect] = []
-        may_be_more = bool(self.active)
+        may_be_more = bool(self.pending)
         while may_be_more:
             requests, may_be_more = self._one_request_a_broker(now_ms)
             effects += requests
@@ -260,17 +267,16 @@ class Sender:
         return effects
 
     def next_event_ms(self, now_ms: int) -> int | None:
-        """Return when to call again (``on_tick``, then ``drain``) if nothing else happens; None: no need."""
-        earliest: int | None = None
-        for lane in self.active.values():
-            time = self._lane_event_ms(lane, now_ms)
-            if time is not None and (earliest is None or time < earliest):
-                earliest = time
+        """Return when to call again (``on_tick``, then ``drain``) if nothing else happens; None: no need.
+
+        It may be too early, never too late (by more than ``LOOK_AGAIN_MS``, for what is under way).
+        """
+        times = [time for lane in self.pending.values() if (time := self._lane_event_ms(lane, now_ms)) is not None]
         if self.requests:
             slow_at = next(iter(self.requests.values())).sent_ms + SLOW_ANSWER_MS  # they stand in the order of sending
-            slow_at = slow_at if slow_at > now_ms else now_ms + LOOK_AGAIN_MS
-            earliest = slow_at if earliest is None else min(earliest, slow_at)
-        return earliest
+            over_at = min(request.oldest_ms for request in self.requests.values()) + self.settings.delivery_timeout_ms
+            times += [at if at > now_ms else now_ms + LOOK_AGAIN_MS for at in (slow_at, over_at)]
+        return min(times, default=None)
 
     @property
     def is_idle(self) -> bool:
@@ -282,10 +288,10 @@ class Sender:
         parts: dict[int, list[tuple[PartitionLeader, ProducerBatch]]] = {}
         sizes: dict[int, int] = {}
         may_be_more = False
-        for key, lane in list(self.active.items()):
+        for key, lane in list(self.pending.items()):
             leader = self.view.leader(*key)
             if leader is None or leader.broker_id < 0 or not self.view.is_connected(leader.broker_id):
-                self._retire(key, lane)
+                self._look_at(key, lane)
                 continue
             broker = leader.broker_id
             if self.in_flight.get(broker, 0) >= self.settings.in_flight_max:
@@ -295,13 +301,13 @@ class Sender:
                 continue
             batch = self._next_batch(lane, leader, now_ms)
             if batch is None:
-                self._retire(key, lane)
+                self._look_at(key, lane)
                 continue
             parts.setdefault(broker, []).append((leader, batch))
             sizes[broker] = sizes.get(broker, 0) + batch.size
             may_be_more = may_be_more or bool(lane.buffer.waiting) or len(lane.sequence.unresolved) > 1
-            if len(self.active) > 1:
-                self.active[key] = self.active.pop(key)  # to the end: the others come first next time
+            if len(self.pending) > 1:
+                self.pending[key] = self.pending.pop(key)  # to the end: the others come first next time
         requests = [self._request(broker, chosen, now_ms) for broker, chosen in parts.items()]
         return requests, may_be_more and bool(requests)
 
@@ -333,12 +339,14 @@ class Sender:
         self._last_request_id += 1
         request_id = self._last_request_id
         for leader, batch in parts:
-            self.lanes[leader.topic, leader.partition].sequence.on_sent(batch, request_id)
+            key = (leader.topic, leader.partition)
+            self.lanes[key].sequence.on_sent(batch, request_id)
+            self._look_at(key, self.lanes[key])
         oldest = min(batch.created_ms for _, batch in parts)
         left = max(1, oldest + self.settings.delivery_timeout_ms - now_ms)
         ack_timeout = min(self.settings.timeout_ms, left)
         timeout = ack_timeout + ANSWER_GRACE_MS
-        self.requests[request_id] = _Request(broker, now_ms, now_ms + timeout, tuple(parts))
+        self.requests[request_id] = _Request(broker, now_ms, now_ms + timeout, oldest, tuple(parts))
         self.in_flight[broker] = self.in_flight.get(broker, 0) + 1
         return SendProduce(request_id, broker, tuple(parts), ack_timeout, timeout)
 
@@ -494,8 +502,6 @@ class Sender:
 
     def _lane_event_ms(self, lane: _Lane, now_ms: int) -> int | None:
         sequence, waiting = lane.sequence, lane.buffer.waiting
-        if len(sequence.unresolved) == 1 and not waiting and sequence.unresolved[0].attempt_id:
-            return sequence.unresolved[0].created_ms + self.settings.delivery_timeout_ms  # the usual case
         created = [batch.created_ms for batch in sequence.unresolved]
         if waiting:
             created.append(waiting[0].created_ms)
@@ -508,12 +514,18 @@ class Sender:
             times += [time for time in (waiting[0].created_ms + self.settings.linger_ms,) if time > now_ms]
         return min(times)
 
-    def _retire(self, key: tuple[str, int], lane: _Lane) -> None:
-        """Forget a partition that has nothing to do until it is woken again."""
-        if not lane.buffer.waiting and not lane.sequence.unresolved:
-            with self.accumulator.lock:
-                if not lane.buffer.waiting:
-                    self.active.pop(key, None)
+    def _look_at(self, key: tuple[str, int], lane: _Lane) -> None:
+        """Note whether the partition has anything to do but to wait for answers, or anything at all."""
+        if any(batch.attempt_id == 0 for batch in lane.sequence.unresolved):
+            self.pending[key] = lane
+            return
+        with self.accumulator.lock:  # what comes from now on wakes it again
+            if lane.buffer.waiting:
+                self.pending[key] = lane
+                return
+            self.pending.pop(key, None)
+            if not lane.sequence.unresolved:
+                self.active.pop(key, None)
 
 
 def _failed(batch: ProducerBatch, error: CallboardError, now_ms: int) -> Settle:
