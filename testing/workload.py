@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any
 
 from ..client.consumer import Consumer
@@ -27,6 +28,7 @@ from .history import Anomaly, History, Moved, Outcome, Polled, Send, anomalies
 
 PAUSE_S = 0.002  # between two looks at how much is due
 KEPT_BYTES = 128  # of a value: its name is in front, the rest is filler whose checksum somebody else has looked at
+GOLDEN = 0.618  # of the way round: no other share keeps those that were visited last as far apart
 FINAL_S = 120.0  # for what is under way when the load ends: longer than the producer's own patience
 
 
@@ -51,7 +53,10 @@ class Watch:
 
 
 class Load:
-    """Sends ``rate`` records a second to the partitions in turn, from a thread of its own, until ``stop``."""
+    """Sends ``rate`` records a second to the partitions in turn, from a thread of its own, until ``stop``.
+
+    Neighbours do not follow each other: who reads some that lie side by side has records at a steady pace.
+    """
 
     def __init__(
         self,
@@ -132,12 +137,12 @@ class Load:
 
     def _run(self) -> None:
         begin, number = time.monotonic(), 0
-        filler = b"." * self._record_bytes
+        filler, step = b"." * self._record_bytes, _far_step(self._partitions)
         while not self._stop.wait(PAUSE_S):
             due = int((time.monotonic() - begin) * self._rate)
             while number < due:
                 value = (b"%s-%d" % (self.name.encode(), number) + filler)[: max(self._record_bytes, 24)]
-                sent = _Sent(number % self._partitions, value[:KEPT_BYTES], time.monotonic_ns())
+                sent = _Sent(number * step % self._partitions, value[:KEPT_BYTES], time.monotonic_ns())
                 self._sent.append(sent)
                 future = self._producer.send(self.topic, value, partition=sent.partition)
                 future.add_both(self._on_result, sent)
@@ -230,6 +235,11 @@ def verdict(
         reader.stop()
         history.polls[reader.name] += reader.polled
     return anomalies(history)
+
+
+def _far_step(partitions: int) -> int:
+    """Return a step that comes to every partition before it comes back, and to far ones first."""
+    return next(step for step in range(int(partitions * GOLDEN) or 1, 2 * partitions) if gcd(step, partitions) == 1)
 
 
 def _outcome(sent: _Sent) -> Outcome:
