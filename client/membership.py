@@ -160,8 +160,8 @@ class Member:
         self.topics: tuple[str, ...] = ()
         self.pattern = ""  # that they match; "": they were named
         self.topics_version = 0  # of metadata: older ones may lack topics that match; only grows
-        self.owned: dict[TopicPartition, str] = {}  # granted and not given back
-        self._owned_items: frozenset[tuple[TopicPartition, str]] | None = None  # the same, to compare; None: it changed
+        self.owned: dict[TopicPartition, str] = {}  # granted and not given back; moved by ``_own``
+        self._owned_items: frozenset[tuple[TopicPartition, str]] = frozenset()  # the same, to compare
         self.granted: dict[TopicPartition, str] = {}  # what the last answer allows; owned ⊇ granted ∩ owned
         self.revoking: dict[TopicPartition, None] = {}  # ⊆ owned: told to the application, not given back yet
         # What the coordinator may wait for, ⊇ revoking, each since when at the earliest; None: what was never heard of.
@@ -213,11 +213,9 @@ class Member:
 
     def on_revoked(self, partitions: Iterable[TopicPartition]) -> list[Effect]:
         """The application has given these back."""
-        for key in partitions:
-            if key in self.revoking:
-                del self.revoking[key]
-                del self.owned[key]
-                self._owned_items = None
+        given = {key for key in partitions if key in self.revoking}
+        self.revoking = {key: None for key in self.revoking if key not in given}
+        self._own({key: topic_id for key, topic_id in self.owned.items() if key not in given})
         return self._reconcile(self.session_from_ms)
 
     def on_barred(self, error: CallboardError) -> list[Effect]:
@@ -360,8 +358,8 @@ class Member:
         if self.phase is not Phase.LEAVING:
             self._sent.clear()
         self.epoch = JOINING
-        self.owned, self.granted, self.revoking, self._awaited = {}, {}, {}, {}
-        self._owned_items = None
+        self._own({})
+        self.granted, self.revoking, self._awaited = {}, {}, {}
         self.give_back_by_ms = -1
         self.is_complete = False
         self.session_from_ms = -1
@@ -500,8 +498,7 @@ class Member:
         self._look_at_awaited()
         new = {key: topic_id for key, topic_id in self.granted.items() if key not in self.owned}
         if new:
-            self.owned.update(new)
-            self._owned_items = None
+            self._own(self.owned | new)
         effects: list[Effect] = []
         if out:
             effects.append(Revoke(self.member_id, self.epoch, out, self.why))
@@ -528,14 +525,12 @@ class Member:
         last = self._sent.get(self._last_number)
         subscribed = last.subscribed if last is not None else self._known_subscribed
         owned = last.owned if last is not None and last.epoch == self.epoch else self._known_owned
-        now = self._owned_now()
+        now = self._owned_items
         return subscribed != self._subscribed or (owned is not now and owned != now)  # mostly it is: all look often
 
-    def _owned_now(self) -> frozenset[tuple[TopicPartition, str]]:
-        """Return what is owned; the same object until that changes."""
-        if self._owned_items is None:
-            self._owned_items = frozenset(self.owned.items())
-        return self._owned_items
+    def _own(self, partitions: dict[TopicPartition, str]) -> None:
+        """Own these and no others, from now on."""
+        self.owned, self._owned_items = partitions, frozenset(partitions.items())
 
     def _heartbeat(self, now_ms: int) -> SendHeartbeat:
         settings = self.settings
@@ -543,7 +538,7 @@ class Member:
         later = [one for number, one in self._sent.items() if number > self._known_number]  # may be what is known next
         subscribed = {self._known_subscribed, *(one.subscribed for one in later)}
         is_subscription_news = is_joining or subscribed != {self._subscribed}
-        owned = self._owned_now()
+        owned = self._owned_items
         is_owned_news = is_joining or {self._known_owned, *(one.owned for one in later)} != {owned}
         wait_ms = 0 if is_joining else settings.heartbeat_interval_ms
         stalled = self._stalled(self.owned, now_ms) if self._stalled is not None else ()

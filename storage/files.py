@@ -21,7 +21,6 @@ import fcntl
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Sequence
 from errno import EBADF, EDQUOT, ENOSPC
 from functools import partial
@@ -128,25 +127,22 @@ class Files(Protocol):
 class _Descriptor:
     """A descriptor that handles in several threads share; it is closed with the last of them.
 
-    A ``dup`` for every sync would be three system calls, each of which lets go of the interpreter.
+    A ``dup`` for every sync would be three system calls, each of which lets go of the interpreter. There is no lock: a
+    handle that is collected while one is held would wait for its own thread. Each handle has a place, and gives up
+    whichever was taken last; appending and popping are one step each.
     """
 
-    __slots__ = ("_handles", "_lock", "number")
+    __slots__ = ("_places", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._handles = 1
-        self._lock = threading.Lock()
+        self._places = [True]  # the first one is given up last
 
     def share(self) -> None:
-        with self._lock:
-            self._handles += 1
+        self._places.append(False)
 
     def release(self) -> None:
-        with self._lock:
-            self._handles -= 1
-            is_last = not self._handles
-        if is_last:
+        if self._places.pop():
             os.close(self.number)
 
 

@@ -104,13 +104,20 @@ class FlushJob:
             if self._is_started:
                 return
             self._is_started = True
-        self._end()
+        with contextlib.suppress(OSError):  # it has promised nothing
+            self._end()
 
     def _end(self) -> None:
-        for handle in self._handles:
-            handle.close()
-        self._is_done = True
-        self._running.release()
+        """Be done, whatever happens: who waits for it would wait for ever."""
+        try:
+            for handle in self._handles:
+                handle.close()
+        except OSError as error:
+            self.error = self.error or storage_error(f"{self._directory}: closing after a sync failed", error)
+            raise self.error from error
+        finally:
+            self._is_done = True
+            self._running.release()
 
     def _start(self) -> bool:
         with self._state:

@@ -383,11 +383,10 @@ class Log:
         if self._failure:
             return None
         self.producers.expire(now_ms, self.log_start_offset)
-        has_work = bool(self._dirty) or self.cleaner.swapping is not None
-        if not has_work and self._is_checkpointed():
-            return None
-        if self._is_checkpoint_due or not self.on_disk.may_wait(self._segments[-1], now_ms, max_age_ms):
-            self._is_checkpoint_due = has_work = True
+        checkpoint = self._checkpoint(self.log_end_offset)
+        if self.on_disk.is_due(checkpoint, self.producers.version, now_ms, max_age_ms):
+            self._is_checkpoint_due = True
+        has_work = self._is_checkpoint_due or bool(self._dirty) or self.cleaner.swapping is not None
         return self._new_job() if has_work and not is_busy else None
 
     def end_flush(self, job: FlushJob, error: BaseException | None) -> None:
@@ -570,8 +569,8 @@ class Log:
                 if content is not None:
                     write_index(self._files, segment.index_path, content)
             make_room(self._files, self._doomed)
-            if not self._is_checkpointed():
-                checkpoint = self._checkpoint(self.log_end_offset)
+            checkpoint = self._checkpoint(self.log_end_offset)
+            if not self.on_disk.says(checkpoint, self.producers.version):
                 write_checkpoint(self._files, self.directory, checkpoint, self.producers.copy())
             remove_segments(self._files, self._doomed)
             self.on_disk.leave_clean_mark(self.log_end_offset)
@@ -587,10 +586,6 @@ class Log:
             if error is not None:
                 raise StorageError(self._failure) from error
         self.cleaner.swap_now()
-
-    def _is_checkpointed(self) -> bool:
-        """Whether the checkpoint on disk says all that a new one would."""
-        return self.on_disk.says(self._checkpoint(self.log_end_offset), self.producers.version)
 
     def _require_usable(self) -> None:
         if self._failure:

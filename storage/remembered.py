@@ -17,7 +17,9 @@ from .producers import ProducerStates
 from .recovery import Recovered
 from .segment import Mark, Segment
 
-CHECKPOINT_BYTES = 256 * KIB  # behind the recovery point: read within a millisecond, and no small change any more
+# Behind the recovery point, what is no small change any more: reading either takes a recovery some five milliseconds.
+CHECKPOINT_BYTES = 256 * KIB
+CHECKPOINT_OFFSETS = 512
 
 
 class Remembered:
@@ -40,7 +42,7 @@ class Remembered:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a change waits to be written (``may_wait``)."""
+        """Whether a change waits to be written (``is_due``)."""
         return self._waits_since_ms is not None
 
     def says(self, checkpoint: Checkpoint, producers_version: int) -> bool:
@@ -52,19 +54,29 @@ class Remembered:
         self.checkpoint, self._producers_version = checkpoint, producers_version
         self._waits_since_ms = None
 
-    def may_wait(self, active: Segment, now_ms: int, max_age_ms: int) -> bool:
-        """Whether what the checkpoint does not say yet is little, and was first seen here less than that ago.
+    def is_due(self, checkpoint: Checkpoint, producers_version: int, now_ms: int, max_age_ms: int) -> bool:
+        """Whether to write these now. What they change may wait while it is little and was first seen here lately.
 
         Args:
-            active: the segment that is appended to.
             now_ms: wall clock; one that was set is no reason to wait for ever.
+            max_age_ms: how long it may; 0: not at all.
         """
-        known = self.checkpoint
-        if known is None or known.segment != active.base_offset or active.size - known.position >= CHECKPOINT_BYTES:
+        if self.says(checkpoint, producers_version):
+            self._waits_since_ms = None
             return False
         if self._waits_since_ms is None:
             self._waits_since_ms = now_ms
-        return abs(now_ms - self._waits_since_ms) < max_age_ms
+        return self._is_much(checkpoint) or abs(now_ms - self._waits_since_ms) >= max_age_ms
+
+    def _is_much(self, checkpoint: Checkpoint) -> bool:
+        known = self.checkpoint
+        if known is None or known.segment != checkpoint.segment:
+            return True
+        return (
+            known.log_start_offset != checkpoint.log_start_offset  # somebody waits for that to be on disk
+            or checkpoint.position - known.position >= CHECKPOINT_BYTES
+            or checkpoint.recovery_offset - known.recovery_offset >= CHECKPOINT_OFFSETS
+        )
 
     # -- cutting: all of it blocks -----------------------------------------------------------------------------
 

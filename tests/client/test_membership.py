@@ -192,6 +192,29 @@ def test_owned_is_said_until_an_answer_shows_that_it_has_arrived():
     assert sent(member, 100).request.owned[0].partitions == [0]
 
 
+def test_an_answer_to_who_still_owns_it_does_not_end_the_time_to_give_it_back():
+    member, heartbeat = joined(A, B)
+    member.on_answer(heartbeat.number, granting(A, epoch=2), 10)  # B is asked for
+    still = sent(member, 10)
+    by_ms = member.give_back_by_ms
+    assert by_ms > 0
+
+    member.on_answer(still.number, granting(A, epoch=2), 20)  # the coordinator has heard that B is owned
+
+    assert member.give_back_by_ms == by_ms
+    assert not member.may_work(by_ms)
+
+
+def test_one_that_joins_anew_says_what_it_is_given_and_not_what_it_had():
+    member, heartbeat = joined(A, B)
+    member.on_answer(heartbeat.number, refusing(ErrorCode.UNKNOWN_MEMBER_ID), 10)
+    member.on_answer(sent(member, 10).number, granting(), 20)
+
+    member.on_answer(sent(member, 20).number, granting(C, epoch=2), 30)
+
+    assert [list(one.partitions) for one in sent(member, 30).request.owned] == [[2]]
+
+
 def test_what_was_revoked_comes_before_what_is_granted_instead():
     member, heartbeat = joined(A)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 
 import pytest
 
@@ -86,6 +87,31 @@ def test_handles_on_one_file_share_its_descriptor_and_the_last_one_closes_it(tmp
     assert len(os.listdir("/dev/fd")) == held - 1
     with pytest.raises(OSError, match="closed"):
         file.duplicate()
+
+
+def test_a_handle_that_is_collected_while_another_is_closed_does_not_wait_for_it(tmp_path):
+    """The collector runs at any line, in any thread: in one that closes a handle of the same file, too."""
+    file = OsFiles().open(f"{tmp_path}/a", create=True)
+    held = len(os.listdir("/dev/fd"))
+    forgotten = [file.duplicate() for _ in range(50)]
+    second = file.duplicate()
+
+    def collect(frame, event, argument):
+        if frame.f_code.co_name == "release" and forgotten:
+            sys.settrace(None)
+            forgotten.clear()
+        return collect
+
+    sys.settrace(collect)
+    try:
+        second.close()
+    finally:
+        sys.settrace(None)
+
+    assert not forgotten
+    file.datasync()
+    file.close()
+    assert len(os.listdir("/dev/fd")) == held - 1
 
 
 def test_directories_are_listed_in_order_and_removed_whole(place):

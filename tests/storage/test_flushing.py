@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
+import pytest
+
 from callboard.config import TopicConfig
+from callboard.errors import StorageError
 from callboard.storage.files import OsFiles
 from callboard.storage.producers import Duplicate
-from callboard.storage.remembered import CHECKPOINT_BYTES
+from callboard.storage.remembered import CHECKPOINT_BYTES, CHECKPOINT_OFFSETS
 from callboard.testing.logs import a_batch, append, append_many, checkpoint, flush, open_log, values
 
 LARGE = TopicConfig()
@@ -164,6 +168,62 @@ def test_a_change_that_takes_long_to_read_is_noted_at_once(disk):
     append(log, b"x" * CHECKPOINT_BYTES)
 
     assert log.begin_checkpoint(0, max_age_ms=60_000).checkpoint.recovery_offset == 1
+
+
+def test_many_small_batches_take_long_to_read_too(disk):
+    log = open_log(disk, config=LARGE)
+    append_many(log, [[b"x"]] * CHECKPOINT_OFFSETS)
+
+    assert log.begin_checkpoint(0, max_age_ms=60_000).checkpoint.recovery_offset == CHECKPOINT_OFFSETS
+
+
+def test_a_log_that_is_opened_after_a_crash_with_all_noted_waits_for_nothing(disk):
+    log = open_log(disk, config=LARGE)
+    append(log, b"a")
+    checkpoint(log)
+
+    log = open_log(disk.kill(), config=LARGE)
+    flush(log)
+
+    assert log.begin_checkpoint(0, max_age_ms=60_000) is None
+    assert not log.on_disk.is_behind
+
+
+def test_a_change_that_was_taken_back_waits_no_more(disk):
+    log = open_log(disk, config=LARGE)
+    append(log, b"a")
+    checkpoint(log)
+    append(log, b"b")
+    flush(log)
+    assert log.begin_checkpoint(0, max_age_ms=60_000) is None
+    assert log.on_disk.is_behind
+
+    log.truncate_to(1)
+    flush(log)
+
+    assert log.begin_checkpoint(0, max_age_ms=60_000) is None
+    assert not log.on_disk.is_behind
+
+
+def test_a_handle_that_cannot_be_closed_ends_the_job_and_fails_the_log(disk):
+    """The job was never done then: the log did nothing more, and whoever waited for its end did so for ever."""
+    log = open_log(disk)
+    append(log, b"a")
+    job = log.begin_flush()
+
+    def refuse():
+        raise OSError(errno.EIO, "closing failed")
+
+    job._handles[0].close = refuse
+    with pytest.raises(StorageError, match="closing") as told:
+        job()
+
+    assert job.is_done
+    assert job.finish() is told.value
+    with pytest.raises(StorageError, match="closing"):
+        log.end_flush(job, told.value)
+    assert log.durable_offset == 0
+    log.close(0)
 
 
 def test_a_log_that_begins_elsewhere_or_has_another_segment_is_noted_at_once(disk):
