@@ -20,15 +20,15 @@ from callboard.transport.loop import SystemClock
 pytestmark = pytest.mark.processes
 QUICK = """
 [broker]
-heartbeat_ms = 50
-session_timeout_ms = 400
-lease_ttl_ms = 400
+heartbeat_ms = 100
+session_timeout_ms = 1_000
+lease_ttl_ms = 1_000
 """
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """Three brokers whose silence is noticed soon."""
+    """Three brokers whose silence is noticed soon; not so soon that it is for a busy machine."""
     settings = tmp_path_factory.mktemp("settings") / "cluster.toml"
     settings.write_text(QUICK)
     with cluster(brokers=3, options=("--config", str(settings))) as it:
@@ -165,20 +165,20 @@ def test_a_process_that_is_away_can_be_neither_killed_nor_disturbed_just_now(run
 
 def test_a_paused_broker_is_noticed_by_its_silence_and_goes_on_by_itself(running):
     pid = running.broker_pid(2)
-    running.pause_broker(2, for_s=1.0)
+    running.pause_broker(2, for_s=2.0)
     begun = running.wait_for_event("experiment.begun", what="pause", address="host/broker-2")
     stopped = psutil.Process(pid).status()
     silence = running.wait_for_event("session.ended", name="broker-2", reason="not heard of in time")
     running.wait_for_event("experiment.ended", what="pause", address="host/broker-2", why="over")
 
     assert stopped == psutil.STATUS_STOPPED
-    assert silence.monotonic_ms - begun.monotonic_ms >= 300
+    assert silence.monotonic_ms - begun.monotonic_ms >= 800
     assert running.broker_pid(2) == pid
     running._wait_until(lambda: psutil.Process(pid).status() != psutil.STATUS_STOPPED, "the process to go on")
 
 
 def test_a_broker_cut_off_from_the_metadata_process_loses_its_session_and_gets_another(running):
-    running.cut(1, "metadata", for_s=1.0)
+    running.cut(1, "metadata", for_s=2.0)
     begun = running.wait_for_event("experiment.begun", address="broker-1", what="cut", peer="metadata")
     running._wait_until(
         lambda: "session.ended" in names(e for e in since(running, begun) if e.values.get("name") == "broker-1"),
@@ -212,11 +212,11 @@ def test_a_paused_actor_answers_only_when_its_time_is_over(running, topic_name):
 
 
 def test_a_hung_loop_is_noticed(running):
-    running.hang_broker(1, for_s=1.0)
+    running.hang_broker(1, for_s=2.0)
     begun = running.wait_for_event("experiment.begun", what="hang", address="broker-1")
     ended = running.wait_for_event("experiment.ended", what="hang", address="broker-1")
 
-    assert ended.monotonic_ms - begun.monotonic_ms >= 1_000
+    assert ended.monotonic_ms - begun.monotonic_ms >= 2_000
     assert any(
         event.name == "session.ended"
         and event.values["name"] == "broker-1"
