@@ -140,7 +140,7 @@ def _print_faults(figures: list[dict[str, Any]]) -> None:
 
 def _print_measured(figures: list[dict[str, Any]]) -> None:
     """Print each row with what was measured beside what is aimed at."""
-    from ..testing.fault_figures import shown
+    from ..testing.aims import shown
 
     lines = []
     for row in figures:

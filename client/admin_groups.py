@@ -333,9 +333,6 @@ class GroupAdministration:
         said = self._ask_groups(question, [group_id], self._left_ms(until_ms))[group_id].said
         if said.error:
             raise self._explained(group_id, said, until_ms)
-        for entry in said.entries:
-            if entry.error:
-                raise error_for_code(entry.error, f"{entry.topic}-{entry.partition}: {entry.detail}")
 
     def _explained(self, group_id: str, said: Any, until_ms: int) -> CallboardError:
         """Return the error of a refused change; if members are the reason, with their names."""

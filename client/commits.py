@@ -147,7 +147,7 @@ class Commits:
         member_id: str,
         member_epoch: int,
     ) -> list[Effect]:
-        """The request was answered. ``error``: nothing was committed. Else ``entries`` say it of each partition."""
+        """The request was answered. ``error``: nothing was committed; ``entries``: which are to blame."""
         if self._flight is None or self._flight.number != number:
             return []
         flight = self._flight

@@ -3,62 +3,21 @@
 A fault has a moment (``since_ns``). What is measured around it are *waits*: from ``send`` to the acknowledgement of one
 record, whichever way it took. A record that was never acknowledged waits until the end of all times: whoever measures
 has seen to it that there is none, or wants to see it in the figures.
-
-Each measured thing has an *aim*. It is reached if the longest of all runs is below it; of a few (``of="median"``) the
-median decides, and the table says so. Rates have one to be above (``above``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from statistics import median
-from typing import Any, Literal
+from typing import Any
 
+from .aims import NEVER_MS, Aim, figures
 from .failover import percentile
 from .history import Anomaly, Send
 
 MS = 1_000_000  # nanoseconds
 STEP_MS = 25  # between the windows of ``back_to_normal_ms``
 WINDOW_MS = 1_000  # of sends, whose 99th percentile is looked at
-NEVER_MS = float("inf")
-
-Unit = Literal["ms", "x", "", "s", "%"]
-
-
-@dataclass(frozen=True)
-class Aim:
-    """``below`` and ``above`` None: nothing is aimed at, the figure tells how hard it was hit. ``below`` 0: nothing but
-    0 will do."""
-
-    key: str
-    text: str  # what is measured, in words
-    below: float | None = None
-    unit: Unit = "ms"
-    of: Literal["longest", "median"] = "longest"
-    above: float | None = None  # instead of ``below``: the more the better; the median decides
-
-    def is_reached(self, values: Sequence[float]) -> bool | None:
-        """None: nothing is aimed at, or nothing was measured. An aim of 0 is reached by 0 only."""
-        if not values:
-            return None
-        if self.above is not None:
-            return median(values) > self.above
-        if self.below is None:
-            return None
-        value = max(values) if self.of == "longest" else median(values)
-        return value < self.below or value == self.below == 0
-
-    @property
-    def told(self) -> str:
-        """The aim as the table has it."""
-        if self.above is not None:
-            return f"> {shown(self.above, self.unit)}"
-        if self.below is None:
-            return "-"
-        if self.below == 0:
-            return "0"
-        return f"{'median ' if self.of == 'median' else ''}< {shown(self.below, self.unit)}"
 
 
 @dataclass
@@ -95,38 +54,6 @@ def summary(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
         }
         for one in outcomes
     ]
-
-
-def figures(aims: Iterable[Aim], runs: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return what was measured beside what is aimed at; what a run has not measured is left out."""
-    return [_figure(aim, [run[aim.key] for run in runs if aim.key in run]) for aim in aims]
-
-
-def _figure(aim: Aim, values: list[float]) -> dict[str, Any]:
-    return {
-        "text": aim.text,
-        "unit": aim.unit,
-        "values": [_rounded(value) for value in values],
-        "median": _rounded(median(values)) if values else None,
-        "longest": _rounded(max(values)) if values else None,
-        "aim": aim.told,
-        "is_reached": aim.is_reached(values),
-    }
-
-
-def _rounded(value: float) -> float | None:
-    return None if value == NEVER_MS else round(value, 2)
-
-
-def shown(value: float | None, unit: Unit) -> str:
-    """Return a figure for people."""
-    if value is None:
-        return "never"
-    if unit == "ms":
-        return f"{value / 1000:.1f} s" if value >= 10_000 else f"{value:,.0f} ms"
-    if unit:
-        return f"{value:.{2 if unit == 'x' and value < 1 else 1}f} {unit}"
-    return f"{value:,.0f}"
 
 
 # -- waits -----------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from .aims import Aim
 from .clusters import RunningCluster, cluster, is_alive
-from .fault_figures import MS, Aim, Outcome, back_to_normal_ms
+from .fault_figures import MS, Outcome, back_to_normal_ms
 from .fault_rows import LAG_S, Measured
 from .fault_stage import Plan, Stage, finish, normal_ms
 from .hosts import Host, joined_hosts

@@ -23,9 +23,10 @@ from ..client.producer import Producer
 from ..errors import CallboardError
 from ..model import TopicPartition
 from ..transport import messages as m
+from .aims import Aim
 from .clusters import RunningCluster
 from .failover import percentile
-from .fault_figures import Aim, back_to_normal_ms, under_way
+from .fault_figures import back_to_normal_ms, under_way
 from .fault_stage import TWICE, Stage, normal_ms
 from .straggler import Straggler
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import group_costs, rebalance
-from .fault_figures import Aim, figures
+from .aims import Aim, figures
 
 TAKEOVER_MS = 200  # after the session has ended
 CLOSED_MS = 100
@@ -18,7 +18,7 @@ RATIO = 0.5
 
 
 def rows(moved: rebalance.Measured, costs: group_costs.Measured | None) -> list[dict[str, Any]]:
-    """Return what was done, how often, and each thing that was measured (``fault_figures.figures``)."""
+    """Return what was done, how often, and each thing that was measured (``aims.figures``)."""
     found = []
     for how in ("killed", "closed"):
         if departures := [asdict(one) for one in moved.departures if one.how == how]:

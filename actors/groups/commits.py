@@ -42,8 +42,7 @@ class Commits:
         if refused:
             reply = _refused(request, committer, group, refused)
             return groups.surviving.reply(caller.ticket, reply, group.written if group is not None else 0)
-        entries = [said.OffsetCommitEntryReply(topic=one.topic, partition=one.partition) for one in request.entries]
-        answer = said.OffsetCommitReply(id=request.id, entries=entries)
+        answer = said.OffsetCommitReply(id=request.id)
         if not changes:
             return groups.surviving.reply(caller.ticket, answer, 0)
         group = groups.make(request.group_id)

@@ -60,7 +60,8 @@ def test_a_row_of_the_fault_matrix_is_measured_on_a_real_cluster_and_shown(callb
 def test_rows_as_json_and_what_was_lost_in_them_is_a_failure(callboard, monkeypatch):
     """No run of a sound cluster shows this: the figures are made up, the table and the status are not."""
     from callboard.testing import fault_matrix
-    from callboard.testing.fault_figures import Aim, Outcome
+    from callboard.testing.aims import Aim
+    from callboard.testing.fault_figures import Outcome
     from callboard.testing.history import Anomaly
 
     missed = Outcome("F5", "SIGKILL of a follower", (Aim("stall", "longest wait", 10.0),), [{"stall": 20.0}])

@@ -165,14 +165,12 @@ class GroupCluster(FakeCluster):
         group = self.scripted.setdefault(request.group_id, FakeGroup())
         if group.members:
             return g.OffsetCommitReply(id=request.id, error=ErrorCode.NON_EMPTY_GROUP, detail="it has members")
-        entries = []
         for one in request.entries:
             assert one.topic_id == self.topics[one.topic].topic_id
             group.offsets[one.topic, one.partition] = g.OffsetFetchEntryReply(
                 topic=one.topic, partition=one.partition, offset=one.offset, metadata=one.metadata
             )
-            entries.append(g.OffsetCommitEntryReply(topic=one.topic, partition=one.partition))
-        return g.OffsetCommitReply(id=request.id, entries=entries)
+        return g.OffsetCommitReply(id=request.id)
 
     def _delete_groups(self, broker: int, request: g.DeleteGroupsRequest) -> g.AlterGroupReply:
         results = []

@@ -4,14 +4,12 @@ import pytest
 
 from callboard.errors import IllegalArgumentError
 from callboard.model import TopicPartition
+from callboard.testing.aims import NEVER_MS, Aim, shown
 from callboard.testing.fault_figures import (
     MS,
-    NEVER_MS,
-    Aim,
     Outcome,
     back_to_normal_ms,
     longest_wait_ms,
-    shown,
     summary,
     under_way,
     waits_ms,
