@@ -46,8 +46,10 @@ from .sender import (
     SendProduce,
     Settle,
     Split,
+    TellWaiting,
 )
 
+TELL_WAITING_EVERY_MS = 10_000  # that records wait, and why
 FAILURES_MAX = 1_000  # failed batches kept for flush() and close() to tell of; beyond, the oldest are only counted
 FAILED_BYTES_MAX = 16 << 20  # of their records; beyond, only how many there were
 
@@ -70,7 +72,7 @@ class Delivery:
         split_columns: SplitColumns,
     ) -> None:
         self._io, self._loop, self._clock = io, io.loop, io.clock
-        self._config = config
+        self._config, self.client_id = config, client_id
         self._accumulator = accumulator
         self._route, self._split_columns = route, split_columns
         self.cluster = Cluster(io.loop, io.clock, io.transport, config, client_id, self)
@@ -85,6 +87,7 @@ class Delivery:
         self._timer: Timer | None = None  # fires at or before the earliest event of the sender
         self._timer_at_ms = 0
         self._is_ended = False
+        self._told_waiting_ms = -TELL_WAITING_EVERY_MS
 
     # -- from user threads -------------------------------------------------------------------------
 
@@ -371,8 +374,22 @@ class Delivery:
                     self._perform(self.sender.on_metadata(self._clock.monotonic_ms()))
             elif isinstance(effect, DoubtBrokers):
                 self.cluster.doubt(effect.broker_ids)
+            elif isinstance(effect, TellWaiting):
+                self._tell_waiting(effect)
             elif isinstance(effect, NeedProducerId):
                 self._ask_for_id()
+
+    def _tell_waiting(self, effect: TellWaiting) -> None:
+        now = self._clock.monotonic_ms()
+        if now < self._told_waiting_ms + TELL_WAITING_EVERY_MS:
+            return
+        import logging  # the first that this thread has to say
+
+        self._told_waiting_ms = now
+        logging.getLogger("callboard.client").warning(
+            "%s: records for %s wait: %s; trying on", self.client_id, effect.batch.topic_partition, effect.error
+        )
+        self.cluster.hook.tell(effect.error)
 
     def _send(self, effect: SendProduce) -> None:
         connection = self.cluster.connection(effect.broker_id)

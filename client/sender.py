@@ -34,6 +34,7 @@ from ..errors import (
     CallboardTimeoutError,
     ConnectionFailedError,
     ConnectionLostError,
+    ErrorCode,
     InternalError,
     UnknownTopicOrPartitionError,
     error_for_code,
@@ -49,7 +50,13 @@ from .sequencing import PartitionSequence, Verdict
 REQUEST_BYTES_MAX = 2 << 20  # of batches in one request, before compression, but for the last one: a broker begins to
 # write when all of it has come, so larger ones leave it idle (of 8 MiB a seventh slower)
 REQUEST_BATCHES_MAX = 1_000
+TELL_WAITING_MS = 1_000  # how old a batch is that waits for what an election does not bring
 ANSWER_GRACE_MS = 500  # a broker answers "timed out" by itself; the client waits a little longer than it
+
+
+_SOMEBODY_MUST_ACT = frozenset(
+    {ErrorCode.STORAGE_FULL, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND}
+)
 
 
 class SenderSettings(NamedTuple):
@@ -105,11 +112,18 @@ class LeaderHint(NamedTuple):
     leader_epoch: int
 
 
+class TellWaiting(NamedTuple):
+    """The batch has waited for a while for something that an operator may have to see to: room, replicas."""
+
+    batch: ProducerBatch
+    error: BrokerResponseError
+
+
 class NeedProducerId(NamedTuple):
     """Ask for a producer id; answer with ``on_producer_id``."""
 
 
-Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | NeedProducerId | DoubtBrokers
+Effect = SendProduce | Settle | Split | RefreshMetadata | LeaderHint | TellWaiting | NeedProducerId | DoubtBrokers
 
 
 class View(Protocol):
@@ -419,6 +433,9 @@ class Sender:
         if verdict is Verdict.RETRY:
             self.retries += 1
             lane.sequence.retry_at_ms = now_ms + self._backoff_ms(batch.attempts, jitter, error)
+            is_old = now_ms - batch.created_ms >= TELL_WAITING_MS
+            if is_old and isinstance(error, BrokerResponseError) and error.errno in _SOMEBODY_MUST_ACT:
+                return [TellWaiting(batch, error)]
         return []
 
     def _backoff_ms(self, attempts: int, jitter: float, error: CallboardError | None) -> int:

@@ -28,11 +28,12 @@ from callboard import (
     TopicPartition,
 )
 from callboard.client import cluster as clusters
-from callboard.client import error_hook
+from callboard.client import error_hook, sender
 from callboard.client.error_hook import ErrorHook
 from callboard.client.fetcher import TellTruncated
-from callboard.errors import FencedInstanceIdError
+from callboard.errors import BrokerResponseError, FencedInstanceIdError
 from callboard.transport.group_messages import OffsetCommitRequest
+from callboard.transport.messages import ProduceRequest
 
 
 class Told(queue.Queue):
@@ -160,6 +161,25 @@ def test_each_outage_is_told_once(soon, monkeypatch):
             producer.send("t", b"2").get(10)
 
     assert told.empty()
+
+
+@pytest.mark.parametrize("code", [ErrorCode.STORAGE_FULL, ErrorCode.NOT_ENOUGH_REPLICAS])
+def test_records_that_wait_for_what_an_operator_must_see_to_are_told_of(cluster, monkeypatch, caplog, code):
+    monkeypatch.setattr(sender, "TELL_WAITING_MS", 0)
+    told = Told()
+    cluster.create("t")
+    cluster.faults.append(lambda inbound: code if isinstance(inbound.message, ProduceRequest) else None)
+    with Producer(bootstrap_servers=cluster.bootstrap_servers, retry_backoff_ms=1, on_error=told) as producer:
+        future = producer.send("t", b"1")
+        error = told.next()
+        cluster.faults.clear()
+        future.get(10)
+
+    assert isinstance(error, BrokerResponseError)
+    assert error.errno is code
+    assert told.empty(), "not at each attempt"
+    (line,) = [record.getMessage() for record in caplog.records if "wait" in record.getMessage()]
+    assert f"records for t-0 wait: t-0 ({code.name}" in line
 
 
 def test_a_hook_that_blocks_holds_up_neither_the_client_nor_its_close(cluster, soon):

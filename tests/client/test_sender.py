@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callboard.client.patience import LOOK_AGAIN_MS, SLOW_ANSWER_MS, DoubtBrokers
-from callboard.client.sender import (
-    NeedProducerId,
-)
+from callboard.client.sender import TELL_WAITING_MS, NeedProducerId, TellWaiting
 from callboard.errors import (
     CallboardTimeoutError,
     ErrorCode,
@@ -263,6 +261,22 @@ def test_what_a_deposed_leader_had_appended_is_not_sent_again_under_another_epoc
 
     assert world.logs["id-1", 0].values == [b"0", b"1"]
     assert (world.settled[second].error, world.settled[second].base_offset) == (None, 1)
+
+
+def test_a_batch_that_waits_for_room_is_told_of_when_it_has_waited_for_a_while():
+    world = World()
+    world.send(0)
+    told = []
+    for _ in range(2):
+        world.refuse_next = ErrorCode.STORAGE_FULL
+        world.handle(0)
+        ((request_id, entries),) = world.answers
+        world.answers.clear()
+        effects = world.sender.on_reply(request_id, entries, None, world.now, 0.5)
+        told += [effect.error.errno for effect in effects if isinstance(effect, TellWaiting)]
+        world.tick(TELL_WAITING_MS)
+
+    assert told == [ErrorCode.STORAGE_FULL]
 
 
 def test_a_batch_expires_at_its_delivery_timeout_whatever_brokers_do():
