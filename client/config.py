@@ -198,13 +198,13 @@ class ConsumerConfig(ClientConfig, frozen=True, kw_only=True):
             raise ConfigurationError(f"consumer: group_instance_id: 1 to {GROUP_ID_MAX} characters")
         if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
             raise ConfigurationError(
-                "consumer: heartbeat_interval_ms must be at most half of session_timeout_ms: "
-                "else one lost heartbeat ends the session"
+                "consumer: heartbeat_interval_ms must be at most half of session_timeout_ms: else one lost heartbeat "
+                f"ends the session (given: {self.heartbeat_interval_ms:,} and {self.session_timeout_ms:,})"
             )
         if self.heartbeat_interval_ms * 2 > self.max_poll_interval_ms:
             raise ConfigurationError(
-                "consumer: heartbeat_interval_ms must be at most half of max_poll_interval_ms: "
-                "else what is given back may be heard of too late, and all is lost"
+                "consumer: heartbeat_interval_ms must be at most half of max_poll_interval_ms: else what is given back "
+                f"may be heard of too late (given: {self.heartbeat_interval_ms:,} and {self.max_poll_interval_ms:,})"
             )
         if self.default_offset_commit_callback is not None and not callable(self.default_offset_commit_callback):
             raise ConfigurationError("consumer: default_offset_commit_callback: expected a callable")
