@@ -119,7 +119,7 @@ def test_a_commit_is_read_back(grouped):
 
     reply = grouped.ask(grouped.commit(41, partition=2, member="a", epoch=epoch))
 
-    assert [(entry.partition, entry.error) for entry in reply.entries] == [(2, 0)]
+    assert (reply.error, reply.entries) == (0, []), "none is refused"
     assert grouped.committed() == {2: 41}
 
 
@@ -330,7 +330,7 @@ def test_an_acknowledged_commit_never_goes_back_whoever_coordinates(seed):
     acknowledged = -1
     for number in range(12):
         reply = grouped.until_answered(grouped.commit(number, member="a", epoch=epoch))
-        assert (reply.error, reply.entries[0].error) == (0, 0)
+        assert (reply.error, reply.entries) == (0, [])
         acknowledged = number
         if number % 3 == 2:
             broker = grouped.coordinator()
