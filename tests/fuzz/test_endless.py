@@ -103,9 +103,9 @@ def test_an_endless_message_on_a_unix_socket_costs_one_restart_and_no_record(run
     healthy.stop()
 
     assert running.broker_pid(1) not in (pid, 0)
-    assert LIMIT <= greatest < 4 * LIMIT
+    assert greatest < 4 * LIMIT  # it ended above LIMIT, whether or not it was looked at just then: its log says so
     assert healthy.failures == []
     assert len(healthy.times_ms) > first
     log = (running.data_dir / "log" / "broker-1.log").read_text()
-    assert "process.too_large" in log
+    assert f"limit={LIMIT}" in next(line for line in log.splitlines() if "process.too_large" in line)
     print(f"greatest {greatest >> 20} MiB, longest produce {max(healthy.times_ms):.0f} ms")
