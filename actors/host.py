@@ -41,7 +41,7 @@ from .entry import BRANCH, first_cause, keep_timeline, log_to, new_loop, real_co
 from .joining import host_name, join
 from .launcher import Entry, ProcessLauncher
 from .log import event
-from .logdirs import brokers_left_out, more_data_dirs
+from .logdirs import brokers_left_out, more_data_dirs, without_room
 from .memory import watch_memory
 from .metadata.client import MetadataClient
 from .processes import Launcher, ProcessActor, ProcessPlan
@@ -158,6 +158,8 @@ class _Host:
             has_experiments=config.experiments,
             left_out=brokers_left_out(self._context.files, (data.path, *config.data_dirs), broker_ids),
         )
+        minimum = config.broker.storage_min_free_bytes
+        self._without_room = without_room(self._context.files, (data.path, *config.data_dirs), minimum)
 
     def run(self) -> int:
         event(logger, "host.begins", pid=self._roster.pid, cluster=self._roster.cluster_id, data=self._roster.data_dir)
@@ -201,6 +203,9 @@ class _Host:
         if left_out := self._roster.left_out:
             event(logger, "host.brokers_left_out", logging.WARNING, brokers=left_out)
             self._roster.announce(left_out_line(left_out, len(self._roster.brokers), joins=bool(self._config.join)))
+        for directory in self._without_room:
+            event(logger, "host.directory_full", logging.WARNING, directory=directory.path, why=directory.reason)
+            self._roster.announce(f"no records are taken in {directory.path}: {directory.reason}")
 
     def _on_signal(self, tell: Callable[[object], bool], name: str) -> None:
         self._stops += 1

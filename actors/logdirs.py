@@ -317,6 +317,15 @@ def measuring(files: Files, directories: Iterable[LogDirectory]) -> Callable[[],
     return measure
 
 
+def without_room(files: Files, data_dirs: Iterable[str], min_free_bytes: int) -> list[LogDirectory]:
+    """Return the data directories that take no records until there is room; one that does not say is not among them."""
+    directories = [LogDirectory(path, min_free_bytes) for path in data_dirs]
+    free = measuring(files, directories)()
+    for directory in directories:
+        directory.measured(max(free.get(directory.path, UNKNOWN_BYTES), UNKNOWN_BYTES))
+    return [directory for directory in directories if directory.is_full]
+
+
 def _read_mark(files: Files, path: str) -> str:
     try:
         return files.read_bytes(path).decode("utf-8", "replace").strip() or "a sync failed"

@@ -409,6 +409,16 @@ def test_the_desk_measures_its_processes(standing):
     assert reply.processes[2].state == "running"
 
 
+def test_a_directory_without_room_for_records_is_told_at_the_start(start, tmp_path):
+    host = start(broker={"storage_min_free_bytes": 1 << 60}).ready()
+
+    assert [line for line in host.printed if line.startswith("no records")] == [
+        f"no records are taken in {tmp_path}/data: less than storage_min_free_bytes (1,152,921,504,606,846,976)"
+        " is free; it goes on when there is room"
+    ]
+    assert "host.directory_full" in host.logs()
+
+
 def test_a_broker_that_has_data_here_and_is_not_started_is_told_at_the_start_and_described(start, tmp_path):
     start(brokers=3).ready().end()
     for number in (1, 3):  # as brokers do; these here are none

@@ -12,6 +12,7 @@ from callboard.actors.logdirs import (
     mark_of,
     more_data_dirs,
     prepare,
+    without_room,
 )
 from callboard.errors import ConfigurationError, StorageCorruption, StorageError, StorageFull
 from callboard.model import PartitionKey, TopicId
@@ -143,6 +144,15 @@ def test_brokers_that_lived_in_any_of_the_directories_and_are_not_among_those_ar
 
     assert brokers_left_out(OsFiles(), dirs, [1, 2]) == (4, 12)
     assert brokers_left_out(OsFiles(), dirs, [1, 4, 12]) == ()
+
+
+def test_directories_without_room_are_those_that_say_so():
+    disk = SimDisk(capacity_bytes=1_000)
+    disk.make_dir("/a")
+
+    assert [one.path for one in without_room(disk, ["/a", "/gone"], 1_001)] == ["/a"]
+    assert without_room(disk, ["/a", "/gone"], 1_000) == []
+    assert without_room(disk, ["/a"], 0) == []
 
 
 def test_who_is_left_out_is_said_with_what_starts_all():
