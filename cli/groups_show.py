@@ -162,16 +162,25 @@ def _print_lags(lags: Mapping[TopicPartition, PartitionLag]) -> None:
 def _total(lags: Mapping[TopicPartition, PartitionLag]) -> str:
     known = [one.lag for one in lags.values() if one.lag is not None]
     text = f"{human.count(sum(known), 'record')} behind in {human.count(len(known), 'partition')}"
-    without = sum(one.committed is None for one in lags.values())
-    unknown = sum(bool(one.error) for one in lags.values())
+    without, unknown = _without_commit(lags), _unknown(lags)
     text += f"; nothing committed in {without}" if without else ""
     return text + (f"; not known in {unknown}" if unknown else "")
+
+
+def _without_commit(lags: Mapping[TopicPartition, PartitionLag]) -> int:
+    return sum(one.committed is None for one in lags.values())
+
+
+def _unknown(lags: Mapping[TopicPartition, PartitionLag]) -> int:
+    return sum(bool(one.error) for one in lags.values())
 
 
 def _lag_document(group_id: str, lags: Mapping[TopicPartition, PartitionLag]) -> dict[str, Any]:
     return {
         "group_id": group_id,
-        "lag": sum(one.lag or 0 for one in lags.values()),
+        "lag": sum(one.lag or 0 for one in lags.values()),  # of those that have one
+        "without_commit": _without_commit(lags),
+        "unknown": _unknown(lags),
         "partitions": [
             {"topic": key.topic, "partition": key.partition, **one._asdict(), "missed": _missed(one)}
             for key, one in lags.items()

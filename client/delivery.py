@@ -87,7 +87,7 @@ class Delivery:
         self._timer: Timer | None = None  # fires at or before the earliest event of the sender
         self._timer_at_ms = 0
         self._is_ended = False
-        self._told_waiting_ms = -TELL_WAITING_EVERY_MS
+        self._told_waiting_ms: dict[ErrorCode, int] = {}  # when last, by what they wait for
 
     # -- from user threads -------------------------------------------------------------------------
 
@@ -380,12 +380,12 @@ class Delivery:
                 self._ask_for_id()
 
     def _tell_waiting(self, effect: TellWaiting) -> None:
-        now = self._clock.monotonic_ms()
-        if now < self._told_waiting_ms + TELL_WAITING_EVERY_MS:
+        now, why = self._clock.monotonic_ms(), effect.error.errno
+        if why in self._told_waiting_ms and now < self._told_waiting_ms[why] + TELL_WAITING_EVERY_MS:
             return
         import logging  # the first that this thread has to say
 
-        self._told_waiting_ms = now
+        self._told_waiting_ms[why] = now
         logging.getLogger("callboard.client").warning(
             "%s: records for %s wait: %s; trying on", self.client_id, effect.batch.topic_partition, effect.error
         )

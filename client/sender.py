@@ -50,7 +50,7 @@ from .sequencing import PartitionSequence, Verdict
 REQUEST_BYTES_MAX = 2 << 20  # of batches in one request, before compression, but for the last one: a broker begins to
 # write when all of it has come, so larger ones leave it idle (of 8 MiB a seventh slower)
 REQUEST_BATCHES_MAX = 1_000
-TELL_WAITING_MS = 1_000  # how old a batch is that waits for what an election does not bring
+TELL_WAITING_MS = 1_000  # how long a partition's batches are refused for what an election does not bring
 ANSWER_GRACE_MS = 500  # a broker answers "timed out" by itself; the client waits a little longer than it
 
 
@@ -141,12 +141,13 @@ class View(Protocol):
 class _Lane:
     """One partition with something to do."""
 
-    __slots__ = ("buffer", "failed_at", "sequence")
+    __slots__ = ("buffer", "failed_at", "refused_since_ms", "sequence")
 
     def __init__(self, buffer: PartitionBuffer, sequence: PartitionSequence) -> None:
         self.buffer = buffer
         self.sequence = sequence
         self.failed_at: tuple[int, int] | None = None  # (leader, epoch) of the last attempt that was refused
+        self.refused_since_ms: int | None = None  # for something that somebody may have to see to
 
 
 class _Request(NamedTuple):
@@ -418,6 +419,7 @@ class Sender:
         jitter: float,
     ) -> list[Effect]:
         if verdict is Verdict.ACKED:
+            lane.refused_since_ms = None
             return [Settle(batch, offset, None)]
         if verdict is Verdict.FAIL and error is not None:
             return [_failed(batch, error, now_ms)]
@@ -433,9 +435,11 @@ class Sender:
         if verdict is Verdict.RETRY:
             self.retries += 1
             lane.sequence.retry_at_ms = now_ms + self._backoff_ms(batch.attempts, jitter, error)
-            is_old = now_ms - batch.created_ms >= TELL_WAITING_MS
-            if is_old and isinstance(error, BrokerResponseError) and error.errno in _SOMEBODY_MUST_ACT:
-                return [TellWaiting(batch, error)]
+            if isinstance(error, BrokerResponseError) and error.errno in _SOMEBODY_MUST_ACT:
+                if lane.refused_since_ms is None:
+                    lane.refused_since_ms = now_ms
+                elif now_ms - lane.refused_since_ms >= TELL_WAITING_MS:
+                    return [TellWaiting(batch, error)]
         return []
 
     def _backoff_ms(self, attempts: int, jitter: float, error: CallboardError | None) -> int:

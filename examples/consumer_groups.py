@@ -6,7 +6,7 @@ groups, to each.
 
 from __future__ import annotations
 
-from callboard import AdminClient, Consumer
+from callboard import AdminClient, Consumer, PartitionLag
 from callboard.examples.starting import arguments, ensure_topic, send_customers
 
 GROUPS = ("billing", "search", "statistics")
@@ -34,8 +34,14 @@ def main() -> None:
 
     with AdminClient(bootstrap_servers=options.bootstrap_servers) as admin:
         for group in GROUPS:
-            lag = admin.group_lag(f"{group}-of-{options.topic}")
-            print(f"{group} has {sum(partition.lag or 0 for partition in lag.values())} records left")
+            partitions = admin.group_lag(f"{group}-of-{options.topic}").values()
+            print(f"{group} has {sum(map(records_left, partitions))} records left")
+
+
+def records_left(partition: PartitionLag) -> int:
+    if partition.lag is not None:
+        return partition.lag
+    return (partition.end_offset or 0) - (partition.log_start_offset or 0)  # nothing is committed: all that there is
 
 
 if __name__ == "__main__":

@@ -104,17 +104,25 @@ class FlushJob:
             if self._is_started:
                 return
             self._is_started = True
-        with contextlib.suppress(OSError):  # it has promised nothing
+        with contextlib.suppress(StorageError):  # it has promised nothing
             self._end()
 
     def _end(self) -> None:
-        """Be done, whatever happens: who waits for it would wait for ever."""
-        try:
-            for handle in self._handles:
+        """Be done, whatever happens: who waits for it would wait for ever.
+
+        Raises:
+            StorageError: a file could not be closed, and nothing had failed before.
+        """
+        failures = []
+        for handle in self._handles:
+            try:
                 handle.close()
-        except OSError as error:
-            self.error = self.error or storage_error(f"{self._directory}: closing after a sync failed", error)
-            raise self.error from error
+            except OSError as error:
+                failures.append(error)
+        try:
+            if failures and self.error is None:
+                self.error = storage_error(f"{self._directory}: closing after a sync failed", failures[0])
+                raise self.error from failures[0]
         finally:
             self._is_done = True
             self._running.release()

@@ -17,7 +17,7 @@ from .producers import ProducerStates
 from .recovery import Recovered
 from .segment import Mark, Segment
 
-# Behind the recovery point, what is no small change any more: reading either takes a recovery some five milliseconds.
+# Behind the recovery point, what is no small change any more: reading either takes a recovery a few milliseconds.
 CHECKPOINT_BYTES = 256 * KIB
 CHECKPOINT_OFFSETS = 512
 

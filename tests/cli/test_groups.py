@@ -120,6 +120,7 @@ def test_lag_is_shown_by_partition_with_what_was_missed_and_a_total(groups, bill
     ]
     (document,) = orjson.loads(groups("lag", "billing", "--json").out)
     assert (document["group_id"], document["lag"]) == ("billing", 9)
+    assert (document["without_commit"], document["unknown"]) == (1, 0)
     assert document["partitions"][1] == {
         "topic": "t",
         "partition": 1,

@@ -23,6 +23,7 @@ from callboard.client.sender import (
     SendProduce,
     Settle,
     Split,
+    TellWaiting,
 )
 from callboard.errors import (
     CallboardTimeoutError,
@@ -159,7 +160,7 @@ class World:
                 self.sender.on_producer_id(100 + self.ids_asked, 0)
                 self.drain()
             else:
-                assert isinstance(effect, (RefreshMetadata, LeaderHint))
+                assert isinstance(effect, (RefreshMetadata, LeaderHint, TellWaiting))
 
     def handle(self, broker: int) -> None:
         """The broker takes the next request of its connection."""

@@ -182,6 +182,22 @@ def test_records_that_wait_for_what_an_operator_must_see_to_are_told_of(cluster,
     assert f"records for t-0 wait: t-0 ({code.name}" in line
 
 
+def test_each_thing_that_records_wait_for_is_told_of_by_itself(cluster, monkeypatch):
+    monkeypatch.setattr(sender, "TELL_WAITING_MS", 0)
+    told, wanting = Told(), [ErrorCode.STORAGE_FULL]
+    cluster.create("t")
+    cluster.faults.append(lambda inbound: wanting[0] if isinstance(inbound.message, ProduceRequest) else None)
+    with Producer(bootstrap_servers=cluster.bootstrap_servers, retry_backoff_ms=1, on_error=told) as producer:
+        future = producer.send("t", b"1")
+        first = told.next()
+        wanting[0] = ErrorCode.NOT_ENOUGH_REPLICAS
+        second = told.next()
+        cluster.faults.clear()
+        future.get(10)
+
+    assert [first.errno, second.errno] == [ErrorCode.STORAGE_FULL, ErrorCode.NOT_ENOUGH_REPLICAS]
+
+
 def test_a_hook_that_blocks_holds_up_neither_the_client_nor_its_close(cluster, soon):
     told, may_end = Told(), threading.Event()
 

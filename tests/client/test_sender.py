@@ -263,20 +263,43 @@ def test_what_a_deposed_leader_had_appended_is_not_sent_again_under_another_epoc
     assert (world.settled[second].error, world.settled[second].base_offset) == (None, 1)
 
 
-def test_a_batch_that_waits_for_room_is_told_of_when_it_has_waited_for_a_while():
+def told_of(world, error):
+    """Refuse what is under way with this; return the errors of the batches that are told to wait."""
+    world.refuse_next = error
+    world.handle(0)
+    ((request_id, entries),) = world.answers
+    world.answers.clear()
+    effects = world.sender.on_reply(request_id, entries, None, world.now, 0.5)
+    world.perform(effects)
+    return [effect.error.errno for effect in effects if isinstance(effect, TellWaiting)]
+
+
+def test_a_partition_that_is_refused_for_want_of_room_for_a_while_is_told_of():
+    world = World()
+    world.connected[0] = False
+    world.send(0)
+    world.tick(TELL_WAITING_MS // 2)  # its leader was out of reach: that is no want of room
+    world.connected[0] = True
+    world.tick(100)
+
+    assert told_of(world, ErrorCode.STORAGE_FULL) == []
+    world.tick(TELL_WAITING_MS // 2)
+    assert told_of(world, ErrorCode.NOT_ENOUGH_REPLICAS) == []
+    world.tick(TELL_WAITING_MS // 2)
+    assert told_of(world, ErrorCode.STORAGE_FULL) == [ErrorCode.STORAGE_FULL]
+
+
+def test_once_one_is_appended_a_partition_is_not_refused_any_more():
     world = World()
     world.send(0)
-    told = []
-    for _ in range(2):
-        world.refuse_next = ErrorCode.STORAGE_FULL
-        world.handle(0)
-        ((request_id, entries),) = world.answers
-        world.answers.clear()
-        effects = world.sender.on_reply(request_id, entries, None, world.now, 0.5)
-        told += [effect.error.errno for effect in effects if isinstance(effect, TellWaiting)]
-        world.tick(TELL_WAITING_MS)
+    assert told_of(world, ErrorCode.STORAGE_FULL) == []
+    world.tick(100)
+    world.handle(0)
+    world.answer()
+    world.tick(TELL_WAITING_MS)
 
-    assert told == [ErrorCode.STORAGE_FULL]
+    world.send(0)
+    assert told_of(world, ErrorCode.STORAGE_FULL) == []
 
 
 def test_a_batch_expires_at_its_delivery_timeout_whatever_brokers_do():

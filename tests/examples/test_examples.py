@@ -76,6 +76,16 @@ def test_every_example_is_run_here():
     assert programs - {"demo.py"} == set(PRINTED)
 
 
+def test_what_a_group_has_read_and_what_it_has_left_is_all_that_there_is(run, bootstrap_servers, topic_name):
+    arguments = ["--bootstrap-servers", bootstrap_servers, "--topic", topic_name]
+
+    printed = run(arguments, program=[str(FOLDER / "consumer_groups.py")]).stdout
+
+    read = re.findall(r"(\w+) has read (\d+) records", printed)
+    left = dict(re.findall(r"(\w+) has (\d+) records left", printed))
+    assert {group: int(count) + int(left[group]) for group, count in read} == dict.fromkeys(left, 1_000), printed
+
+
 @pytest.mark.parametrize("name", PRINTED)
 def test_example(name, run, bootstrap_servers, topic_name):
     arguments = ["--bootstrap-servers", bootstrap_servers, "--topic", topic_name]

@@ -11,6 +11,7 @@ import pytest
 from callboard.config import TopicConfig
 from callboard.errors import StorageError
 from callboard.storage.files import OsFiles
+from callboard.storage.flushing import FlushJob
 from callboard.storage.producers import Duplicate
 from callboard.storage.remembered import CHECKPOINT_BYTES, CHECKPOINT_OFFSETS
 from callboard.testing.logs import a_batch, append, append_many, checkpoint, flush, open_log, values
@@ -224,6 +225,58 @@ def test_a_handle_that_cannot_be_closed_ends_the_job_and_fails_the_log(disk):
         log.end_flush(job, told.value)
     assert log.durable_offset == 0
     log.close(0)
+
+
+class Handle:
+    """One that counts how often it is closed, and may fail."""
+
+    path = "handle"
+
+    def __init__(self, sync=None, close=None):
+        self.sync_error, self.close_error, self.closed = sync, close, 0
+
+    def datasync(self):
+        if self.sync_error:
+            raise self.sync_error
+
+    def close(self):
+        self.closed += 1
+        if self.close_error:
+            raise self.close_error
+
+
+def test_every_handle_is_closed_whichever_cannot_be(disk):
+    disk.make_dir("/log")
+    handles = [Handle(close=OSError(errno.EIO, "first")), Handle(close=OSError(errno.EIO, "second")), Handle()]
+    job = FlushJob(disk, "/log", 1, handles, sync_dir=False)
+
+    with pytest.raises(StorageError, match="first"):
+        job()
+
+    assert [handle.closed for handle in handles] == [1, 1, 1]
+
+
+def test_a_sync_that_failed_is_told_not_the_close_that_failed_after_it(disk):
+    disk.make_dir("/log")
+    sync = OSError(errno.EIO, "sync")
+    job = FlushJob(disk, "/log", 1, [Handle(sync=sync, close=OSError(errno.EBADF, "close"))], sync_dir=False)
+
+    with pytest.raises(StorageError, match="sync failed") as told:
+        job()
+
+    assert (job.is_done, job.error, told.value.__cause__) == (True, told.value, sync)
+
+
+def test_a_job_that_is_abandoned_before_it_began_fails_nobody_with_its_handles(disk):
+    log = open_log(disk)
+    append(log, b"a")
+    job = log.begin_flush()
+    job._handles[0] = Handle(close=OSError(errno.EIO, "closing failed"))
+
+    log.close(0, clean=False)  # nothing is raised
+
+    assert job.is_done
+    assert job._handles[0].closed == 1
 
 
 def test_a_log_that_begins_elsewhere_or_has_another_segment_is_noted_at_once(disk):
