@@ -166,6 +166,14 @@ def test_a_client_pays_for_no_actor():
     assert shown.stdout.strip() == "[]"
 
 
+def test_a_client_that_connects_pays_for_no_server():
+    code = "import sys, callboard; callboard.Producer(bootstrap_servers='127.0.0.1:1').close(); "
+    code += "print(sorted({'callboard.transport.' + one for one in ('endpoint', 'router')} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert shown.stdout.strip() == "['callboard.transport.endpoint']"
+
+
 def test_help_imports_nothing_but_click():
     code = "import sys; from callboard.cli.main import main; main(['--help']); main(['--version']);"
     code += "print(sorted({'pykka', 'rich', 'zmq', 'callboard.client', 'callboard.actors'} & set(sys.modules)))"

@@ -46,14 +46,10 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 
 @cache
 def decoder_for(union: Any) -> msgspec.json.Decoder[Any]:
-    """Return the decoder of a union of messages; made once."""
+    """Return the decoder of a union of messages; made once, when it is first needed: that takes milliseconds."""
     return msgspec.json.Decoder(union)
 
 
-CLIENT_REQUESTS = decoder_for(messages.ClientRequest)
-PEER_REQUESTS = decoder_for(messages.PeerRequest)
-STORE_REQUESTS = decoder_for(messages.StoreRequest)
-HOST_REQUESTS = decoder_for(messages.HostRequest)
 REPLIES = decoder_for(AnyReply)
 
 

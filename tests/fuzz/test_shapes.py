@@ -15,7 +15,7 @@ from callboard.storage.checkpoint import decode_checkpoint, seal
 from callboard.storage.columns import Directory, places_of
 from callboard.storage.index import load_index
 from callboard.storage.producers import ProducerStates
-from callboard.transport import codec
+from callboard.transport import codec, messages
 
 from .targets import look_at
 
@@ -27,7 +27,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-DECODERS = [codec.CLIENT_REQUESTS, codec.PEER_REQUESTS, codec.STORE_REQUESTS, codec.HOST_REQUESTS]
+DECODERS = [
+    codec.decoder_for(union)
+    for union in (messages.ClientRequest, messages.PeerRequest, messages.StoreRequest, messages.HostRequest)
+]
 TAGS = sorted(
     {message.cls.__struct_config__.tag for message in msgspec.inspect.type_info(codec.messages.ClientRequest).types}
 )

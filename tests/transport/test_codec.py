@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from callboard.errors import ErrorCode
 from callboard.transport import codec, messages
 
+CLIENT_REQUESTS = codec.decoder_for(messages.ClientRequest)
+STORE_REQUESTS = codec.decoder_for(messages.StoreRequest)
 
-def refusal(header, decoder=codec.CLIENT_REQUESTS):
+
+def refusal(header, decoder=CLIENT_REQUESTS):
     with pytest.raises(codec.HeaderRefused) as caught:
         codec.decode_request(decoder, header)
     return caught.value
@@ -30,7 +33,7 @@ def test_a_request_survives_the_journey():
         id=7, deadline_ms=99, entries=[messages.FetchEntry(topic_id="t", partition=3, fetch_offset=5, durable_offset=4)]
     )
 
-    assert codec.decode_request(codec.CLIENT_REQUESTS, codec.encode(request)) == request
+    assert codec.decode_request(CLIENT_REQUESTS, codec.encode(request)) == request
 
 
 def test_defaults_do_not_travel():
@@ -65,13 +68,13 @@ def test_another_version_is_refused_as_such_even_when_it_looks_wrong():
 
 
 def test_a_hello_is_read_in_any_version():
-    hello = codec.decode_request(codec.CLIENT_REQUESTS, b'{"t":"hello","id":1,"v":99,"new_field":[1]}')
+    hello = codec.decode_request(CLIENT_REQUESTS, b'{"t":"hello","id":1,"v":99,"new_field":[1]}')
 
     assert isinstance(hello, messages.Hello)
 
 
 def test_a_newer_field_is_ignored():
-    assert codec.decode_request(codec.CLIENT_REQUESTS, b'{"t":"metadata","id":1,"from_the_future":{"a":1}}').id == 1
+    assert codec.decode_request(CLIENT_REQUESTS, b'{"t":"metadata","id":1,"from_the_future":{"a":1}}').id == 1
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_a_newer_field_is_ignored():
     ids=lambda header: repr(bytes(header[:20])),
 )
 def test_garbage_is_refused_not_raised(header):
-    for decoder in (codec.CLIENT_REQUESTS, codec.STORE_REQUESTS):
+    for decoder in (CLIENT_REQUESTS, STORE_REQUESTS):
         refused = refusal(header, decoder)
         assert refused.code is ErrorCode.INVALID_REQUEST
         assert len(refused.detail) <= 2 * codec.DETAIL_CHARS_MAX
@@ -111,7 +114,7 @@ def test_an_endless_header_is_refused_unread():
 
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_decoder(header):
-    assert judged(codec.STORE_REQUESTS, header)
+    assert judged(STORE_REQUESTS, header)
 
 
 @given(
@@ -125,7 +128,7 @@ def test_no_bytes_crash_the_decoder(header):
 )
 def test_no_json_crashes_the_decoder(value):
     header = json.dumps(value).encode("utf-8", "surrogatepass")
-    assert judged(codec.CLIENT_REQUESTS, header)
+    assert judged(CLIENT_REQUESTS, header)
 
 
 def test_every_message_of_a_union_has_a_tag_of_its_own():

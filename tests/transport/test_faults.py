@@ -175,14 +175,14 @@ def test_a_request_into_a_cut_link_times_out_and_the_next_one_after_healing_is_a
         rng=random.Random(1),
     )
     loop.run_until(lambda: bool(wires and wires[0].sent))
-    hello = codec.decode_request(codec.CLIENT_REQUESTS, wires[0].sent[0][0])
+    hello = codec.decode_request(codec.decoder_for(messages.ClientRequest), wires[0].sent[0][0])
     wires[0].hears(codec.encode(messages.HelloReply(id=hello.id, name="broker-2", request_bytes_max=1_000)))
     faults.cut("broker-2", "to")
     connection.request(messages.MetadataRequest(), lambda reply, _: answers.append(reply), timeout_ms=100)
     loop.run_until(lambda: bool(answers))
     faults.heal("broker-2", "to", "cut")
     connection.request(messages.MetadataRequest(), lambda reply, _: answers.append(reply), timeout_ms=100)
-    request = codec.decode_request(codec.CLIENT_REQUESTS, wires[0].sent[-1][0])
+    request = codec.decode_request(codec.decoder_for(messages.ClientRequest), wires[0].sent[-1][0])
     wires[0].hears(codec.encode(messages.MetadataReply(id=request.id)))
     connection.close()
 

@@ -67,7 +67,7 @@ class FakeWire:
         self.answer(messages.HelloReply(**fields))
 
     def requests(self):
-        return [codec.decode_request(codec.CLIENT_REQUESTS, frames[0]) for frames in self.sent]
+        return [codec.decode_request(codec.decoder_for(messages.ClientRequest), frames[0]) for frames in self.sent]
 
 
 class Bench:
