@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -47,6 +48,7 @@ class AdminClient(GroupAdministration):
         make_transport: MakeTransport | None = settings.pop("make_transport", None)  # for tests
         self.config = config = from_keywords(AdminConfig, settings, "admin")
         self.client_id = config.client_id or f"callboard-admin-{os.getpid()}-{next(_numbers)}"
+        self._committer, self._commit_numbers = f"{self.client_id[:100]}-{secrets.token_hex(12)}", itertools.count()
         self._io = IoThread(f"admin client {self.client_id}", self, make_transport)
         self._shell = AdminIo(self._io, config, self.client_id)
         self._lags_told = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -45,6 +45,8 @@ class GroupAdministration:
 
     _io: IoThread
     _shell: AdminIo
+    _committer: str  # nobody else's name; with the numbers, a commit that comes too late is known
+    _commit_numbers: Iterator[int]
     _lags_told: dict[str, list[TopicPartition]]  # by group: what the last ``group_lag`` has found, latest last
 
     def _timeout(self, timeout_ms: int | None) -> int:
@@ -328,7 +330,9 @@ class GroupAdministration:
             )
             for key, given in offsets.items()
         ]
-        request = g.OffsetCommitRequest(group_id=group_id, entries=entries)
+        request = g.OffsetCommitRequest(
+            group_id=group_id, entries=entries, number=next(self._commit_numbers), committer=self._committer
+        )
         question = GroupQuestion(lambda _: request, lambda reply, ids: dict.fromkeys(ids, reply), g.OffsetCommitReply)
         said = self._ask_groups(question, [group_id], self._left_ms(until_ms))[group_id].said
         if said.error:

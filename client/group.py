@@ -83,6 +83,7 @@ class GroupSide:
         self.member = Member(_member_settings(config), new_id, self.evidence.stalled)
         self.commits = Commits()
         self.begun: dict[TopicPartition, int] = {}  # where each partition began; for explain
+        self._committer = f"{client_id[:100]}-{secrets.token_hex(12)}"  # of partitions that are assigned by hand
         self._config, self._fetcher = config, fetcher
         self._generations = generations
         self._put, self._perform_fetching, self._pump_fetching = put, perform_fetching, pump_fetching
@@ -526,7 +527,8 @@ class GroupSide:
             member_epoch=effect.member_epoch if effect.member_id else NO_MEMBER,
             instance_id=(self._config.group_instance_id or "") if effect.member_id else "",
             entries=self._entries(effect.offsets),
-            number=effect.number if effect.member_id else -1,
+            number=effect.number,
+            committer="" if effect.member_id else self._committer,
         )
         connection.request(request, partial(self._on_commit_reply, effect.number), timeout_ms=COMMIT_MS)
 

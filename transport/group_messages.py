@@ -149,6 +149,8 @@ class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit
 
     ``number``: of this attempt, among all of this member; each is higher than those before. One that comes after a
     higher one, on a connection that has ended, say, commits nothing. -1, of older clients: it counts as it comes.
+    Who is no member calls itself ``committer``, a name that nobody else has, at most 249 characters; without one
+    its numbers say nothing.
     """
 
     group_id: str
@@ -157,6 +159,7 @@ class OffsetCommitRequest(Request, frozen=True, kw_only=True, tag="offset_commit
     instance_id: str = ""
     entries: list[OffsetCommitEntry] = []
     number: Int64 = -1
+    committer: str = ""
 
 
 class OffsetCommitEntryReply(Part, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ...config import shown
 from ...errors import ErrorCode
 from ...transport import group_messages as said
-from .checks import check_group_id
+from .checks import ID_MAX, check_group_id
 from .events import Caller, Effect, GroupPartition
 from .group import Group
 from .members import Member, Refused
@@ -85,14 +86,18 @@ class Commits:
             return refused_id
         if request.member_epoch != said.NO_MEMBER:
             return Refused(ErrorCode.INVALID_REQUEST, f"generation {request.member_epoch} of no member")
+        if len(request.committer) > ID_MAX:
+            detail = f"committer {shown(request.committer)} has more than {ID_MAX} characters"
+            return Refused(ErrorCode.INVALID_REQUEST, detail)
+        number = request.number if request.committer else -1
         if group is None:
-            return self._groups.no_room() or Committer()
+            return self._groups.no_room() or Committer(member_id=request.committer, number=number)
         if group.members:
             count = len(group.members)
             noun, who = ("member", "it commits") if count == 1 else ("members", "they commit")
             detail = f"group {group.group_id} has {count} {noun}; only {who}"
             return Refused(ErrorCode.NON_EMPTY_GROUP, detail)
-        return Committer()
+        return Committer(member_id=request.committer, number=number, newest=group.offsets.newest)
 
     def _with_owners(self, refused: Refused, group: Group | None, request: said.OffsetCommitRequest) -> Refused:
         """Say besides who owns what the refused one would commit."""

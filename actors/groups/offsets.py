@@ -4,7 +4,7 @@
 2. A commit is whole: one entry that is refused refuses all, and the reply names each that is.
 3. A member commits what it holds, with an epoch at which it held it already (B19): so one that is under way while its
    assignment grows or shrinks elsewhere does not fail, and one from before a partition moved on does.
-4. A member numbers its commits: one that comes behind a later one was on its way for too long, and commits nothing.
+4. Who commits numbers its commits: one that comes behind a later one was on its way for too long, and commits nothing.
 5. Offsets expire only while the group has no members, and only so long after the last change (B23). A topic that was
    deleted takes its offsets along.
 6. A member is told where a partition begins with the answer that gives it, if that waits for the record that says so:
@@ -126,7 +126,8 @@ def named(wanted: Iterable[TopicPartitions], topics: Mapping[str, TopicPicture])
 class Committer(NamedTuple):
     """Who commits. ``holds``: what the member owns, since which of its epochs; None: no member.
 
-    ``number``: of this commit, among the member's; ``newest``: what was committed last.
+    ``member_id``: also what one calls itself that is none. ``number``: of this commit, among that one's; ``newest``:
+    what was committed last.
     """
 
     holds: Mapping[GroupPartition, int] | None = None
@@ -168,8 +169,12 @@ def judged(
     return changes, refused
 
 
-def _is_late(committer: Committer, newest: OffsetValue | None) -> bool:
-    return newest is not None and newest.member_id == committer.member_id and newest.number > committer.number
+def _is_late(committer: Committer, partition: GroupPartition) -> bool:
+    if committer.number < 0 or (newest := committer.newest.get(partition)) is None:
+        return False
+    was_member = newest.member_epoch >= 0
+    is_same = newest.member_id == committer.member_id and was_member == (committer.holds is not None)
+    return is_same and newest.number > committer.number
 
 
 def _refusal(
@@ -191,7 +196,7 @@ def _refusal(
         return Refused(ErrorCode.PARTITION_NOT_ASSIGNED, "")
     elif committer.member_epoch < since:
         return Refused(ErrorCode.ILLEGAL_GENERATION, "")
-    elif committer.number >= 0 and _is_late(committer, committer.newest.get(partition)):
+    if _is_late(committer, partition):
         detail = f"commit {committer.number} of {partition} came behind a later commit of {committer.member_id}"
         return Refused(ErrorCode.INVALID_REQUEST, detail)
     if entry.offset < 0:

@@ -68,8 +68,8 @@ class MemberValue(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OffsetValue(Value, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """``member_id`` and ``member_epoch``: who committed it (B19); "" and -1: nobody of the group. ``number``: of the
-    commit, among that member's; -1: it has none."""
+    """``member_id`` and ``member_epoch``: who committed it (B19); -1: who is no member, and calls itself so, or "".
+    ``number``: of the commit, among that one's; -1: it has none."""
 
     offset: int
     leader_epoch: int = -1

@@ -276,3 +276,21 @@ def test_what_is_done_with_is_committed_before_partitions_go(cluster, member):
     (key,) = second.assignment()
     assert committed(cluster, key) == 10
     assert second.position(key) == 10
+
+
+def test_who_commits_by_hand_numbers_it_under_a_name_of_its_own(cluster, member):
+    cluster.create("t")
+    consumer, other = member(enable_auto_commit=False), member(enable_auto_commit=False)
+    consumer.assign([T0])
+    other.assign([T0])
+    consumer.commit({T0: 1})
+    cluster.add_fault(OffsetCommitRequest, "lost connection")
+
+    consumer.commit({T0: 2})
+    other.commit({T0: 3})
+
+    *mine, others = cluster.requests_of(OffsetCommitRequest)
+    assert [request.number for request in mine] == [1, 2, 3], "each attempt has its own: one of them may come late"
+    assert len({request.committer for request in mine}) == 1
+    assert others.committer not in ("", mine[0].committer)
+    assert {request.member_id for request in (*mine, others)} == {""}

@@ -157,6 +157,45 @@ def test_an_earlier_attempt_to_commit_that_comes_late_takes_nothing_back(is_anot
     assert desk.commit("m1", epoch, {0: 4}).error == 0, "and so may one that numbers nothing"
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["the same coordinator", "another one"])
+def test_a_commit_by_hand_that_comes_late_takes_nothing_back(is_another):
+    desk = Desk()
+    assert desk.commit("", said.NO_MEMBER, {0: 9}, committer="c", number=2).error == 0
+    if is_another:
+        desk = desk.restarted()
+
+    late = desk.commit("", said.NO_MEMBER, {0: 5, 1: 7}, committer="c", number=1)
+
+    assert late.error == ErrorCode.INVALID_REQUEST
+    assert "came behind a later commit of c" in late.detail
+    assert desk.committed() == {("orders", 0): 9}
+    assert desk.commit("", said.NO_MEMBER, {0: 9}, committer="c", number=2).error == 0, "the same twice does no harm"
+    assert desk.commit("", said.NO_MEMBER, {0: 3}, committer="c", number=3).error == 0, "it may go back if it wants to"
+    assert desk.commit("", said.NO_MEMBER, {0: 2}, committer="d", number=1).error == 0, "who has numbers of its own"
+    assert desk.commit("", said.NO_MEMBER, {0: 1}, number=0).error == 0, "and who says no name"
+    assert desk.commit("", said.NO_MEMBER, {0: 4}, number=0).error == 0, "whose numbers say nothing"
+
+
+def test_a_name_that_somebody_has_given_itself_says_nothing_of_a_member_that_has_it():
+    desk = Desk()
+    assert desk.commit("", said.NO_MEMBER, {0: 5}, committer="m1", number=1 << 40).error == 0
+    epoch = desk.join("m1").member_epoch
+
+    assert desk.commit("m1", epoch, {0: 6}, number=1).error == 0
+    desk.heartbeat("m1", said.LEAVING)
+    assert desk.commit("", said.NO_MEMBER, {0: 7}, committer="m1", number=0).error == 0
+
+
+def test_a_name_that_is_too_long_is_refused():
+    desk = Desk()
+
+    reply = desk.commit("", said.NO_MEMBER, {0: 5}, committer="c" * 250, number=1)
+
+    refused(desk, reply, ErrorCode.INVALID_REQUEST, "committer 'ccc")
+    assert "more than 249 characters" in reply.detail
+    assert desk.committed() == {}
+
+
 def test_numbers_of_commits_are_one_members_own():
     desk = Desk()
     epoch = desk.join("m1").member_epoch
